@@ -1,0 +1,219 @@
+"""Filters as values: ``Field("status") == "open"``.
+
+A filter is two-valued. A field that is missing and a field that is null are the same, and:
+
+- ``==`` and ``in_`` compare null with null as equal; ``!=`` is the exact opposite of ``==``.
+- ``<``, ``<=``, ``>``, ``>=``, ``contains`` and ``startswith`` are false where the field is null, or where its value
+  is of another kind than the one asked for (only values inside a JSON object can be).
+- ``in_([])`` is false. ``~`` turns true into false and false into true, whatever is below it.
+- Numbers compare as numbers (``1 == 1.0``), a boolean is no number, texts compare by code point, times as instants.
+
+Nothing of a filter ever becomes query text: names are checked against the schema, and values are bound.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, TypeAlias
+
+import attrs
+
+__all__ = ["And", "Compare", "Field", "Filter", "Not", "Op", "Or", "Scalar", "matches"]
+
+Scalar: TypeAlias = str | int | float | bool | datetime | None
+
+
+class Op(enum.Enum):
+    """What a comparison does."""
+
+    EQ = "=="
+    LT = "<"
+    LE = "<="
+    GT = ">"
+    GE = ">="
+    IN = "in_"
+    CONTAINS = "contains"
+    STARTSWITH = "startswith"
+
+
+class Filter:
+    """A condition on a record. Combine with ``&``, ``|`` and ``~``."""
+
+    __slots__ = ()
+
+    def __and__(self, other: Filter) -> Filter:
+        return And((self, other))
+
+    def __or__(self, other: Filter) -> Filter:
+        return Or((self, other))
+
+    def __invert__(self) -> Filter:
+        return Not(self)
+
+    def __bool__(self) -> bool:
+        # `a and b`, `not a` and `1 < f < 2` would silently drop a condition.
+        raise TypeError("a filter has no truth value; combine filters with &, | and ~, each comparison in parentheses")
+
+
+@attrs.frozen
+class Compare(Filter):
+    """A comparison of one field, or of one place inside a JSON field, with a value.
+
+    Attributes:
+        path: The column's name, then the keys that lead into it where it holds a JSON object.
+        op: The operator.
+        value: A scalar; for ``IN``, a tuple of scalars.
+    """
+
+    path: tuple[str, ...]
+    op: Op
+    value: Scalar | tuple[Scalar, ...]
+
+
+@attrs.frozen
+class And(Filter):
+    """True where every part is; true without parts."""
+
+    parts: tuple[Filter, ...]
+
+
+@attrs.frozen
+class Or(Filter):
+    """True where some part is; false without parts."""
+
+    parts: tuple[Filter, ...]
+
+
+@attrs.frozen
+class Not(Filter):
+    """True where its part is false."""
+
+    part: Filter
+
+
+class Field:
+    """A column to compare: ``Field("due_at") < now``, ``Field("metadata")["source"] == "diary"``.
+
+    Args:
+        name: The column's name.
+    """
+
+    __slots__ = ("_path",)
+    __hash__: ClassVar[None]  # type: ignore[assignment]  # == makes a filter, so a Field cannot be a key
+
+    def __init__(self, name: str) -> None:
+        self._path: tuple[str, ...] = (name,)
+
+    def __getitem__(self, key: str) -> Field:
+        """Step into a JSON object."""
+        inner = Field(self._path[0])
+        inner._path = (*self._path, key)
+        return inner
+
+    def __repr__(self) -> str:
+        return f"Field({self._path[0]!r})" + "".join(f"[{key!r}]" for key in self._path[1:])
+
+    def __eq__(self, value: Scalar) -> Filter:  # type: ignore[override]
+        return Compare(self._path, Op.EQ, value)
+
+    def __ne__(self, value: Scalar) -> Filter:  # type: ignore[override]
+        return Not(Compare(self._path, Op.EQ, value))
+
+    def __lt__(self, value: Scalar) -> Filter:
+        return Compare(self._path, Op.LT, value)
+
+    def __le__(self, value: Scalar) -> Filter:
+        return Compare(self._path, Op.LE, value)
+
+    def __gt__(self, value: Scalar) -> Filter:
+        return Compare(self._path, Op.GT, value)
+
+    def __ge__(self, value: Scalar) -> Filter:
+        return Compare(self._path, Op.GE, value)
+
+    def in_(self, values: Iterable[Scalar]) -> Filter:
+        """True where the field equals one of the values."""
+        return Compare(self._path, Op.IN, tuple(values))
+
+    def contains(self, value: Scalar) -> Filter:
+        """True where a list holds the value, or a text holds it as a part (case matters)."""
+        return Compare(self._path, Op.CONTAINS, value)
+
+    def startswith(self, prefix: str) -> Filter:
+        """True where a text begins with the prefix (case matters)."""
+        return Compare(self._path, Op.STARTSWITH, prefix)
+
+    def is_null(self) -> Filter:
+        """True where the field is missing or null."""
+        return Compare(self._path, Op.EQ, None)
+
+
+def matches(where: Filter | None, row: Mapping[str, Any]) -> bool:
+    """Decide a filter for one record in Python: the meaning that every storage has to reproduce.
+
+    Args:
+        where: The filter; None is always true.
+        row: The record's columns.
+
+    Returns:
+        Whether the record satisfies the filter.
+    """
+    match where:
+        case None:
+            return True
+        case And(parts):
+            return all(matches(part, row) for part in parts)
+        case Or(parts):
+            return any(matches(part, row) for part in parts)
+        case Not(part):
+            return not matches(part, row)
+        case Compare(path, op, value):
+            return _compare(_look_up(path, row), op, value)
+    raise TypeError(f"not a filter: {where!r}")
+
+
+def _look_up(path: Sequence[str], row: Mapping[str, Any]) -> Any:
+    value: Any = row
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def _compare(found: Any, op: Op, value: Any) -> bool:
+    if op is Op.EQ:
+        return _equal(found, value)
+    if op is Op.IN:
+        return any(_equal(found, each) for each in value)
+    if op is Op.CONTAINS:
+        if isinstance(found, str):
+            return isinstance(value, str) and value in found
+        return isinstance(found, list | tuple) and any(_equal(each, value) for each in found)
+    if op is Op.STARTSWITH:
+        return isinstance(found, str) and found.startswith(value)
+    if found is None or value is None or _kind(found) is not _kind(value):
+        return False
+    if op is Op.LT:
+        return bool(found < value)
+    if op is Op.LE:
+        return bool(found <= value)
+    if op is Op.GT:
+        return bool(found > value)
+    return bool(found >= value)
+
+
+def _kind(value: Any) -> type:
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, int | float):
+        return float
+    if isinstance(value, datetime):
+        return datetime
+    return str if isinstance(value, str) else type(value)
+
+
+def _equal(left: Any, right: Any) -> bool:
+    return _kind(left) is _kind(right) and bool(left == right)

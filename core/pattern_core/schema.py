@@ -1,0 +1,343 @@
+"""What a table is, and the tables there are: declared once, for every storage."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from .errors import FilterError, nearest, shorten
+from .filters import And, Compare, Filter, Not, Op, Or
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["TABLES", "Column", "CreateTable", "DropTable", "Kind", "Order", "SchemaStep", "Table"]
+
+
+class Kind(enum.Enum):
+    """What a column holds, and the Python value that stands for it in a row."""
+
+    TEXT = "text"
+    """``str``"""
+    INTEGER = "integer"
+    """``int`` of 64 bits"""
+    NUMBER = "number"
+    """``float``, finite"""
+    BOOLEAN = "boolean"
+    """``bool``"""
+    TIME = "time"
+    """``datetime`` in UTC, to the microsecond"""
+    OBJECT = "object"
+    """``dict``: any JSON object, nulls and empty ones included"""
+    OBJECTS = "objects"
+    """``list`` of JSON objects"""
+    TEXTS = "texts"
+    """``list`` of ``str``"""
+    VECTOR = "vector"
+    """``numpy.ndarray`` of float32, shape ``[dimensions]``"""
+
+
+_SCALARS: Final = {
+    Kind.TEXT: (str,),
+    Kind.INTEGER: (int, float),
+    Kind.NUMBER: (int, float),
+    Kind.BOOLEAN: (bool,),
+    Kind.TIME: (datetime,),
+}
+_OPERATORS: Final = {
+    Kind.TEXT: frozenset(Op),
+    Kind.INTEGER: frozenset(Op) - {Op.CONTAINS, Op.STARTSWITH},
+    Kind.NUMBER: frozenset(Op) - {Op.CONTAINS, Op.STARTSWITH},
+    Kind.BOOLEAN: frozenset({Op.EQ, Op.IN}),
+    Kind.TIME: frozenset(Op) - {Op.CONTAINS, Op.STARTSWITH},
+    Kind.TEXTS: frozenset({Op.CONTAINS}),
+}
+
+
+@attrs.frozen
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: Its name: lower-case letters and underscores, safe in any query language.
+        kind: What it holds.
+        optional: Whether it may be null.
+    """
+
+    name: str
+    kind: Kind
+    optional: bool = False
+
+
+@attrs.frozen
+class Order:
+    """One key of an order.
+
+    Attributes:
+        column: The column's name.
+        descending: Whether the greatest comes first. Null is less than everything.
+    """
+
+    column: str
+    descending: bool = False
+
+
+@attrs.frozen
+class Table:
+    """A table. Every table has the columns ``id``, ``revision``, ``created_at`` and ``updated_at``.
+
+    Attributes:
+        name: Its name: lower-case letters and underscores.
+        columns: All columns, the common ones first.
+        unique: Keys that no two records may share. Their columns are never null.
+        indexes: Columns that are looked up together.
+        partition: Where the table has a vector: the column whose value a vector search is scoped to.
+    """
+
+    name: str
+    columns: tuple[Column, ...]
+    unique: tuple[tuple[str, ...], ...] = ()
+    indexes: tuple[tuple[str, ...], ...] = ()
+    partition: str | None = None
+
+    @property
+    def vector(self) -> Column | None:
+        """The column that holds the record's vector, if the table has one."""
+        return next((column for column in self.columns if column.kind is Kind.VECTOR), None)
+
+    def column(self, name: str) -> Column:
+        """Return a column by name; raise `FilterError`, with the nearest name, if there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        names = [column.name for column in self.columns]
+        raise FilterError(f"unknown field {shorten(name)}. {nearest(str(name), names)}", where=self.name)
+
+    def check_filter(self, where: Filter | None) -> None:
+        """Raise `FilterError` unless every comparison names a column here and suits what it holds."""
+        match where:
+            case None:
+                pass
+            case And(parts) | Or(parts):
+                for part in parts:
+                    self.check_filter(part)
+            case Not(part):
+                self.check_filter(part)
+            case Compare():
+                self._check_comparison(where)
+            case _:
+                message = f'expected a filter, as Field("name") == value makes one; got {shorten(where)}'
+                raise FilterError(message, where=self.name)
+
+    def _check_comparison(self, comparison: Compare) -> None:
+        column = self.column(comparison.path[0])
+        values = comparison.value if isinstance(comparison.value, tuple) else (comparison.value,)
+        if len(comparison.path) > 1:
+            self._check_path(column, comparison, values)
+            return
+        null_test = comparison.op is Op.EQ and comparison.value is None
+        if comparison.op not in _OPERATORS.get(column.kind, ()) and not null_test:
+            message = f"{comparison.op.value} does not work on a field that holds {column.kind.value}"
+            raise FilterError(message, where=self.name, field=column.name)
+        accepted = _SCALARS.get(column.kind, (str,))
+        for value in values:
+            if value is None and comparison.op in (Op.EQ, Op.IN):
+                continue
+            wrong = not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)
+            if wrong or (isinstance(value, datetime) and value.tzinfo is None):
+                message = f"{comparison.op.value} needs a value that suits {column.kind.value}, got {shorten(value)}"
+                raise FilterError(message, where=self.name, field=column.name)
+
+    def _check_path(self, column: Column, comparison: Compare, values: Iterable[object]) -> None:
+        if column.kind is not Kind.OBJECT:
+            message = f"only a JSON object can be stepped into; this field holds {column.kind.value}"
+            raise FilterError(message, where=self.name, field=column.name)
+        if not all(isinstance(key, str) for key in comparison.path):
+            message = f"the keys into a JSON object are texts, got {shorten(comparison.path[1:])}"
+            raise FilterError(message, where=self.name, field=column.name)
+        for value in values:
+            if value is not None and not isinstance(value, str | int | float | bool):
+                message = f"a place in a JSON object compares with a JSON scalar, got {shorten(value)}"
+                raise FilterError(message, where=self.name, field=column.name)
+            if comparison.op is Op.STARTSWITH and not isinstance(value, str):
+                message = f"startswith needs a text, got {shorten(value)}"
+                raise FilterError(message, where=self.name, field=column.name)
+
+    def check_order(self, order: Iterable[Order]) -> None:
+        """Raise `FilterError` unless every key is a column here that can be ordered."""
+        for key in order:
+            column = self.column(key.column)
+            if column.kind not in _SCALARS:
+                message = f"a field that holds {column.kind.value} has no order"
+                raise FilterError(message, where=self.name, field=column.name)
+
+    def arrow_schema(self, columns: Iterable[str] | None = None) -> pa.Schema:
+        """Return the Arrow form of some columns, as `Storage.scan` yields them.
+
+        JSON objects and lists of them are JSON texts; a vector is a list of float32; times are UTC microseconds.
+
+        Args:
+            columns: The columns' names; None for all.
+
+        Returns:
+            The schema, fields in the table's order.
+        """
+        import pyarrow as pa  # costs 0.1 s; most programs never stream
+
+        types = {
+            Kind.TEXT: pa.string(),
+            Kind.INTEGER: pa.int64(),
+            Kind.NUMBER: pa.float64(),
+            Kind.BOOLEAN: pa.bool_(),
+            Kind.TIME: pa.timestamp("us", tz="UTC"),
+            Kind.OBJECT: pa.string(),
+            Kind.OBJECTS: pa.string(),
+            Kind.TEXTS: pa.list_(pa.string()),
+            Kind.VECTOR: pa.list_(pa.float32()),
+        }
+        wanted = {self.column(name).name for name in columns} if columns is not None else None
+        chosen = [column for column in self.columns if wanted is None or column.name in wanted]
+        return pa.schema([pa.field(each.name, types[each.kind], nullable=each.optional) for each in chosen])
+
+
+@attrs.frozen
+class CreateTable:
+    """Create a table with its columns, unique keys and indexes; do nothing where it is there as declared.
+
+    Attributes:
+        table: The table.
+        dimensions: The length of its vectors, for engines that fix it.
+    """
+
+    table: Table
+    dimensions: int
+
+
+@attrs.frozen
+class DropTable:
+    """Remove a table with everything in it; do nothing where there is none.
+
+    Attributes:
+        table: The table.
+    """
+
+    table: Table
+
+
+SchemaStep = CreateTable | DropTable
+
+_COMMON: Final = (
+    Column("id", Kind.TEXT),
+    Column("revision", Kind.INTEGER),
+    Column("created_at", Kind.TIME),
+    Column("updated_at", Kind.TIME),
+)
+
+
+def _table(
+    name: str,
+    *columns: Column,
+    unique: tuple[tuple[str, ...], ...] = (),
+    indexes: tuple[tuple[str, ...], ...] = (),
+    partition: str | None = None,
+) -> Table:
+    return Table(name, (*_COMMON, *columns), unique, indexes, partition)
+
+
+def _embedding(*, optional: bool) -> tuple[Column, Column]:
+    return Column("embedding", Kind.VECTOR, optional), Column("embedding_model", Kind.TEXT, optional)
+
+
+_ALL: Final = (
+    _table(
+        "system_metadata",
+        Column("embedding_model", Kind.TEXT),
+        Column("embedding_dimensions", Kind.INTEGER),
+        Column("embedding_signature", Kind.TEXT),
+        Column("schema_version", Kind.INTEGER),
+    ),
+    _table("users", Column("settings", Kind.OBJECT), Column("metadata", Kind.OBJECT)),
+    _table(
+        "agents",
+        Column("user_id", Kind.TEXT),
+        Column("agent_type", Kind.TEXT),
+        Column("name", Kind.TEXT),
+        Column("system_prompt", Kind.TEXT),
+        Column("config", Kind.OBJECT),
+        Column("state", Kind.OBJECT),
+        Column("is_active", Kind.BOOLEAN),
+        unique=(("user_id", "agent_type"),),
+    ),
+    _table(
+        "memory_blocks",
+        Column("agent_id", Kind.TEXT),
+        Column("label", Kind.TEXT),
+        Column("content", Kind.TEXT),
+        Column("description", Kind.TEXT, optional=True),
+        Column("metadata", Kind.OBJECT),
+        Column("is_active", Kind.BOOLEAN),
+        *_embedding(optional=False),
+        unique=(("agent_id", "label"),),
+        partition="agent_id",
+    ),
+    _table(
+        "conversations",
+        Column("user_id", Kind.TEXT),
+        Column("agent_id", Kind.TEXT),
+        Column("title", Kind.TEXT, optional=True),
+        Column("context", Kind.OBJECT),
+        Column("ended_at", Kind.TIME, optional=True),
+        indexes=(("user_id",), ("agent_id",)),
+    ),
+    _table(
+        "messages",
+        Column("conversation_id", Kind.TEXT),
+        Column("role", Kind.TEXT),
+        Column("content", Kind.TEXT),
+        Column("metadata", Kind.OBJECT),
+        Column("tool_calls", Kind.OBJECTS, optional=True),
+        *_embedding(optional=True),
+        indexes=(("conversation_id", "created_at"),),
+        partition="conversation_id",
+    ),
+    _table(
+        "tool_calls",
+        Column("agent_id", Kind.TEXT),
+        Column("conversation_id", Kind.TEXT),
+        Column("tool_name", Kind.TEXT),
+        Column("parameters", Kind.OBJECT),
+        Column("result", Kind.OBJECT),
+        Column("error", Kind.TEXT, optional=True),
+        Column("duration_ms", Kind.INTEGER),
+        indexes=(("agent_id",), ("conversation_id",)),
+    ),
+    _table(
+        "tasks",
+        Column("user_id", Kind.TEXT),
+        Column("parent_id", Kind.TEXT, optional=True),
+        Column("title", Kind.TEXT),
+        Column("description", Kind.TEXT, optional=True),
+        Column("status", Kind.TEXT),
+        Column("priority", Kind.TEXT),
+        Column("estimated_minutes", Kind.INTEGER, optional=True),
+        Column("actual_minutes", Kind.INTEGER, optional=True),
+        Column("complexity_score", Kind.NUMBER, optional=True),
+        Column("energy_required", Kind.TEXT),
+        Column("tags", Kind.TEXTS),
+        Column("metadata", Kind.OBJECT),
+        Column("started_at", Kind.TIME, optional=True),
+        Column("completed_at", Kind.TIME, optional=True),
+        Column("due_at", Kind.TIME, optional=True),
+        *_embedding(optional=True),
+        indexes=(("user_id", "status"), ("parent_id",)),
+        partition="user_id",
+    ),
+)
+
+TABLES: Final[Mapping[str, Table]] = MappingProxyType({table.name: table for table in _ALL})
+"""The tables by name, in the order in which they are created."""

@@ -1,0 +1,237 @@
+"""What a field of a record may hold: attrs validators and converters that raise `ValidationError`.
+
+The limits are those that every storage can keep: texts that UTF-8 can write, integers of 64 bits, finite numbers,
+times with a zone, and JSON.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, TypeVar
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InvalidVectorError, ValidationError, nearest, shorten
+
+__all__ = [
+    "Validator",
+    "as_choice",
+    "as_json",
+    "as_utc",
+    "as_vector",
+    "boolean",
+    "check_id",
+    "check_text",
+    "identifier",
+    "integer",
+    "json_object",
+    "list_of",
+    "number",
+    "text",
+    "title_text",
+    "utc",
+]
+
+MAX_ID_LENGTH: Final = 512
+MAX_JSON_DEPTH: Final = 64
+_INT64: Final = range(-(2**63), 2**63)
+
+Validator = Callable[[Any, "attrs.Attribute[Any]", Any], None]
+_E = TypeVar("_E", bound=enum.Enum)
+
+
+def _where(instance: Any) -> str:
+    return type(instance).__name__
+
+
+def check_text(value: object, where: str, field: str) -> str:
+    """Return the value if it is a text that every storage can hold; raise `ValidationError` otherwise."""
+    if not isinstance(value, str):
+        raise ValidationError(f"expected a text, got {shorten(value)}", where=where, field=field)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        message = f"the text has half of a surrogate pair at position {error.start}, which UTF-8 cannot hold"
+        raise ValidationError(message, where=where, field=field) from None
+    return value
+
+
+def check_id(value: object, where: str, field: str = "id") -> str:
+    """Return the value if it can be a record's id; raise `ValidationError` otherwise."""
+    found = check_text(value, where, field)
+    if not 0 < len(found) <= MAX_ID_LENGTH:
+        message = f"an id has 1 to {MAX_ID_LENGTH} characters, this one has {len(found):,}"
+        raise ValidationError(message, where=where, field=field)
+    return found
+
+
+def identifier(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept the id of a record."""
+    check_id(value, _where(instance), attribute.name)
+
+
+def text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept any text, the empty one too."""
+    check_text(value, _where(instance), attribute.name)
+
+
+def title_text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept a text that holds more than white space."""
+    if not check_text(value, _where(instance), attribute.name).strip():
+        raise ValidationError("must not be empty", where=_where(instance), field=attribute.name)
+
+
+def boolean(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept True and False."""
+    if not isinstance(value, bool):
+        message = f"expected true or false, got {shorten(value)}"
+        raise ValidationError(message, where=_where(instance), field=attribute.name)
+
+
+def integer(*, minimum: int = _INT64.start) -> Validator:
+    """Accept integers of 64 bits from a minimum up."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        fits = isinstance(value, int) and not isinstance(value, bool) and value in _INT64 and value >= minimum
+        if not fits:
+            message = f"expected a whole number from {minimum} to {_INT64.stop - 1}, got {shorten(value)}"
+            raise ValidationError(message, where=_where(instance), field=attribute.name)
+
+    return check
+
+
+def number(*, minimum: float = -math.inf) -> Validator:
+    """Accept finite numbers from a minimum up."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+        if not fits or not math.isfinite(value) or value < minimum:
+            limit = "" if minimum == -math.inf else f" of at least {minimum:g}"
+            message = f"expected a finite number{limit}, got {shorten(value)}"
+            raise ValidationError(message, where=_where(instance), field=attribute.name)
+
+    return check
+
+
+def utc(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept times that know their zone."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        message = f"expected a datetime with a time zone (datetime.now(UTC), say), got {shorten(value)}"
+        raise ValidationError(message, where=_where(instance), field=attribute.name)
+
+
+def list_of(member: Validator) -> Validator:
+    """Accept lists whose members a validator accepts."""
+
+    def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not isinstance(value, list):
+            message = f"expected a list, got {shorten(value)}"
+            raise ValidationError(message, where=_where(instance), field=attribute.name)
+        for each in value:
+            member(instance, attribute, each)
+
+    return check
+
+
+def json_object(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept a JSON object: a dict of texts to None, booleans, 64-bit integers, finite floats, texts, lists, dicts."""
+    if not isinstance(value, dict):
+        message = f"expected a dict, got {shorten(value)}"
+        raise ValidationError(message, where=_where(instance), field=attribute.name)
+    _check_json(value, _where(instance), attribute.name, 0)
+
+
+def _check_json(value: Any, where: str, place: str, depth: int) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        check_text(value, where, place)
+    elif isinstance(value, int):
+        if value not in _INT64:
+            raise ValidationError(f"{shorten(value)} does not fit into 64 bits", where=where, field=place)
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValidationError(f"{value} is no JSON number", where=where, field=place)
+    elif depth >= MAX_JSON_DEPTH:
+        raise ValidationError(f"nested deeper than {MAX_JSON_DEPTH} levels", where=where, field=place)
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            _check_json(each, where, f"{place}[{index}]", depth + 1)
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            if not isinstance(key, str):
+                raise ValidationError(f"the key {shorten(key)} is no text", where=where, field=place)
+            check_text(key, where, place)
+            _check_json(each, where, f"{place}[{shorten(key)}]", depth + 1)
+    else:
+        message = f"{shorten(value)} is no JSON value (None, bool, int, float, str, list, dict)"
+        raise ValidationError(message, where=where, field=place)
+
+
+def as_json(value: Any) -> Any:
+    """Copy dicts and lists, so that a record does not change when the caller's object does; keep the rest."""
+    return _copy(value, 0)
+
+
+def _copy(value: Any, depth: int) -> Any:
+    if depth > MAX_JSON_DEPTH:  # leave what is too deep, or contains itself, to the validator
+        return value
+    if isinstance(value, Mapping):
+        return {key: _copy(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(each, depth + 1) for each in value]
+    return value
+
+
+def as_utc(value: Any) -> Any:
+    """Turn an aware time into the same instant in UTC, as a plain datetime; keep anything else for the validator."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return value
+    moment = value.astimezone(UTC)
+    if type(moment) is datetime:
+        return moment
+    parts = (moment.year, moment.month, moment.day, moment.hour, moment.minute, moment.second, moment.microsecond)
+    return datetime(*parts, tzinfo=UTC)
+
+
+def as_choice(value: object, choices: type[_E], where: str, field: str) -> _E:
+    """Return the member of an enum that a value is or names; raise `ValidationError` if there is none."""
+    try:
+        return choices(value)
+    except ValueError:
+        known = nearest(str(value), [str(each.value) for each in choices])
+        raise ValidationError(f"{shorten(value)} is no choice. {known}", where=where, field=field) from None
+
+
+def as_vector(value: Any, dimensions: int | None = None) -> NDArray[np.float32]:
+    """Turn numbers into a vector that can be compared with others.
+
+    Args:
+        value: Numbers, shape ``[dimensions]``.
+        dimensions: How many there have to be; None for any.
+
+    Returns:
+        A read-only float32 array, shape ``[dimensions]``.
+
+    Raises:
+        InvalidVectorError: It has another shape, is all zeros, or holds NaN or infinity. An engine would rank such
+            a vector first, so it is refused on the way in.
+    """
+    try:
+        vector = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidVectorError(f"expected a vector of numbers, got {shorten(value)}") from error
+    wanted = "[n]" if dimensions is None else f"[{dimensions}]"
+    if vector.ndim != 1 or (dimensions is not None and vector.size != dimensions):
+        raise InvalidVectorError(f"expected a vector of shape {wanted}, got {list(vector.shape)}")
+    if not np.isfinite(vector).all():
+        raise InvalidVectorError("the vector holds NaN or infinity, which cannot be compared")
+    if not vector.any():
+        raise InvalidVectorError("the vector is all zeros, which has no direction to compare")
+    vector.flags.writeable = False
+    return vector

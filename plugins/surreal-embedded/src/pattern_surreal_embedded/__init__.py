@@ -1,0 +1,1 @@
+"""Embedded SurrealDB as storage and vector search for pattern-core."""

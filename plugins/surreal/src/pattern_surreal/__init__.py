@@ -1,0 +1,1 @@
+"""What pattern-core's SurrealDB plugins share: the dialect."""

@@ -1,0 +1,1 @@
+"""Embeddings by sentence-transformers on PyTorch for pattern-core."""

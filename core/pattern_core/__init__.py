@@ -1,1 +1,94 @@
-"""Durable, searchable memory for AI agents."""
+"""Durable, searchable memory for AI agents, on the database and the embedding model that you choose.
+
+Names are imported when they are first used, so that ``import pattern_core`` costs nothing that is not needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from .config import Config, load_config
+    from .database import Database, Repositories, open  # noqa: A004 - called as pattern_core.open
+    from .errors import (
+        AlreadyExistsError,
+        ConfigError,
+        ConflictError,
+        EmbeddingError,
+        NotFoundError,
+        PatternError,
+        PluginError,
+        StorageError,
+        ValidationError,
+    )
+    from .filters import Field
+    from .models import (
+        Agent,
+        Conversation,
+        Energy,
+        Hit,
+        Memory,
+        Message,
+        Page,
+        Priority,
+        Role,
+        Task,
+        TaskStatus,
+        ToolCall,
+        User,
+    )
+
+__all__ = [
+    "Agent",
+    "AlreadyExistsError",
+    "Config",
+    "ConfigError",
+    "ConflictError",
+    "Conversation",
+    "Database",
+    "EmbeddingError",
+    "Energy",
+    "Field",
+    "Hit",
+    "Memory",
+    "Message",
+    "NotFoundError",
+    "Page",
+    "PatternError",
+    "PluginError",
+    "Priority",
+    "Repositories",
+    "Role",
+    "StorageError",
+    "Task",
+    "TaskStatus",
+    "ToolCall",
+    "User",
+    "ValidationError",
+    "load_config",
+    "open",
+]
+
+_MODULES: Final = {
+    "config": {"Config", "load_config"},
+    "database": {"Database", "Repositories", "open"},
+    "filters": {"Field"},
+    "errors": {name for name in __all__ if name.endswith("Error")},
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("pattern-core")
+    if name not in __all__:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    module = next((module for module, names in _MODULES.items() if name in names), "models")
+    return getattr(importlib.import_module(f".{module}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

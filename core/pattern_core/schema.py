@@ -67,11 +67,13 @@ class Column:
         name: Its name: lower-case letters and underscores, safe in any query language.
         kind: What it holds.
         optional: Whether it may be null.
+        references: The table whose record it names, if it names one.
     """
 
     name: str
     kind: Kind
     optional: bool = False
+    references: str | None = None
 
 
 @attrs.frozen
@@ -100,10 +102,10 @@ class Table:
     """
 
     name: str
-    columns: tuple[Column, ...]
-    unique: tuple[tuple[str, ...], ...] = ()
-    indexes: tuple[tuple[str, ...], ...] = ()
-    partition: str | None = None
+    columns: tuple[Column, ...] = attrs.field(repr=False)
+    unique: tuple[tuple[str, ...], ...] = attrs.field(default=(), repr=False)
+    indexes: tuple[tuple[str, ...], ...] = attrs.field(default=(), repr=False)
+    partition: str | None = attrs.field(default=None, repr=False)
 
     @property
     def vector(self) -> Column | None:
@@ -264,7 +266,7 @@ _ALL: Final = (
     _table("users", Column("settings", Kind.OBJECT), Column("metadata", Kind.OBJECT)),
     _table(
         "agents",
-        Column("user_id", Kind.TEXT),
+        Column("user_id", Kind.TEXT, references="users"),
         Column("agent_type", Kind.TEXT),
         Column("name", Kind.TEXT),
         Column("system_prompt", Kind.TEXT),
@@ -275,7 +277,7 @@ _ALL: Final = (
     ),
     _table(
         "memory_blocks",
-        Column("agent_id", Kind.TEXT),
+        Column("agent_id", Kind.TEXT, references="agents"),
         Column("label", Kind.TEXT),
         Column("content", Kind.TEXT),
         Column("description", Kind.TEXT, optional=True),
@@ -287,8 +289,8 @@ _ALL: Final = (
     ),
     _table(
         "conversations",
-        Column("user_id", Kind.TEXT),
-        Column("agent_id", Kind.TEXT),
+        Column("user_id", Kind.TEXT, references="users"),
+        Column("agent_id", Kind.TEXT, references="agents"),
         Column("title", Kind.TEXT, optional=True),
         Column("context", Kind.OBJECT),
         Column("ended_at", Kind.TIME, optional=True),
@@ -296,7 +298,7 @@ _ALL: Final = (
     ),
     _table(
         "messages",
-        Column("conversation_id", Kind.TEXT),
+        Column("conversation_id", Kind.TEXT, references="conversations"),
         Column("role", Kind.TEXT),
         Column("content", Kind.TEXT),
         Column("metadata", Kind.OBJECT),
@@ -307,8 +309,8 @@ _ALL: Final = (
     ),
     _table(
         "tool_calls",
-        Column("agent_id", Kind.TEXT),
-        Column("conversation_id", Kind.TEXT),
+        Column("agent_id", Kind.TEXT, references="agents"),
+        Column("conversation_id", Kind.TEXT, references="conversations"),
         Column("tool_name", Kind.TEXT),
         Column("parameters", Kind.OBJECT),
         Column("result", Kind.OBJECT),
@@ -318,8 +320,8 @@ _ALL: Final = (
     ),
     _table(
         "tasks",
-        Column("user_id", Kind.TEXT),
-        Column("parent_id", Kind.TEXT, optional=True),
+        Column("user_id", Kind.TEXT, references="users"),
+        Column("parent_id", Kind.TEXT, optional=True, references="tasks"),
         Column("title", Kind.TEXT),
         Column("description", Kind.TEXT, optional=True),
         Column("status", Kind.TEXT),

@@ -1,0 +1,264 @@
+"""The way in: `open` wires storage, vector search and embedding model, and `Database` is what a program uses."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+import attrs
+
+from .abc import AsyncResource, Embedder, Health, IndexSpec, Storage, VectorStore
+from .config import Config, ConfigSource, load_config
+from .embedding import Embeddings
+from .errors import ConfigError, PatternError, nearest
+from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from .maintenance.metadata import read_metadata
+from .maintenance.migrate import migrate_up
+from .options import structure_options
+from .plugins import load_plugin
+from .repositories import (
+    AgentRepository,
+    ConversationRepository,
+    MemoryRepository,
+    MessageRepository,
+    TaskRepository,
+    ToolCallRepository,
+    UserRepository,
+)
+from .schema import TABLES
+from .session import Direct, Session, Transaction
+
+__all__ = ["Database", "Repositories", "open", "open_storage"]
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 100
+
+
+class Repositories:
+    """The repositories, over one session.
+
+    Args:
+        session: Where they read and write.
+
+    Attributes:
+        users: The people whom agents work for.
+        agents: The agents of users.
+        memories: What agents remember.
+        conversations: Threads of messages between users and agents.
+        messages: What was said.
+        tool_calls: The audit trail of tool use.
+        tasks: What users have to do.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.users = UserRepository(session)
+        self.agents = AgentRepository(session)
+        self.memories = MemoryRepository(session)
+        self.conversations = ConversationRepository(session)
+        self.messages = MessageRepository(session)
+        self.tool_calls = ToolCallRepository(session)
+        self.tasks = TaskRepository(session)
+
+
+class Database(Repositories, AsyncResource):
+    """An open database. Made by `open`; closed by ``async with`` or `aclose`.
+
+    Attributes:
+        config: The configuration that it was opened by.
+        storage: The storage, for what only the engine can do: ``await db.storage.execute(…)``.
+        vectors: The vector search.
+        embeddings: The embedding model.
+    """
+
+    def __init__(self, config: Config, storage: Storage, vectors: VectorStore, embeddings: Embeddings) -> None:
+        self.config = config
+        self.storage = storage
+        self.vectors = vectors
+        self.embeddings = embeddings
+        self._session = Direct(storage, vectors, embeddings, metric=config.metric)
+        super().__init__(self._session)
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Repositories]:
+        """Gather writes, and commit them all at once on leaving.
+
+        Reads in the transaction see its writes; nobody else does before the end. An exception inside discards them.
+
+        Yields:
+            The repositories of the transaction.
+
+        Raises:
+            ConflictError: On leaving: a record that the transaction read has changed meanwhile. Nothing was written.
+        """
+        transaction = Transaction(self._session)
+        try:
+            yield Repositories(transaction)
+        except BaseException:
+            transaction.discard()
+            raise
+        await transaction.commit()
+
+    async def run(self, work: Callable[[Repositories], Awaitable[T]], *, attempts: int = ATTEMPTS) -> T:
+        """Do work in a transaction, and again, from the start, as long as others get in its way.
+
+        Args:
+            work: What to do with the transaction's repositories; it must not have effects elsewhere, for it may run
+                several times.
+            attempts: How often to try at most.
+
+        Returns:
+            What the work returned when its writes were committed.
+
+        Raises:
+            ConflictError: The last attempt met a conflict, too.
+        """
+
+        async def once() -> T:
+            async with self.transaction() as transaction:
+                return await work(transaction)
+
+        return await self._session.retry.run(once, attempts=attempts)
+
+    async def health(self) -> dict[str, Health]:
+        """Ask every part whether it works.
+
+        Returns:
+            What storage, vector search and embedding model say of themselves.
+        """
+        parts: dict[str, Callable[[], Awaitable[Health]]] = {
+            "storage": self.storage.health,
+            "vectors": self.vectors.health,
+            "embeddings": self.embeddings.health,
+        }
+        answers = {}
+        for name, ask in parts.items():
+            try:
+                answers[name] = await ask()
+            except PatternError as error:
+                answers[name] = Health(ok=False, engine=name, details={"error": str(error)})
+        return answers
+
+    async def aclose(self) -> None:
+        """Wait for commits under way, then close everything. A second call does nothing."""
+        async with contextlib.AsyncExitStack() as stack:  # closes all, also where one fails
+            stack.push_async_callback(self.storage.aclose)
+            stack.push_async_callback(self.vectors.aclose)
+            stack.push_async_callback(self.embeddings.aclose)
+            stack.push_async_callback(self._session.aclose)
+
+
+@attrs.frozen
+class _Parts:
+    """The plugins that a configuration names, with their options checked."""
+
+    storage: Callable[[], Awaitable[Storage]]
+    vectors: Callable[[Storage], Awaitable[VectorStore]]
+    embeddings: Callable[[], Awaitable[Embedder]]
+
+
+def _parts(config: Config) -> _Parts:
+    """Load the plugins and check all options, before anything is opened."""
+    storage = load_plugin(config.database.provider or "", StorageSpec)
+    name = config.vectors.provider or storage.vectors
+    vectors = load_plugin(name, VectorSpec)
+    if config.metric not in vectors.metrics:
+        message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
+        raise ConfigError(message, key="vectors.metric")
+    embeddings = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
+    return _Parts(
+        functools.partial(storage.open, _options(config, storage.options, "database")),
+        functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
+        functools.partial(embeddings.open, _options(config, embeddings.options, "embeddings")),
+    )
+
+
+def _options(config: Config, options: type[Any], section: str) -> Any:
+    given: Mapping[str, Any] = getattr(config, section).options
+    source = str(config.source) if config.source else None
+    return structure_options(options, given, section=section, base=config.base, source=source)
+
+
+class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)` and `await pattern_core.open(…)`
+    """Open a database.
+
+    Use it as ``async with pattern_core.open("pattern.toml") as db:``, or ``db = await pattern_core.open(…)`` and
+    close it with ``await db.aclose()``. A new database is set up, and an older one is migrated.
+
+    Args:
+        source: The path of a TOML file, a dict of the same form, or a `Config`. None looks for a file: the one that
+            ``PATTERN_CONFIG`` names, ``pattern.toml`` from here upwards, the user's own.
+        load_model: Whether to load the embedding model at once. False leaves it until a text has to be embedded,
+            which suits programs that may not need it; a database that is new loads it all the same.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        PluginError: A plugin is missing or broken.
+        ModelUnavailableError: The embedding model cannot be loaded. Nothing was opened.
+        DatabaseLockedError: Somebody else has the database open.
+        SignatureMismatchError: The database's vectors were made by another embedding model.
+        MigrationError: The database is newer than this library.
+        StorageError: The storage cannot be opened.
+    """
+
+    def __init__(self, source: ConfigSource | None = None, *, load_model: bool = True) -> None:
+        self._source = source
+        self._load_model = load_model
+        self._database: Database | None = None
+
+    def __await__(self) -> Any:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Database:
+        self._database = await self._open()
+        return self._database
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._database is not None:
+            await self._database.aclose()
+
+    async def _open(self) -> Database:
+        config = load_config(self._source)
+        parts = _parts(config)
+        embeddings = Embeddings(parts.embeddings, config.overflow)
+        async with contextlib.AsyncExitStack() as opened:  # closes what is open where a later step fails
+            opened.push_async_callback(embeddings.aclose)
+            if self._load_model:  # first, so that a model that cannot be had leaves no trace of a database
+                await embeddings.signature()
+            storage = await opened.enter_async_context(await parts.storage())
+            known = await read_metadata(storage)
+            if known.signature is not None:
+                embeddings.expect(known.signature)
+            signature = known.signature or await embeddings.signature()
+            await migrate_up(storage, signature, backups=_backups(config))
+            vectors = await opened.enter_async_context(await parts.vectors(storage))
+            for table in TABLES.values():
+                if table.vector is not None:
+                    await vectors.create(IndexSpec(table, signature.dimensions, config.metric))
+            embeddings.expect(signature)
+            opened.pop_all()
+        return Database(config, storage, vectors, embeddings)
+
+
+def _backups(config: Config) -> Any:
+    return config.base / "pattern-backups"
+
+
+@contextlib.asynccontextmanager
+async def open_storage(config: Config) -> AsyncIterator[Storage]:
+    """Open just the storage that a configuration names, without migrating: for maintenance.
+
+    Args:
+        config: The configuration.
+
+    Yields:
+        The storage, closed on leaving.
+    """
+    storage = load_plugin(config.database.provider or "", StorageSpec)
+    async with await storage.open(_options(config, storage.options, "database")) as opened:
+        yield opened

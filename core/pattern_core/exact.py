@@ -1,0 +1,373 @@
+"""The vector search that is built in: exact, in this process, in NumPy, partitioned as the table says.
+
+The vectors stay in the storage. The first search in a partition reads its vectors into one block of memory; from then
+on `ExactIndex.apply` keeps the block up to date.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from .abc import Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
+from .errors import ClosedError, ConfigError, StorageError, nearest, shorten
+from .filters import Field
+from .hookspecs import VectorSpec, hookimpl
+from .schema import Table
+from .validators import as_vector
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["ExactIndex", "ExactOptions", "pattern_vectors", "score"]
+
+_METRICS: Final = frozenset({"cosine", "euclidean", "manhattan"})
+_INLINE_ELEMENTS: Final = 1 << 21
+"""How many numbers a search compares on the event loop; about a millisecond. A thread takes what is more."""
+_CHUNK_ELEMENTS: Final = 1 << 20
+"""How many numbers a temporary array holds at most."""
+_ROUNDING: Final = float(np.finfo(np.float32).eps)
+
+_Rows = NDArray[np.float32]
+_Scores = NDArray[np.float64]
+
+
+def _unit(rows: _Rows) -> _Rows:
+    """Scale vectors, shape ``[..., dimensions]``, to length 1."""
+    wide = rows.astype(np.float64)  # the squares of large float32 numbers do not fit into float32
+    unit: _Rows = (wide / np.linalg.norm(wide, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+def _chunks(rows: _Rows) -> Iterable[_Rows]:
+    step = max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1]))
+    return (rows[start : start + step] for start in range(0, len(rows), step))
+
+
+def _candidates(rows: _Rows, query: Vector, metric: str, limit: int) -> NDArray[np.intp]:
+    """Return, in float32, which rows may be among the closest ones; none that is among them is left out."""
+    dimensions = rows.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        if metric == "manhattan":
+            distances = np.concatenate([np.abs(part - query).sum(axis=1) for part in _chunks(rows)])
+            slack = distances * (dimensions * _ROUNDING)
+        else:
+            products = rows @ query
+            squares = np.einsum("ij,ij->i", rows, rows) if metric == "euclidean" else np.float32(1)
+            square = query @ query
+            distances = squares + square - 2 * products  # of unit vectors, too, this grows as the cosine falls
+            slack = (squares + square) * np.float32((dimensions + 8) * _ROUNDING) + np.float32(1e-30)
+            slack = np.broadcast_to(slack, distances.shape)
+    slack = np.where(np.isfinite(distances), slack, np.inf)
+    distances = np.where(np.isfinite(distances), distances, 0)
+    worst = np.partition(distances + slack, limit - 1)[limit - 1]
+    return np.flatnonzero(distances - slack <= worst)
+
+
+def _scores(rows: _Rows, query: Vector, metric: str) -> _Scores:
+    """Score rows in float64, each by itself: equal vectors score equally, wherever they stand."""
+    wide = query.astype(np.float64)
+    parts: list[_Scores] = []
+    for part in _chunks(rows):
+        if metric == "cosine":
+            # Not `@`: what BLAS returns for a row depends a little on the rows around it.
+            parts.append(np.clip((part * wide).sum(axis=1), -1, 1))
+        elif metric == "euclidean":
+            parts.append(0.0 - np.sqrt(np.square(part - wide).sum(axis=1)))
+        else:
+            parts.append(0.0 - np.abs(part - wide).sum(axis=1))
+    return np.concatenate(parts)
+
+
+def score(query: Vector, vector: Vector, metric: str) -> float:
+    """Say how close two vectors are, as a search does: the cosine similarity, or the distance times -1.
+
+    Args:
+        query: A float32 array, shape ``[dimensions]``.
+        vector: Another.
+        metric: ``cosine``, ``euclidean`` or ``manhattan``.
+
+    Returns:
+        The score; more is closer.
+    """
+    pair = np.stack([query, vector])
+    first, second = _unit(pair) if metric == "cosine" else pair
+    return float(_scores(second[None], first, metric)[0])
+
+
+class _Block:
+    """The vectors of one partition, one below the other. Not safe to change while a thread reads it."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.ids: list[str] = []
+        self._rows: dict[str, int] = {}
+        self._memory = np.empty((0, dimensions), dtype=np.float32)
+
+    @property
+    def nbytes(self) -> int:
+        return self._memory.nbytes
+
+    def extend(self, ids: Sequence[str], vectors: _Rows) -> None:
+        """Append vectors of records that are not here."""
+        start, end = len(self.ids), len(self.ids) + len(ids)
+        if end > len(self._memory):
+            memory = np.empty((max(end, 2 * len(self._memory), 8), self._memory.shape[1]), dtype=np.float32)
+            memory[:start] = self._memory[:start]
+            self._memory = memory
+        self._memory[start:end] = vectors
+        self.ids.extend(ids)
+        self._rows.update(zip(ids, range(start, end), strict=True))
+
+    def put(self, id: str, vector: Vector) -> None:
+        row = self._rows.get(id)
+        if row is None:
+            self.extend([id], vector[np.newaxis])
+        else:
+            self._memory[row] = vector
+
+    def remove(self, id: str) -> None:
+        row = self._rows.pop(id)
+        last = self.ids.pop()
+        if last != id:
+            self.ids[row] = last
+            self._rows[last] = row
+            self._memory[row] = self._memory[len(self.ids)]
+
+    def search(self, query: Vector, metric: str, limit: int, only: frozenset[str] | None) -> list[tuple[float, str]]:
+        """Return the closest records as (distance, id) pairs, every one that is no farther than the last included."""
+        chosen: NDArray[np.intp] | None = None
+        rows = self._memory[: len(self.ids)]
+        if only is not None:
+            chosen = np.array(sorted(self._rows[each] for each in only & self._rows.keys()), dtype=np.intp)
+            rows = rows[chosen]
+        if not len(rows):
+            return []
+        near = _candidates(rows, query, metric, min(limit, len(rows)))
+        scores = _scores(rows[near], query, metric)
+        places = near if chosen is None else chosen[near]
+        return [(-score, self.ids[place]) for score, place in zip(scores.tolist(), places.tolist(), strict=True)]
+
+
+@attrs.define(eq=False)
+class _Load:
+    """A scan under way, and what `apply` was told since it began."""
+
+    done: asyncio.Event = attrs.field(factory=asyncio.Event)
+    changes: list[VectorChange] = attrs.field(factory=list)
+
+
+class _TableIndex:
+    """The loaded partitions of one table.
+
+    Everything changes on the event loop. Only a large search leaves it; meanwhile it holds `_lock`, so that nobody
+    changes a row under its hands.
+    """
+
+    def __init__(self, spec: IndexSpec, partition: str, column: str) -> None:
+        self.spec = spec
+        self.column = column
+        self.blocks: dict[str, _Block] = {}
+        self._partition = partition
+        self._homes: dict[str, str] = {}  # the loaded partition that a record stands in
+        self._loads: dict[str, _Load] = {}
+        self._lock = asyncio.Lock()
+
+    async def apply(self, changes: Sequence[VectorChange]) -> None:
+        changes = [self._check(change) for change in changes]
+        async with self._lock:
+            for load in set(self._loads.values()):
+                load.changes.extend(changes)
+            for change in changes:
+                self._set(change)
+
+    def _check(self, change: VectorChange) -> VectorChange:
+        if change.vector is None:
+            return change
+        return attrs.evolve(change, vector=self._prepare(as_vector(change.vector, self.spec.dimensions)))
+
+    def _set(self, change: VectorChange) -> None:
+        home = self._homes.get(change.id)
+        stays = change.vector is not None and change.partition in self.blocks
+        if home is not None and not (stays and home == change.partition):
+            self.blocks[home].remove(change.id)
+            del self._homes[change.id]
+        if change.vector is not None and stays:
+            self.blocks[change.partition].put(change.id, change.vector)
+            self._homes[change.id] = change.partition
+
+    def _prepare(self, vectors: _Rows) -> _Rows:
+        return _unit(vectors) if self.spec.metric == "cosine" else vectors
+
+    async def search(
+        self, storage: Storage, vector: Vector, partitions: Iterable[str], limit: int, ids: Sequence[str] | None
+    ) -> Matches:
+        query = self._prepare(as_vector(vector, self.spec.dimensions))
+        names = list(dict.fromkeys(partitions))
+        only = None if ids is None else frozenset(ids)
+        if limit < 1 or not names or (only is not None and not only):
+            return Matches((), (), exact=True)
+        await self._load(storage, names)
+        blocks = [self.blocks[name] for name in names]
+
+        def run() -> list[tuple[float, str]]:
+            found = [pair for block in blocks for pair in block.search(query, self.spec.metric, limit, only)]
+            return heapq.nsmallest(limit, found)
+
+        rows = sum(len(block.ids) if only is None else min(len(only), len(block.ids)) for block in blocks)
+        if rows * self.spec.dimensions <= _INLINE_ELEMENTS:
+            found = run()
+        else:
+            async with self._lock:
+                found = await asyncio.to_thread(run)
+        return Matches(tuple(each for _, each in found), tuple(0.0 - distance for distance, _ in found), exact=True)
+
+    async def _load(self, storage: Storage, names: Sequence[str]) -> None:
+        """Read the partitions that are not here yet, all in one scan; wait for those that others are reading."""
+        while missing := [name for name in names if name not in self.blocks]:
+            mine = [name for name in missing if name not in self._loads]
+            if not mine:
+                await self._loads[missing[0]].done.wait()
+                continue
+            load = _Load()
+            self._loads.update(dict.fromkeys(mine, load))
+            try:
+                blocks = await self._scan(storage, mine)
+                async with self._lock:
+                    self._install(blocks, load)
+            finally:  # a search that was cancelled leaves the partitions to the next one
+                for name in mine:
+                    del self._loads[name]
+                load.done.set()
+
+    async def _scan(self, storage: Storage, names: Sequence[str]) -> dict[str, _Block]:
+        blocks = {name: _Block(self.spec.dimensions) for name in names}
+        where = Field(self._partition).in_(names)
+        columns = ["id", self._partition, self.column]
+        async for batch in storage.scan(self.spec.table, where, columns=columns):
+            ids, homes, vectors = self._read(batch)
+            for name in dict.fromkeys(homes):
+                rows = [row for row, home in enumerate(homes) if home == name]
+                blocks[name].extend([ids[row] for row in rows], vectors[rows])
+        return blocks
+
+    def _read(self, batch: pa.RecordBatch) -> tuple[list[str], list[str], _Rows]:
+        """Take the ids, the partitions and the vectors from an Arrow batch, without the records that have none."""
+        batch = batch.filter(batch.column(self.column).is_valid())
+        ids: list[str] = batch.column("id").to_pylist()
+        lists = batch.column(self.column)
+        sizes = np.diff(lists.offsets.to_numpy())
+        self._refuse(ids, sizes != self.spec.dimensions)
+        vectors: _Rows = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.spec.dimensions)
+        self._refuse(ids, np.logical_not(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
+        return ids, batch.column(self._partition).to_pylist(), self._prepare(vectors)
+
+    def _refuse(self, ids: Sequence[str], wrong: NDArray[np.bool_]) -> None:
+        if wrong.any():
+            message = (
+                f"{self.spec.table.name} record {shorten(ids[int(wrong.argmax())])} holds a vector that cannot be "
+                f"compared: {self.spec.dimensions} finite numbers, not all of them zero, were expected. Embed the "
+                f"database again with `pattern reembed`."
+            )
+            raise StorageError(message)
+
+    def _install(self, blocks: dict[str, _Block], load: _Load) -> None:
+        for name, block in blocks.items():
+            for each in block.ids:
+                home = self._homes.get(each)
+                if home is not None:  # the record moved here, and `apply` is yet to be told
+                    self.blocks[home].remove(each)
+                self._homes[each] = name
+            self.blocks[name] = block
+        for change in load.changes:  # is newer than what the scan saw, or the same
+            self._set(change)
+
+
+class ExactIndex(VectorStore):
+    """Exact vector search in memory, one block for each partition that has been searched.
+
+    Args:
+        storage: Where the vectors are. It is not closed with the index.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._tables: dict[str, _TableIndex] = {}
+        self._closed = False
+
+    async def create(self, index: IndexSpec) -> None:
+        self._check_open()
+        table = index.table
+        if index.metric not in _METRICS:
+            message = f"unknown metric {index.metric!r}. {nearest(index.metric, _METRICS)}"
+            raise ConfigError(message, key="vectors.metric")
+        if table.vector is None or table.partition is None:
+            raise StorageError(f"{table.name} has no vectors to search; declare a vector column and a partition")
+        found = self._tables.get(table.name)
+        if found is None or found.spec != index:
+            self._tables[table.name] = _TableIndex(index, table.partition, table.vector.name)
+
+    async def exists(self, table: Table) -> bool:
+        self._check_open()
+        return table.name in self._tables
+
+    async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
+        await self._index(table).apply(changes)
+
+    async def search(
+        self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
+    ) -> Matches:
+        return await self._index(table).search(self._storage, vector, partitions, limit, ids)
+
+    async def count(self, table: Table) -> int:
+        return await self._storage.count(table, ~Field(self._index(table).column).is_null())
+
+    async def drop(self, table: Table) -> None:
+        self._check_open()
+        self._tables.pop(table.name, None)
+
+    async def health(self) -> Health:
+        self._check_open()
+        blocks = [block for index in self._tables.values() for block in index.blocks.values()]
+        details = {
+            "loaded_partitions": len(blocks),
+            "loaded_vectors": sum(len(block.ids) for block in blocks),
+            "loaded_bytes": sum(block.nbytes for block in blocks),
+        }
+        return Health(ok=True, engine=f"NumPy {np.__version__}", details=details)
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._tables.clear()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("the vector index is closed; open the database again")
+
+    def _index(self, table: Table) -> _TableIndex:
+        self._check_open()
+        try:
+            return self._tables[table.name]
+        except KeyError:
+            message = f"{table.name} has no vector index; make it with create(IndexSpec(table, dimensions, metric))"
+            raise StorageError(message) from None
+
+
+@attrs.frozen
+class ExactOptions:
+    """The exact index has nothing to set."""
+
+
+async def _open(options: Any, storage: Storage) -> ExactIndex:  # noqa: ARG001 - there are no options to use
+    return ExactIndex(storage)
+
+
+@hookimpl
+def pattern_vectors() -> VectorSpec:
+    """Describe the exact index."""
+    return VectorSpec(options=ExactOptions, open=_open, metrics=_METRICS, summary="exact search in memory (NumPy)")

@@ -1,0 +1,183 @@
+"""Find the plugin that a name in the configuration means, load it and nothing else, and check what it says."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Final, TypeVar
+
+import attrs
+import pluggy
+
+from . import hookspecs
+from .errors import DuplicatePluginError, PluginError, PluginNotFoundError, nearest
+from .hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec, VectorSpec
+
+__all__ = ["ALIASES", "PluginInfo", "Role", "installed_plugins", "load_plugin"]
+
+ALIASES: Final = {"embedded": "surreal-embedded", "remote": "surreal-remote", "candle": "torch"}
+"""Words of older configurations, and what they mean here."""
+
+EXTRAS: Final = {
+    "surreal-embedded": "surreal-embedded",
+    "torch": "torch",
+}
+"""The plugins that are published with pattern-core, and the extra that installs each."""
+
+Spec = TypeVar("Spec", StorageSpec, VectorSpec, EmbeddingSpec)
+
+
+class Role(enum.Enum):
+    """A role that plugins play, by the hook that describes it."""
+
+    STORAGE = "pattern_storage"
+    VECTORS = "pattern_vectors"
+    EMBEDDINGS = "pattern_embeddings"
+
+    @property
+    def label(self) -> str:
+        """The role's name for people."""
+        return {"STORAGE": "storage", "VECTORS": "vector search", "EMBEDDINGS": "embeddings"}[self.name]
+
+
+_ROLES: Final[dict[type[Any], Role]] = {
+    StorageSpec: Role.STORAGE,
+    VectorSpec: Role.VECTORS,
+    EmbeddingSpec: Role.EMBEDDINGS,
+}
+
+
+@attrs.frozen
+class PluginInfo:
+    """What is known of an installed plugin.
+
+    Attributes:
+        name: The word for the configuration.
+        roles: The roles it plays.
+        distribution: The distribution that brings it.
+        version: That distribution's version.
+        summary: What it says of itself.
+        error: Why it cannot be used; None if it can.
+    """
+
+    name: str
+    roles: tuple[Role, ...]
+    distribution: str
+    version: str
+    summary: str = ""
+    error: str | None = None
+
+
+def load_plugin(name: str, kind: type[Spec]) -> Spec:
+    """Load one plugin and return what it says of one of its roles.
+
+    Args:
+        name: The word from the configuration, or an older word for the same.
+        kind: The spec of the wanted role: `StorageSpec`, `VectorSpec` or `EmbeddingSpec`.
+
+    Returns:
+        The spec.
+
+    Raises:
+        PluginNotFoundError: No installed distribution offers it, or not in this role. Says what to install.
+        DuplicatePluginError: Several distributions do.
+        PluginError: It fails on import, or breaks the rules for hooks.
+    """
+    name = ALIASES.get(name, name)
+    role = _ROLES[kind]
+    found = _entry_points(name)
+    if not found:
+        raise _not_found(name, role)
+    specs = _describe(_only(name, found))
+    if role not in specs:
+        offers = ", ".join(each.label for each in specs) or "nothing"
+        message = f"the plugin {name!r} ({_distribution(found[0])}) does not offer {role.label}; it offers {offers}."
+        raise PluginNotFoundError(message, name=name, distributions=[_distribution(found[0])])
+    spec = specs[role]
+    if not isinstance(spec, kind):
+        message = f"the hook {role.value} of the plugin {name!r} returned {spec!r}; it has to return a {kind.__name__}."
+        raise PluginError(message, name=name, distributions=[_distribution(found[0])])
+    return spec
+
+
+def installed_plugins() -> list[PluginInfo]:
+    """Describe every installed plugin, the broken ones too. This imports all of them.
+
+    Returns:
+        The plugins, by name. A name that several distributions claim comes once for each of them.
+    """
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in _entry_points():
+        found.setdefault(entry.name, []).append(entry)
+    infos = []
+    for name, entries in sorted(found.items()):
+        for entry in entries:
+            version = entry.dist.version if entry.dist else ""
+            try:
+                specs = _describe(_only(name, entries))
+            except PluginError as error:
+                infos.append(PluginInfo(name, (), _distribution(entry), version, error=str(error)))
+            else:
+                summary = "; ".join(dict.fromkeys(spec.summary for spec in specs.values() if spec.summary))
+                infos.append(PluginInfo(name, tuple(specs), _distribution(entry), version, summary))
+    return infos
+
+
+def _entry_points(name: str | None = None) -> list[EntryPoint]:
+    """Return the entry points of our group, each once, even where one distribution is on the path twice."""
+    found = entry_points(group=ENTRY_POINT_GROUP)
+    once = {(_distribution(each), each.name, each.value): each for each in found if name in (None, each.name)}
+    return list(once.values())
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist else "an unknown distribution"
+
+
+def _only(name: str, found: list[EntryPoint]) -> EntryPoint:
+    if len(found) > 1:
+        claimants = sorted(_distribution(entry) for entry in found)
+        message = f"several installed distributions claim the plugin name {name!r}: {', '.join(claimants)}. Uninstall all but one."
+        raise DuplicatePluginError(message, name=name, distributions=claimants)
+    return found[0]
+
+
+def _describe(entry: EntryPoint) -> dict[Role, Any]:
+    """Import a plugin and call its hooks, in a manager of its own: a failed registration leaves traces in pluggy."""
+    name, distribution = entry.name, _distribution(entry)
+    where = f"the plugin {name!r} ({distribution})"
+    try:
+        plugin = entry.load()
+    except Exception as error:
+        message = f"{where} cannot be imported: {type(error).__name__}: {error}. Reinstall or update {distribution}."
+        raise PluginError(message, name=name, distributions=[distribution]) from error
+    manager = pluggy.PluginManager(ENTRY_POINT_GROUP)
+    manager.add_hookspecs(hookspecs)
+    try:
+        manager.register(plugin, name)
+        manager.check_pending()
+        answers = {role: getattr(manager.hook, role.value)() for role in Role}
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        hint = nearest(reason, [role.value for role in Role]) if "unknown hook" in reason else ""
+        message = f"{where} breaks the rules for hooks: {reason} {hint}".rstrip()
+        raise PluginError(message, name=name, distributions=[distribution]) from error
+    specs = {role: answer[0] for role, answer in answers.items() if answer}
+    if not specs:
+        message = f"{where} offers nothing: mark at least one of its hooks with pattern_core.hookspecs.hookimpl."
+        raise PluginError(message, name=name, distributions=[distribution])
+    return specs
+
+
+def _not_found(name: str, role: Role) -> PluginNotFoundError:
+    available = _names(_entry_points())
+    if name in EXTRAS:
+        way_out = f'Install it: pip install "pattern-core[{EXTRAS[name]}]". Installed are: {", ".join(available)}.'
+    else:
+        way_out = nearest(name, {*available, *EXTRAS})
+    return PluginNotFoundError(f"the plugin {name!r}, named for {role.label}, is not installed. {way_out}", name=name)
+
+
+def _names(found: Iterable[EntryPoint]) -> list[str]:
+    return sorted({entry.name for entry in found})

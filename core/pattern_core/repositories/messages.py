@@ -1,0 +1,166 @@
+"""Messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import attrs
+
+from pattern_core.errors import NotFoundError, ValidationError
+from pattern_core.filters import Field, Filter
+from pattern_core.models import Hit, Json, Message, Page, Role
+from pattern_core.schema import TABLES, Order
+
+from .base import PAGE
+from .embedded import EmbeddedRepository
+
+__all__ = ["MessageRepository"]
+
+
+class MessageRepository(EmbeddedRepository[Message]):
+    """What was said. Messages are appended to a conversation and keep their order."""
+
+    table = TABLES["messages"]
+    record = Message
+    fixed = frozenset({"conversation_id"})
+
+    def _text(self, record: Message) -> str:
+        return record.content
+
+    async def create(
+        self,
+        *,
+        conversation_id: str,
+        role: Role | str,
+        content: str,
+        metadata: Json | None = None,
+        tool_calls: list[Json] | None = None,
+        id: str | None = None,
+    ) -> Message:
+        """Append a message to a conversation.
+
+        Args:
+            conversation_id: The conversation.
+            role: Who speaks: ``system``, ``user``, ``assistant`` or ``tool``.
+            content: The text, which is embedded; it may be empty.
+            metadata: Anything else (JSON).
+            tool_calls: The calls that an assistant's message asks for (a list of JSON objects).
+            id: Its id; None makes one.
+
+        Returns:
+            The message, after all others of the conversation.
+
+        Raises:
+            NotFoundError: There is no such conversation.
+            AlreadyExistsError: There is a message with the id.
+            ValidationError: A value does not fit, the conversation has ended, or the text is longer than the model
+                reads.
+            EmbeddingError: The model failed.
+        """
+        return await self._create(
+            conversation_id=conversation_id,
+            role=role,
+            content=content,
+            metadata=metadata,
+            tool_calls=tool_calls,
+            id=id,
+        )
+
+    async def create_many(self, records: Iterable[Mapping[str, Any]]) -> list[Message]:
+        """Append messages, to one conversation or several, all or none, in one commit.
+
+        Args:
+            records: For each message the arguments of `create`, in order.
+
+        Returns:
+            The messages, in the order given.
+
+        Raises:
+            ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
+        """
+        made = [self._make(values) for values in records]
+        last = {id: await self._last_moment(id) for id in dict.fromkeys(each.conversation_id for each in made)}
+        ordered = []
+        for message in made:
+            previous = last[message.conversation_id]
+            if previous is not None and message.created_at <= previous:  # the clock was set back, or it is another's
+                moment = previous + timedelta(microseconds=1)
+                message = attrs.evolve(message, created_at=moment, updated_at=moment)  # noqa: PLW2901
+            last[message.conversation_id] = message.created_at
+            ordered.append(message)
+        return await self._insert(ordered) if ordered else []
+
+    async def _last_moment(self, conversation_id: str) -> Any:
+        (conversation,) = await self._session.get(TABLES["conversations"], [conversation_id])
+        if conversation is None:
+            raise NotFoundError("conversations", conversation_id)
+        if conversation["ended_at"] is not None:
+            message = f"the conversation {conversation_id} ended at {conversation['ended_at']}; begin another"
+            raise ValidationError(message, where="Message", field="conversation_id")
+        where = Field("conversation_id") == conversation_id
+        rows = await self._session.find(self.table, where, order=[Order("created_at", descending=True)], limit=1)
+        return rows[0]["created_at"] if rows else None
+
+    async def by_conversation(
+        self, conversation_id: str, *, limit: int = PAGE, cursor: str | None = None
+    ) -> Page[Message]:
+        """Read the messages of a conversation, the first one first.
+
+        Args:
+            conversation_id: The conversation.
+            limit: The most messages to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The messages; empty where there is no such conversation.
+        """
+        return await self.list(Field("conversation_id") == conversation_id, limit=limit, cursor=cursor)
+
+    async def recent(self, conversation_id: str, limit: int = 20) -> list[Message]:
+        """Read the last messages of a conversation, as an agent needs them for its next turn.
+
+        Args:
+            conversation_id: The conversation.
+            limit: The most messages to return.
+
+        Returns:
+            The messages, in the order in which they were said.
+        """
+        page = await self.list(Field("conversation_id") == conversation_id, order="-created_at", limit=limit)
+        return list(reversed(page.records))
+
+    async def search_semantic(
+        self,
+        text: str,
+        limit: int = 10,
+        *,
+        conversation_id: str | None = None,
+        agent_id: str | None = None,
+        where: Filter | None = None,
+    ) -> list[Hit[Message]]:
+        """Find messages by what they mean, in one conversation or in all of one agent's.
+
+        Args:
+            text: What to look for.
+            limit: The most hits to return.
+            conversation_id: The conversation to look in.
+            agent_id: The agent whose conversations to look in.
+            where: A further filter, on any field.
+
+        Returns:
+            The hits, best first, ties by id.
+
+        Raises:
+            ValidationError: The text is blank, the filter does not fit, or not exactly one scope is given.
+            EmbeddingError: The model failed.
+        """
+        if (conversation_id is None) == (agent_id is None):
+            raise ValidationError("give either conversation_id or agent_id", where="messages.search_semantic")
+        if conversation_id is not None:
+            partitions = [conversation_id]
+        else:
+            threads = await self._session.find(TABLES["conversations"], Field("agent_id") == agent_id)
+            partitions = [row["id"] for row in threads]
+        return await self._search(text, partitions=partitions, limit=limit, where=where)

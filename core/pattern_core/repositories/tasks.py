@@ -1,0 +1,330 @@
+"""Tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from pattern_core.abc import Row
+from pattern_core.clock import utc_now
+from pattern_core.errors import NotFoundError, ValidationError
+from pattern_core.filters import Field, Filter
+from pattern_core.models import Energy, Hit, Json, Page, Priority, Task, TaskStatus
+from pattern_core.schema import TABLES
+from pattern_core.session import Edit
+
+from .base import PAGE
+from .embedded import EmbeddedRepository
+
+__all__ = ["TaskRepository"]
+
+_OPEN: Final = (TaskStatus.PENDING.value, TaskStatus.IN_PROGRESS.value)
+
+
+class TaskRepository(EmbeddedRepository[Task]):
+    """What users have to do, and what an ADHD-aware planner asks about it."""
+
+    table = TABLES["tasks"]
+    record = Task
+    fixed = frozenset({"user_id"})
+
+    def _text(self, record: Task) -> str:
+        return f"{record.title}\n{record.description}" if record.description else record.title
+
+    async def create(
+        self,
+        *,
+        user_id: str,
+        title: str,
+        description: str | None = None,
+        parent_id: str | None = None,
+        status: TaskStatus | str = TaskStatus.PENDING,
+        priority: Priority | str = Priority.MEDIUM,
+        estimated_minutes: int | None = None,
+        complexity_score: float | None = None,
+        energy_required: Energy | str = Energy.MEDIUM,
+        tags: list[str] | None = None,
+        metadata: Json | None = None,
+        due_at: datetime | None = None,
+        id: str | None = None,
+    ) -> Task:
+        """Create a task.
+
+        Args:
+            user_id: The user.
+            title: What to do; embedded together with the description.
+            description: More about it.
+            parent_id: The task of the same user that it is a part of.
+            status: ``pending``, ``in_progress``, ``completed`` or ``cancelled``.
+            priority: ``low``, ``medium``, ``high`` or ``urgent``.
+            estimated_minutes: How long it should take, in minutes.
+            complexity_score: How involved it is, on the caller's own scale from 0 up.
+            energy_required: ``low``, ``medium`` or ``high``.
+            tags: Words to find it by.
+            metadata: Anything else (JSON).
+            due_at: When it has to be done, with a time zone.
+            id: Its id; None makes one.
+
+        Returns:
+            The task.
+
+        Raises:
+            NotFoundError: There is no such user or parent.
+            AlreadyExistsError: There is a task with the id.
+            ValidationError: A value does not fit, or the parent is another user's.
+            EmbeddingError: The model failed.
+        """
+        return await self._create(
+            user_id=user_id,
+            title=title,
+            description=description,
+            parent_id=parent_id,
+            status=status,
+            priority=priority,
+            estimated_minutes=estimated_minutes,
+            complexity_score=complexity_score,
+            energy_required=energy_required,
+            tags=tags,
+            metadata=metadata,
+            due_at=due_at,
+            id=id,
+        )
+
+    async def create_many(self, records: Iterable[Mapping[str, Any]]) -> list[Task]:
+        """Create tasks, all or none, in one commit. A task may be the parent of a later one in the list.
+
+        Args:
+            records: For each task the arguments of `create`.
+
+        Returns:
+            The tasks, in the order given.
+
+        Raises:
+            ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
+        """
+        made = [self._make(values) for values in records]
+        owners: dict[str, str] = {}
+        for task in made:
+            if task.parent_id is not None:
+                owner = owners.get(task.parent_id) or (await self.get(task.parent_id)).user_id
+                _check_owner(task.user_id, owner)
+            owners[task.id] = task.user_id
+        return await self._insert(made) if made else []
+
+    async def start(self, task_id: str) -> Task:
+        """Set a task to in progress, from now on unless it was begun before.
+
+        Args:
+            task_id: The task.
+
+        Returns:
+            The task as it is now.
+
+        Raises:
+            NotFoundError: There is no such task.
+        """
+        return await self.update(task_id, status=TaskStatus.IN_PROGRESS)
+
+    async def complete(self, task_id: str, *, actual_minutes: int | None = None) -> Task:
+        """Set a task to completed, now.
+
+        Args:
+            task_id: The task.
+            actual_minutes: How long it took, in minutes; None keeps what is known.
+
+        Returns:
+            The task as it is now.
+
+        Raises:
+            NotFoundError: There is no such task.
+        """
+        took = {} if actual_minutes is None else {"actual_minutes": actual_minutes}
+        return await self.update(task_id, status=TaskStatus.COMPLETED, **took)
+
+    async def cancel(self, task_id: str) -> Task:
+        """Set a task to cancelled.
+
+        Args:
+            task_id: The task.
+
+        Returns:
+            The task as it is now.
+
+        Raises:
+            NotFoundError: There is no such task.
+        """
+        return await self.update(task_id, status=TaskStatus.CANCELLED)
+
+    async def _change(self, row: Row, changes: Mapping[str, Any]) -> Edit | None:
+        if changes.get("parent_id") is not None:
+            await self._check_parent(row, changes["parent_id"])
+        return await super()._change(row, {**_moments(row, changes), **changes})
+
+    async def _check_parent(self, row: Row, parent_id: str) -> None:
+        """Refuse a parent that is another user's, the task itself, or one of its own subtasks."""
+        above: str | None = parent_id
+        while above is not None:
+            if above == row["id"]:
+                raise ValidationError("a task cannot be a part of itself", where="Task", field="parent_id")
+            (parent,) = await self._session.get(self.table, [above])
+            if parent is None:
+                raise NotFoundError(self.table.name, above)
+            _check_owner(row["user_id"], parent["user_id"])
+            above = parent["parent_id"]
+
+    async def subtasks(self, task_id: str, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
+        """Read the direct parts of a task, oldest first.
+
+        Args:
+            task_id: The task.
+            limit: The most tasks to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The tasks; empty where there is no such task.
+        """
+        return await self.list(Field("parent_id") == task_id, limit=limit, cursor=cursor)
+
+    async def due(self, user_id: str, until: datetime, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
+        """Read the open tasks that have to be done by some time, the most pressing first.
+
+        Args:
+            user_id: The user.
+            until: The time, with a time zone, included.
+            limit: The most tasks to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The tasks, overdue ones included.
+        """
+        return await self.list(_open(user_id) & (Field("due_at") <= until), order="due_at", limit=limit, cursor=cursor)
+
+    async def overdue(
+        self, user_id: str, now: datetime | None = None, *, limit: int = PAGE, cursor: str | None = None
+    ) -> Page[Task]:
+        """Read the open tasks whose time has passed, the longest overdue first.
+
+        Args:
+            user_id: The user.
+            now: The time to compare with; None for the present.
+            limit: The most tasks to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The tasks.
+        """
+        passed = Field("due_at") < (now or utc_now())
+        return await self.list(_open(user_id) & passed, order="due_at", limit=limit, cursor=cursor)
+
+    async def by_energy(
+        self, user_id: str, energy: Energy | str, *, limit: int = PAGE, cursor: str | None = None
+    ) -> Page[Task]:
+        """Read the open tasks that take a certain energy, oldest first.
+
+        Args:
+            user_id: The user.
+            energy: ``low``, ``medium`` or ``high``.
+            limit: The most tasks to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The tasks.
+        """
+        where = _open(user_id) & (Field("energy_required") == _energy_value(energy))
+        return await self.list(where, limit=limit, cursor=cursor)
+
+    async def by_tag(self, user_id: str, tag: str, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
+        """Read the tasks that carry a tag, oldest first.
+
+        Args:
+            user_id: The user.
+            tag: The tag.
+            limit: The most tasks to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The tasks, closed ones included.
+        """
+        where = (Field("user_id") == user_id) & Field("tags").contains(tag)
+        return await self.list(where, limit=limit, cursor=cursor)
+
+    async def next_actionable(self, user_id: str, limit: int = 5, *, energy: Energy | str | None = None) -> list[Task]:
+        """Say what to do next: pending tasks without open subtasks.
+
+        Args:
+            user_id: The user.
+            limit: The most tasks to return.
+            energy: Only tasks that take this energy; None for any.
+
+        Returns:
+            The tasks, the highest priority first, then the earliest due, then the oldest.
+        """
+        where = (Field("user_id") == user_id) & (Field("status") == TaskStatus.PENDING.value)
+        if energy is not None:
+            where &= Field("energy_required") == _energy_value(energy)
+        chosen: list[Task] = []
+        for priority in reversed(Priority):
+            rows = await self._session.find(self.table, where & (Field("priority") == priority.value))
+            ids = [row["id"] for row in rows]
+            parts = Field("parent_id").in_(ids) & Field("status").in_(_OPEN)
+            blocked = {row["parent_id"] for row in await self._session.find(self.table, parts)} if ids else set()
+            ready = [self._load(row) for row in rows if row["id"] not in blocked]
+            chosen += sorted(ready, key=_urgency)
+            if len(chosen) >= limit:
+                break
+        return chosen[:limit]
+
+    async def search_semantic(
+        self, user_id: str, text: str, limit: int = 10, *, where: Filter | None = None
+    ) -> list[Hit[Task]]:
+        """Find a user's tasks by what they mean.
+
+        Args:
+            user_id: The user; no other user's tasks are looked at.
+            text: What to look for.
+            limit: The most hits to return.
+            where: A further filter, on any field: ``Field("status") == "pending"``, say.
+
+        Returns:
+            The hits, best first, ties by id.
+
+        Raises:
+            ValidationError: The text is blank, or the filter does not fit.
+            EmbeddingError: The model failed.
+        """
+        return await self._search(text, partitions=[user_id], limit=limit, where=where)
+
+
+def _open(user_id: str) -> Filter:
+    return (Field("user_id") == user_id) & Field("status").in_(_OPEN)
+
+
+def _energy_value(energy: Energy | str) -> str:
+    try:
+        return Energy(energy).value
+    except ValueError:
+        known = ", ".join(each.value for each in Energy)
+        raise ValidationError(
+            f"{energy!r} is no choice. Known: {known}.", where="Task", field="energy_required"
+        ) from None
+
+
+def _urgency(task: Task) -> tuple[bool, datetime, datetime, str]:
+    return task.due_at is None, task.due_at or task.created_at, task.created_at, task.id
+
+
+def _check_owner(user_id: str, parent_user_id: str) -> None:
+    if user_id != parent_user_id:
+        raise ValidationError("the parent is another user's task", where="Task", field="parent_id")
+
+
+def _moments(row: Row, changes: Mapping[str, Any]) -> dict[str, datetime | None]:
+    """Set the times that follow from a change of status."""
+    status = changes.get("status")
+    if status is None or status == row["status"]:
+        return {}
+    if status == TaskStatus.COMPLETED:
+        return {"completed_at": utc_now()}
+    begun = {"started_at": utc_now()} if status == TaskStatus.IN_PROGRESS and row["started_at"] is None else {}
+    return {"completed_at": None, **begun}

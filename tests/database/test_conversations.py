@@ -1,0 +1,156 @@
+"""Conversations, messages in their order, and the audit trail of tool calls."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pattern_core.database import Database
+from pattern_core.errors import NotFoundError, ValidationError
+from pattern_core.filters import Field
+from pattern_core.models import Role
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
+
+
+@pytest.fixture
+async def thread(db: Database, people: None) -> str:
+    return (await db.conversations.create(user_id="ada", agent_id="archive", title="Breakfast")).id
+
+
+class TestConversations:
+    async def test_end(self, db: Database, thread: str) -> None:
+        """A conversation ends once; nothing can be appended afterwards."""
+        assert (await db.conversations.get(thread)).ended_at is None
+        ended = await db.conversations.end(thread)
+        assert ended.ended_at is not None
+
+        assert await db.conversations.end(thread) == ended
+        with pytest.raises(ValidationError, match="ended"):
+            await db.messages.create(conversation_id=thread, role="user", content="Hello?")
+        assert await db.messages.count() == 0
+
+    async def test_needs_user_and_agent(self, db: Database) -> None:
+        """A conversation needs a user and an agent that exist."""
+        with pytest.raises(NotFoundError, match="users"):
+            await db.conversations.create(user_id="nobody", agent_id="archive")
+        with pytest.raises(NotFoundError, match="agents"):
+            await db.conversations.create(user_id="ada", agent_id="nobody")
+
+
+class TestMessages:
+    async def test_order(self, db: Database, thread: str) -> None:
+        """Messages keep the order in which they were appended, singly or together."""
+        for n in range(5):
+            await db.messages.create(conversation_id=thread, role="user", content=f"single {n}")
+        await db.messages.create_many(
+            [{"conversation_id": thread, "role": "assistant", "content": f"together {n}"} for n in range(5)]
+        )
+        expected = [f"single {n}" for n in range(5)] + [f"together {n}" for n in range(5)]
+
+        assert [each.content for each in await db.messages.by_conversation(thread)] == expected
+        assert [each.content for each in await db.messages.recent(thread, 3)] == expected[-3:]
+
+    async def test_order_when_the_clock_was_set_back(self, db: Database, thread: str) -> None:
+        """A message comes after those before it, even where its clock says otherwise."""
+        future = datetime.now(UTC) + timedelta(days=1)
+        await db.messages.create_many(
+            [{"conversation_id": thread, "role": "user", "content": "first", "created_at": future}]
+        )
+        await db.messages.create(conversation_id=thread, role="user", content="second")
+        await db.messages.create(conversation_id=thread, role="user", content="third")
+
+        assert [each.content for each in await db.messages.by_conversation(thread)] == ["first", "second", "third"]
+
+    async def test_content(self, db: Database, thread: str) -> None:
+        """A message may be empty, and is then not found by meaning; its tool calls are kept as they are."""
+        calls = [{"name": "search", "arguments": {"q": None}}]
+        made = await db.messages.create(conversation_id=thread, role=Role.ASSISTANT, content="", tool_calls=calls)
+        read = await db.messages.get(made.id, with_embedding=True)
+
+        assert (read.role, read.tool_calls, read.embedding, read.embedding_model) == (Role.ASSISTANT, calls, None, None)
+        assert await db.messages.search_semantic("search", conversation_id=thread) == []
+
+    async def test_text_that_comes_and_goes(self, db: Database, thread: str) -> None:
+        """A message that gets a text can be found; one that loses it cannot."""
+        made = await db.messages.create(conversation_id=thread, role="user", content="")
+        filled = await db.messages.update(made, content="espresso")
+        assert [hit.record.id for hit in await db.messages.search_semantic("espresso", conversation_id=thread)] == [
+            made.id
+        ]
+        await db.messages.update(filled, content="")
+
+        assert await db.messages.search_semantic("espresso", conversation_id=thread) == []
+
+    async def test_search_by_conversation_and_by_agent(self, db: Database, thread: str) -> None:
+        """A search looks in one conversation, or in all of one agent, and nowhere else."""
+        second = await db.conversations.create(user_id="ada", agent_id="archive")
+        foreign = await db.conversations.create(user_id="ada", agent_id="planner")
+        for conversation in (thread, second.id, foreign.id):
+            for word in ("espresso", "train"):
+                await db.messages.create(conversation_id=conversation, role="user", content=f"About the {word}")
+        in_thread = await db.messages.search_semantic("espresso", conversation_id=thread)
+        of_agent = await db.messages.search_semantic("espresso", agent_id="archive", limit=3)
+
+        assert [(hit.record.conversation_id, hit.record.content) for hit in in_thread] == [
+            (thread, "About the espresso"),
+            (thread, "About the train"),
+        ]
+        assert {hit.record.conversation_id for hit in of_agent} == {thread, second.id}
+        assert [hit.record.content for hit in of_agent[:2]] == ["About the espresso"] * 2
+        assert await db.messages.search_semantic("espresso", agent_id="nobody") == []
+        with_filter = await db.messages.search_semantic("x", agent_id="archive", where=Field("role") == "tool")
+        assert with_filter == []
+
+    async def test_search_needs_one_scope(self, db: Database, thread: str) -> None:
+        """Neither no scope nor two is accepted: a search without a scope would see everything."""
+        with pytest.raises(ValidationError, match="either"):
+            await db.messages.search_semantic("x")
+        with pytest.raises(ValidationError, match="either"):
+            await db.messages.search_semantic("x", conversation_id=thread, agent_id="archive")
+
+    async def test_bad_values(self, db: Database, thread: str) -> None:
+        """A role that is none, and a conversation that is none, are refused."""
+        with pytest.raises(ValidationError, match="Did you mean 'user'"):
+            await db.messages.create(conversation_id=thread, role="usr", content="x")
+        with pytest.raises(NotFoundError, match="conversations"):
+            await db.messages.create(conversation_id="nowhere", role="user", content="x")
+        assert await db.messages.create_many([]) == []
+
+    async def test_concurrent_appends(self, db: Database, thread: str) -> None:
+        """Appends at the same time are all kept, and paging through them gives each once."""
+        sends = [db.messages.create(conversation_id=thread, role="user", content=f"m{n}") for n in range(20)]
+        await asyncio.gather(*sends)
+        seen = [each.content async for each in db.messages.iterate(Field("conversation_id") == thread, page=7)]
+
+        assert sorted(seen) == sorted(f"m{n}" for n in range(20))
+
+
+class TestToolCalls:
+    async def test_append_only(self, db: Database, thread: str) -> None:
+        """A line of the audit trail is written and read; there is no verb to change or delete it."""
+        made = await db.tool_calls.create(
+            agent_id="archive",
+            conversation_id=thread,
+            tool_name="search",
+            parameters={"q": "tea"},
+            result={"hits": []},
+            error="timeout",
+            duration_ms=1200,
+        )
+
+        assert await db.tool_calls.get(made.id) == made
+        assert not hasattr(db.tool_calls, "update")
+        assert not hasattr(db.tool_calls, "delete")
+
+    async def test_needs_agent_and_conversation(self, db: Database, thread: str) -> None:
+        """A line needs an agent and a conversation that exist; a negative duration is refused."""
+        with pytest.raises(NotFoundError, match="agents"):
+            await db.tool_calls.create(agent_id="nobody", conversation_id=thread, tool_name="x")
+        with pytest.raises(NotFoundError, match="conversations"):
+            await db.tool_calls.create(agent_id="archive", conversation_id="nowhere", tool_name="x")
+        with pytest.raises(ValidationError, match="duration_ms"):
+            await db.tool_calls.create(agent_id="archive", conversation_id=thread, tool_name="x", duration_ms=-1)
+        assert await db.tool_calls.count() == 0

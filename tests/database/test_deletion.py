@@ -1,0 +1,88 @@
+"""Deletion: scoped, counted, all or nothing, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from pattern_core.database import Database
+from pattern_core.errors import NotFoundError, PatternError, ReferencedError
+from pattern_core.filters import Field
+from pattern_core.schema import TABLES
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
+
+
+@pytest.fixture
+async def full(db: Database, people: None) -> None:
+    """Two users, each with something in every table."""
+    await db.users.create(id="bob")
+    await db.agents.create(user_id="bob", agent_type="archive", name="B", id="bobs")
+    for user, agent in (("ada", "archive"), ("bob", "bobs")):
+        await db.memories.create_many(
+            [{"agent_id": agent, "label": str(n), "content": f"espresso {n}"} for n in range(3)]
+        )
+        thread = await db.conversations.create(user_id=user, agent_id=agent)
+        await db.messages.create_many(
+            [{"conversation_id": thread.id, "role": "user", "content": f"m {n}"} for n in range(4)]
+        )
+        await db.tool_calls.create(agent_id=agent, conversation_id=thread.id, tool_name="x")
+        top = await db.tasks.create(user_id=user, title="top")
+        await db.tasks.create(user_id=user, title="part", parent_id=top.id)
+
+
+async def test_cascade_takes_everything_of_one_user_only(db: Database, full: None) -> None:
+    """Deleting a user with everything reports exact counts, leaves nothing of theirs and all of the others'."""
+    counts = await db.users.delete("ada", cascade=True)
+
+    assert counts == {
+        "users": 1,
+        "agents": 2,
+        "memory_blocks": 3,
+        "conversations": 1,
+        "messages": 4,
+        "tool_calls": 1,
+        "tasks": 2,
+    }
+    assert await db.memories.search_semantic("archive", "espresso") == []
+    assert len(await db.memories.search_semantic("bobs", "espresso")) == 3
+    left = {name: await db.storage.count(table) for name, table in TABLES.items()}
+    assert left == {"system_metadata": 1, **counts, "agents": 1}
+
+
+async def test_what_is_in_use_stays(db: Database, full: None) -> None:
+    """Without cascade, a record that others belong to is refused, with the numbers, and everything stays."""
+    with pytest.raises(ReferencedError, match="cascade=True") as caught:
+        await db.agents.delete("archive")
+
+    assert caught.value.by == {"memory_blocks": 3, "conversations": 1, "messages": 4, "tool_calls": 1}
+    assert await db.memories.count(Field("agent_id") == "archive") == 3
+
+
+async def test_a_cascade_leaves_no_orphans(db: Database) -> None:
+    """Children that are created while their parent goes either went with it or were refused."""
+
+    async def add(n: int) -> bool:
+        try:
+            await db.memories.create(agent_id="archive", label=str(n), content=f"text {n}")
+        except NotFoundError:
+            return False
+        return True
+
+    await asyncio.gather(
+        *(add(n) for n in range(10)), db.agents.delete("archive", cascade=True), *(add(n) for n in range(10, 20))
+    )
+
+    assert await db.memories.count() == 0
+    assert await db.agents.find("archive") is None
+
+
+@pytest.mark.parametrize("id", ["", 5, None, "x" * 513, "\ud800"])
+async def test_a_bad_id(db: Database, id: str) -> None:
+    """What cannot be an id is refused everywhere, and deletes nothing."""
+    for call in (db.users.get, db.users.find, db.users.delete, db.users.update):
+        with pytest.raises(PatternError, match="users.id"):
+            await call(id)
+
+    assert await db.users.count() == 1

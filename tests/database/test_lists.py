@@ -1,0 +1,126 @@
+"""Lists: filters, orders, limits and cursors are the same for every kind of record and every storage."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pattern_core.database import Database
+from pattern_core.errors import FilterError, ValidationError
+from pattern_core.filters import Field
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+@pytest.fixture
+async def tasks(db: Database, people: None) -> None:
+    """Twenty tasks, some of them without a due date, some with the same."""
+    await db.tasks.create_many(
+        [
+            {
+                "user_id": "ada",
+                "id": f"t{n:02}",
+                "title": f"task {n % 4}",
+                "due_at": None if n % 3 == 0 else NOW + timedelta(days=n % 5),
+                "estimated_minutes": n,
+            }
+            for n in range(20)
+        ]
+    )
+
+
+@pytest.mark.usefixtures("tasks")
+class TestList:
+    @pytest.mark.parametrize("order", ["id", "-id", "due_at", "-due_at", ("title", "-due_at"), ("-title", "id")])
+    @pytest.mark.parametrize("limit", [1, 3, 20, 50])
+    async def test_pages_join_to_the_whole(self, db: Database, order: str | tuple[str, ...], limit: int) -> None:
+        """Whatever the order, nulls and ties included, the pages together are the list, each record once."""
+        whole = await db.tasks.list(order=order, limit=1000)
+        assert whole.cursor is None
+        pages, cursor = [], None
+        while True:
+            page = await db.tasks.list(order=order, limit=limit, cursor=cursor)
+            pages += list(page)
+            assert len(page) <= limit
+            cursor = page.cursor
+            if cursor is None:
+                break
+
+        assert pages == list(whole)
+        assert len({task.id for task in pages}) == 20
+
+    async def test_writes_between_pages_shift_nothing(self, db: Database) -> None:
+        """Records that come or go between two pages make no other record come twice or not at all."""
+        first = await db.tasks.list(order="id", limit=5)
+        await db.tasks.delete("t01")
+        await db.tasks.create(user_id="ada", title="new", id="t00a")
+        second = await db.tasks.list(order="id", limit=5, cursor=first.cursor)
+
+        assert [task.id for task in second] == ["t05", "t06", "t07", "t08", "t09"]
+
+    async def test_nulls_come_first(self, db: Database) -> None:
+        """Null is less than everything: first ascending, last descending."""
+        up = [task.due_at for task in await db.tasks.list(order="due_at")]
+        down = [task.due_at for task in await db.tasks.list(order="-due_at")]
+
+        assert up[:7] == [None] * 7
+        assert down[-7:] == [None] * 7
+
+    async def test_filter_and_count(self, db: Database) -> None:
+        """A filter is applied before the limit, and counting gives how many there are."""
+        long = (Field("estimated_minutes") >= 10) & ~Field("due_at").is_null()
+
+        assert await db.tasks.count(long) == len(await db.tasks.list(long, limit=100)) == 7
+        assert len(await db.tasks.list(long, limit=2)) == 2
+        assert await db.tasks.count() == 20
+
+    async def test_iterate(self, db: Database) -> None:
+        """Iterating reads everything, page by page."""
+        seen = [task.id async for task in db.tasks.iterate(order="-id", page=6)]
+
+        assert seen == [f"t{n:02}" for n in reversed(range(20))]
+
+    async def test_a_page_is_a_sequence(self, db: Database) -> None:
+        """A page can be indexed, sliced, measured and looped over."""
+        page = await db.tasks.list(order="id", limit=3)
+
+        assert (page[0].id, page[-1].id, len(page)) == ("t00", "t02", 3)
+        assert [task.id for task in page[1:]] == ["t01", "t02"]
+        assert page[0] in page
+
+
+class TestErrors:
+    @pytest.mark.parametrize("limit", [0, -3, "7"])
+    async def test_limit(self, db: Database, limit: int) -> None:
+        """A limit has to be at least 1."""
+        with pytest.raises(ValidationError, match="limit"):
+            await db.tasks.list(limit=limit)
+
+    @pytest.mark.parametrize("order", ["nmae", "-metadata", "tags", "embedding", "", "id; DROP TABLE tasks"])
+    async def test_order(self, db: Database, order: str) -> None:
+        """An order by an unknown field, or by one without an order, is an error."""
+        with pytest.raises(FilterError):
+            await db.tasks.list(order=order)
+
+    @pytest.mark.parametrize("cursor", ["", "x", "!!!", "e30=", "W10=", "W1sxLDJdXQ==", "bnVsbA=="])
+    async def test_a_broken_cursor(self, db: Database, cursor: str) -> None:
+        """What is no cursor is refused."""
+        with pytest.raises(FilterError, match="cursor"):
+            await db.tasks.list(cursor=cursor)
+
+    async def test_a_cursor_of_another_order(self, db: Database) -> None:
+        """A cursor goes with its order."""
+        await db.tasks.create_many([{"user_id": "ada", "title": str(n)} for n in range(3)])
+        page = await db.tasks.list(order="title", limit=1)
+        with pytest.raises(FilterError, match="another order"):
+            await db.tasks.list(order="-title", cursor=page.cursor)
+
+    async def test_a_filter_that_is_none(self, db: Database) -> None:
+        """A truth value in the place of a filter, as `and` would make one, is refused."""
+        with pytest.raises(FilterError, match="expected a filter"):
+            await db.tasks.list(True)  # type: ignore[arg-type]  # the mistake under test
+        with pytest.raises(TypeError, match="no truth value"):
+            await db.tasks.list((Field("title") == "a") and (Field("id") == "b"))

@@ -141,6 +141,13 @@ def _secret(value: Any, _: Any) -> Secret:
     return value if isinstance(value, Secret) else Secret(value)
 
 
+def _list(value: Any, kind: Any) -> list[Any]:
+    if not isinstance(value, list):  # cattrs would take a text apart
+        raise TypeError(type(value).__name__)
+    (each,) = typing.get_args(kind)
+    return [_CONVERTER.structure(member, each) for member in value]
+
+
 def _union(value: Any, kind: Any) -> Any:
     for each in typing.get_args(kind):
         if each is type(None):
@@ -160,3 +167,4 @@ for _kind, _accepted in ((str, (str,)), (int, (int,)), (bool, (bool,)), (float, 
 _CONVERTER.register_structure_hook(Path, _path)
 _CONVERTER.register_structure_hook(Secret, _secret)
 _CONVERTER.register_structure_hook_func(_is_union, _union)
+_CONVERTER.register_structure_hook_func(lambda kind: typing.get_origin(kind) is list, _list)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import inspect
+import re
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final, TypeVar
@@ -94,10 +96,7 @@ def load_plugin(name: str, kind: type[Spec]) -> Spec:
         offers = ", ".join(each.label for each in specs) or "nothing"
         message = f"the plugin {name!r} ({_distribution(found[0])}) does not offer {role.label}; it offers {offers}."
         raise PluginNotFoundError(message, name=name, distributions=[_distribution(found[0])])
-    spec = specs[role]
-    if not isinstance(spec, kind):
-        message = f"the hook {role.value} of the plugin {name!r} returned {spec!r}; it has to return a {kind.__name__}."
-        raise PluginError(message, name=name, distributions=[_distribution(found[0])])
+    spec: Spec = specs[role]
     return spec
 
 
@@ -160,10 +159,17 @@ def _describe(entry: EntryPoint) -> dict[Role, Any]:
         answers = {role: getattr(manager.hook, role.value)() for role in Role}
     except Exception as error:
         reason = " ".join(str(error).split())
-        hint = nearest(reason, [role.value for role in Role]) if "unknown hook" in reason else ""
+        misspelt = re.search(r"unknown hook '(\w+)'", reason)
+        hint = nearest(misspelt[1], [role.value for role in Role]) if misspelt else ""
         message = f"{where} breaks the rules for hooks: {reason} {hint}".rstrip()
         raise PluginError(message, name=name, distributions=[distribution]) from error
     specs = {role: answer[0] for role, answer in answers.items() if answer}
+    for kind, role in _ROLES.items():
+        if role in specs and not isinstance(specs[role], kind):
+            if inspect.iscoroutine(specs[role]):
+                specs[role].close()
+            message = f"the hook {role.value} of {where} returned {specs[role]!r}; it has to return a {kind.__name__}."
+            raise PluginError(message, name=name, distributions=[distribution])
     if not specs:
         message = f"{where} offers nothing: mark at least one of its hooks with pattern_core.hookspecs.hookimpl."
         raise PluginError(message, name=name, distributions=[distribution])

@@ -16,8 +16,9 @@ import attrs
 import numpy as np
 
 from .abc import Check, Delete, Insert, Matches, Patch, Row, Storage, Vector, VectorChange, VectorStore, Write
+from .clock import utc_now
 from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError
+from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError
 from .exact import score
 from .filters import And, Field, Filter, matches
 from .retry import Retry
@@ -250,6 +251,7 @@ class Transaction(Session):
         self._read: dict[Key, Row | None] = {}
         self._staged: dict[Key, Row | None] = {}
         self._required: dict[Key, None] = {}
+        self._began = utc_now()
         self._closed = False
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
@@ -377,7 +379,7 @@ class Transaction(Session):
                 raise NotFoundError(table.name, edit.id)
             return
         if edit.before is None and current is not None:
-            raise AlreadyExistsError(table.name, {"id": edit.id})
+            raise self._taken(table, current, {"id": edit.id})
         if edit.after is None:
             return
         for columns in table.unique:
@@ -385,9 +387,14 @@ class Transaction(Session):
             if edit.before is not None and all(edit.before[name] == value for name, value in key.items()):
                 continue
             same_key = And(tuple(Field(name) == value for name, value in key.items()))
-            taken = await self.find(table, same_key & (Field("id") != edit.id), limit=1)
-            if taken:
-                raise AlreadyExistsError(table.name, key)
+            for other in await self.find(table, same_key & (Field("id") != edit.id), limit=1):
+                raise self._taken(table, other, key)
+
+    def _taken(self, table: Table, other: Row, key: Row) -> PatternError:
+        """Tell a key that was taken all along from one that somebody took since the transaction began."""
+        if (table.name, other["id"]) not in self._staged and other["updated_at"] >= self._began:
+            return ConflictError(table.name, str(key), None)
+        return AlreadyExistsError(table.name, key)
 
     def _stage(self, edit: Edit) -> None:
         key = (edit.table.name, edit.id)

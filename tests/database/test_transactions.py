@@ -231,7 +231,7 @@ class TestRun:
             runs.append(len(runs))
             agent = await tx.agents.get("archive")
             await db.agents.save_state("archive", {"run": len(runs)})
-            await tx.agents.save_state(agent, {})
+            await tx.agents.save_state(agent, {"mine": True})
 
         for attempts in (1, 2, 4):
             before = len(runs)

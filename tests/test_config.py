@@ -1,0 +1,155 @@
+"""The configuration: strict, found where it is looked for, and silent about secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pattern_core.config import Section, find_config, load_config, user_config
+from pattern_core.errors import ConfigError, MissingVariableError, UnknownOptionError
+
+ORIGINAL = """
+[database]
+type = "embedded"
+path = "./pattern.db"
+strict_mode = false
+
+[embeddings]
+provider = "candle"
+model = "BAAI/bge-small-en-v1.5"
+"""
+
+
+def write(folder: Path, text: str, name: str = "pattern.toml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class TestReading:
+    def test_the_originals_configuration(self, tmp_path: Path) -> None:
+        """The configuration of the Rust original is read unchanged."""
+        config = load_config(write(tmp_path, ORIGINAL))
+
+        assert config.database == Section("embedded", {"path": "./pattern.db", "strict_mode": False})
+        assert config.embeddings == Section("candle", {"model": "BAAI/bge-small-en-v1.5"})
+        assert config.vectors == Section(None, {})
+        assert (config.metric, config.overflow, config.base) == ("cosine", "error", tmp_path)
+
+    def test_defaults(self) -> None:
+        """An empty configuration means the embedded database and the local model."""
+        config = load_config({})
+
+        assert (config.database.provider, config.embeddings.provider) == ("surreal-embedded", "torch")
+        assert config.base == Path.cwd()
+
+    def test_a_config_is_kept(self) -> None:
+        """A configuration that is already read is returned as it is."""
+        config = load_config({"vectors": {"metric": "euclidean"}, "embeddings": {"overflow": "truncate"}})
+
+        assert load_config(config) is config
+        assert (config.metric, config.overflow) == ("euclidean", "truncate")
+
+    @pytest.mark.parametrize(
+        ("raw", "key", "hint"),
+        [
+            ({"databse": {}}, "databse", "Did you mean 'database'"),
+            ({"database": 5}, "database", "section"),
+            ({"database": {"type": 5}}, "database.type", "expected a text"),
+            ({"vectors": {"metric": "cosin"}}, "vectors.metric", "Did you mean 'cosine'"),
+            ({"vectors": {"metric": 1}}, "vectors.metric", "Known: cosine"),
+            ({"embeddings": {"overflow": "cut"}}, "embeddings.overflow", "Known: error, truncate"),
+        ],
+    )
+    def test_mistakes(self, raw: dict[str, Any], key: str, hint: str) -> None:
+        """A mistake is named by its place, with what would be right."""
+        with pytest.raises(ConfigError, match=hint) as caught:
+            load_config(raw)
+
+        assert caught.value.key == key
+
+    def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
+        """A missing file, one that is no TOML and one that is no UTF-8 are errors that name the file."""
+        binary = tmp_path / "binary.toml"
+        binary.write_bytes(b"\xff\xfe")
+        for path in (tmp_path / "missing.toml", write(tmp_path, "x = = 1"), binary, tmp_path):
+            with pytest.raises(ConfigError, match=path.name) as caught:
+                load_config(path)
+            assert caught.value.source == str(path)
+
+    def test_an_unknown_section_names_the_file(self, tmp_path: Path) -> None:
+        """An error in a file says in which one."""
+        with pytest.raises(UnknownOptionError) as caught:
+            load_config(write(tmp_path, "[embedding]\n"))
+
+        assert caught.value.source == str(tmp_path / "pattern.toml")
+        assert "embeddings" in caught.value.known
+
+
+class TestEnvironment:
+    def test_variables_are_filled_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``${NAME}`` is taken from the environment at any depth; ``$${NAME}`` stands for itself."""
+        monkeypatch.setenv("PLACE", "/data")
+        config = load_config({"database": {"path": "${PLACE}/db", "raw": "$${PLACE}", "deep": {"a": ["${PLACE}", 1]}}})
+
+        assert config.database.options == {"path": "/data/db", "raw": "${PLACE}", "deep": {"a": ["/data", 1]}}
+
+    def test_a_missing_variable_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A variable that is not set is an error that names it and where it stands."""
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+        with pytest.raises(MissingVariableError, match="export OPENAI_API_KEY=") as caught:
+            load_config({"embeddings": {"api_key": "${OPENAI_API_KEY}"}})
+
+        assert (caught.value.variable, caught.value.key) == ("OPENAI_API_KEY", "embeddings.api_key")
+
+    def test_secrets_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What came from the environment is in no repr of the configuration."""
+        monkeypatch.setenv("KEY", "hunter2")
+        config = load_config({"embeddings": {"provider": "openai", "api_key": "${KEY}"}})
+
+        assert "hunter2" not in repr(config)
+        assert "hunter2" not in str(config)
+
+
+class TestFinding:
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A home, and a current folder in it, without any configuration."""
+        for name in ("PATTERN_CONFIG", "XDG_CONFIG_HOME", "APPDATA"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "a" / "b").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / "a" / "b")
+        return tmp_path
+
+    def test_the_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The variable wins over the nearest file upwards, which wins over the user's own."""
+        own = user_config()
+        own.parent.mkdir(parents=True)
+        own.write_text("")
+        assert find_config() == own
+        above = write(home / "a", ORIGINAL)
+        assert find_config() == above
+        here = write(home / "a" / "b", ORIGINAL)
+        assert find_config() == here
+        monkeypatch.setenv("PATTERN_CONFIG", str(above))
+
+        assert find_config() == above
+        assert load_config().base == home / "a"
+
+    def test_nothing_found(self) -> None:
+        """Without any configuration, the error says where was looked and what to do."""
+        with pytest.raises(ConfigError, match="pattern init"):
+            find_config()
+
+    @pytest.mark.parametrize(
+        ("platform", "part"), [("win32", "Roaming"), ("darwin", "Application Support"), ("linux", ".config")]
+    )
+    def test_the_users_own(self, platform: str, part: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The user's own file stands where the platform keeps such files."""
+        monkeypatch.setattr("sys.platform", platform)
+
+        assert part in str(user_config())
+        assert user_config().is_relative_to(home)

@@ -1,0 +1,141 @@
+"""Migrations and backups, over the storage that needs no plugin."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pattern_core.abc import Insert, Patch, Signature
+from pattern_core.errors import MigrationError, StorageError
+from pattern_core.maintenance.backup import back_up, restore
+from pattern_core.maintenance.metadata import read_metadata
+from pattern_core.maintenance.migrate import migrate_down, migrate_up, plan
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing.doubles import MemoryData, MemoryStorage
+from pattern_core.testing.rows import sample_row
+
+pytestmark = pytest.mark.anyio
+
+SIGNATURE = Signature(provider="test", model="m", revision="r", dimensions=4, normalized=True)
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[MemoryStorage]:
+    async with MemoryStorage() as storage:
+        yield storage
+
+
+class TestMigrations:
+    async def test_up(self, storage: MemoryStorage) -> None:
+        """The first migration makes every table and records the version and the signature; a second does nothing."""
+        before = await plan(storage)
+        done = await migrate_up(storage, SIGNATURE)
+        again = await migrate_up(storage, SIGNATURE)
+        metadata = await read_metadata(storage)
+
+        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1]
+        assert again.pending == ()
+        assert await storage.tables() == set(TABLES)
+        assert (metadata.schema_version, metadata.signature, metadata.revision) == (1, SIGNATURE, 1)
+
+    async def test_down(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """The way down removes everything, after a backup, and the way up leads back."""
+        await migrate_up(storage, SIGNATURE)
+        done = await migrate_down(storage, 0, backups=tmp_path)
+
+        assert (done.current, done.target) == (1, 0)
+        assert await storage.tables() == set()
+        assert (await read_metadata(storage)).schema_version == 0
+        assert (tmp_path / "before-down-to-0" / "manifest.json").is_file()
+        await migrate_up(storage, SIGNATURE)
+        assert await storage.tables() == set(TABLES)
+
+    async def test_no_way(self, storage: MemoryStorage) -> None:
+        """A version that there is not, a way down that leads nowhere, and a newer database are refused."""
+        with pytest.raises(MigrationError, match="no schema version 7"):
+            await plan(storage, 7)
+        with pytest.raises(MigrationError, match="give an earlier one"):
+            await migrate_down(storage, 0)
+        await migrate_up(storage, SIGNATURE)
+        with pytest.raises(MigrationError, match="give an earlier one"):
+            await migrate_down(storage, 1)
+        await storage.commit([Patch(TABLES["system_metadata"], "main", {"schema_version": 2})])
+        with pytest.raises(MigrationError, match="version 2"):
+            await migrate_up(storage, SIGNATURE)
+
+    @pytest.mark.parametrize("made", range(len(TABLES) + 1))
+    async def test_begun_and_killed(self, storage: MemoryStorage, made: int) -> None:
+        """A migration that was killed after any step is finished by the next one."""
+        for table in list(TABLES.values())[:made]:
+            await storage.apply_schema(CreateTable(table, 4))
+        assert (await read_metadata(storage)).schema_version == 0
+        await migrate_up(storage, SIGNATURE)
+
+        assert await storage.tables() == set(TABLES)
+        assert (await read_metadata(storage)).schema_version == 1
+
+    async def test_two_at_once(self) -> None:
+        """Where another process has migrated since the plan was made, nothing is stamped twice."""
+        data: MemoryData = {}
+        first, second = MemoryStorage(data), MemoryStorage(data)
+        await migrate_up(first, SIGNATURE)
+        await migrate_up(second, SIGNATURE)
+
+        assert (await read_metadata(second)).revision == 1
+
+
+class TestBackups:
+    async def fill(self, storage: MemoryStorage) -> dict[str, int]:
+        await migrate_up(storage, SIGNATURE)
+        for number, table in enumerate(TABLES.values()):
+            if table.name != "system_metadata":
+                await storage.commit([Insert(table, sample_row(table, f"{table.name}-{n}")) for n in range(number)])
+        return {table.name: await storage.count(table) for table in TABLES.values()}
+
+    async def test_there_and_back(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A backup that is read into an empty database gives every record back, vectors and JSON included."""
+        counts = await self.fill(storage)
+        seen: list[tuple[str, int]] = []
+        assert await back_up(storage, tmp_path / "b", lambda name, rows: seen.append((name, rows))) == counts
+        async with MemoryStorage() as empty:
+            assert await restore(empty, tmp_path / "b") == counts
+            for table in TABLES.values():
+                mine = await storage.find(table, vectors=True)
+                theirs = await empty.find(table, vectors=True)
+                assert repr(mine) == repr(theirs)
+
+        assert sum(rows for _, rows in seen) == sum(counts.values())
+
+    async def test_any_arrow_reader_opens_it(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A table of a backup is an Arrow IPC stream."""
+        counts = await self.fill(storage)
+        await back_up(storage, tmp_path / "b")
+        with pa.OSFile(str(tmp_path / "b" / "tasks.arrows"), "rb") as source:
+            table = pa.ipc.open_stream(source).read_all()
+
+        assert table.num_rows == counts["tasks"]
+
+    async def test_nothing_is_overwritten(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A second backup of the same name goes beside the first."""
+        await self.fill(storage)
+        await back_up(storage, tmp_path / "b")
+        await back_up(storage, tmp_path / "b")
+
+        assert len(list(tmp_path.iterdir())) == 2
+
+    async def test_what_is_no_whole_backup(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A folder without a manifest, or whose tables do not hold what it says, is refused."""
+        await self.fill(storage)
+        with pytest.raises(StorageError, match="no whole backup"):
+            await restore(storage, tmp_path)
+        await back_up(storage, tmp_path / "b")
+        with pytest.raises(StorageError, match="Restore into a new one"):
+            await restore(storage, tmp_path / "b")
+        manifest = tmp_path / "b" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"users": 1', '"users": 2'))
+        async with MemoryStorage() as empty:
+            with pytest.raises(StorageError, match="manifest says 2"):
+                await restore(empty, tmp_path / "b")

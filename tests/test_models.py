@@ -1,0 +1,303 @@
+"""The records: what they hold, what they refuse, and that they agree with the tables."""
+
+import types
+import typing
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from pattern_core.errors import ValidationError
+from pattern_core.models import (
+    Agent,
+    Conversation,
+    Energy,
+    Hit,
+    Memory,
+    Message,
+    Page,
+    Priority,
+    Record,
+    Role,
+    Task,
+    TaskStatus,
+    ToolCall,
+    User,
+)
+from pattern_core.schema import TABLES, Column, Kind
+from pattern_core.testing import sample_row, sample_vector
+
+MODELS: dict[str, type[Record]] = {
+    "users": User,
+    "agents": Agent,
+    "memory_blocks": Memory,
+    "conversations": Conversation,
+    "messages": Message,
+    "tool_calls": ToolCall,
+    "tasks": Task,
+}
+NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
+
+
+def minimal(model: type[Record], **fields: Any) -> Record:
+    """Make a record with the fields that have no default, and some others."""
+    needed = {
+        "user_id": "u1",
+        "agent_id": "a1",
+        "conversation_id": "c1",
+        "agent_type": "archive",
+        "name": "Archive",
+        "label": "coffee",
+        "content": "Ada drinks espresso.",
+        "role": "user",
+        "tool_name": "search",
+        "title": "Call Ada",
+    }
+    missing = {
+        field.name: needed[field.name]
+        for field in attrs.fields(model)
+        if field.default is attrs.NOTHING and field.name not in fields
+    }
+    return model(**missing | fields)
+
+
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+class TestAgreement:
+    """Models and tables say the same."""
+
+    def test_every_table_has_a_model(self) -> None:
+        """All tables but the library's own have a model."""
+        assert MODELS.keys() == TABLES.keys() - {"system_metadata"}
+
+    @each_model
+    def test_fields_are_columns(self, name: str) -> None:
+        """A model has the columns of its table in the same order, and may be None exactly where they may be null."""
+        model, table = MODELS[name], TABLES[name]
+        fields = {field.name: field for field in attrs.fields(attrs.resolve_types(model))}
+        assert list(fields) == [column.name for column in table.columns]
+        for column in table.columns:
+            optional = type(None) in typing.get_args(fields[column.name].type)
+            # A memory always has a vector in the storage, but it is not read unless it is asked for.
+            assert optional == (column.optional or column.name in {"embedding", "embedding_model"}), column.name
+
+    @each_model
+    def test_fields_have_the_type_of_the_column(self, name: str) -> None:
+        """A field's type is the Python type of its column's kind; choices are texts."""
+        expected: dict[Kind, Any] = {
+            Kind.TEXT: str,
+            Kind.INTEGER: int,
+            Kind.NUMBER: float,
+            Kind.BOOLEAN: bool,
+            Kind.TIME: datetime,
+            Kind.OBJECT: dict,
+            Kind.OBJECTS: list,
+            Kind.TEXTS: list,
+            Kind.VECTOR: np.ndarray,
+        }
+
+        def plain(type_: Any) -> Any:
+            if isinstance(type_, types.UnionType) or typing.get_origin(type_) is typing.Union:
+                (type_,) = (each for each in typing.get_args(type_) if each is not type(None))
+            return typing.get_origin(type_) or type_
+
+        def check(column: Column, type_: Any) -> None:
+            assert issubclass(plain(type_), expected[column.kind]), column.name
+
+        fields = {field.name: field for field in attrs.fields(attrs.resolve_types(MODELS[name]))}
+        for column in TABLES[name].columns:
+            check(column, fields[column.name].type)
+
+    @each_model
+    def test_sample_rows_are_valid(self, name: str) -> None:
+        """A row of the kit makes a record, and the record gives the row back."""
+        row = sample_row(TABLES[name], "r1")
+        record = MODELS[name](**row)
+        back = attrs.asdict(record)
+        assert back.keys() == row.keys()
+        for field, value in row.items():
+            assert np.array_equal(back[field], value), field
+
+
+class TestRecords:
+    """What all records do."""
+
+    @each_model
+    def test_defaults(self, name: str) -> None:
+        """A new record has an id of its own, revision 1, and was updated when it was created."""
+        first, second = minimal(MODELS[name]), minimal(MODELS[name])
+        assert first.id != second.id
+        assert first.revision == 1
+        assert first.created_at == first.updated_at
+        assert first.created_at < second.created_at
+        assert first.created_at.utcoffset() == timedelta()
+
+    @each_model
+    def test_frozen(self, name: str) -> None:
+        """A record cannot be changed, has no other attributes and no dict."""
+        record = minimal(MODELS[name])
+        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+            record.id = "other"  # type: ignore[misc]
+        assert not hasattr(record, "__dict__")
+
+    @each_model
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("id", ""),
+            ("id", "x" * 513),
+            ("id", 1),
+            ("id", None),
+            ("id", "half \ud800"),
+            ("revision", 0),
+            ("revision", 1.0),
+            ("revision", True),
+            ("revision", 2**63),
+            ("created_at", "2024-02-29"),
+            ("created_at", NOON.replace(tzinfo=None)),
+            ("updated_at", None),
+        ],
+    )
+    def test_common_fields_are_checked(self, name: str, field: str, value: object) -> None:
+        """An id, revision or time that no storage could hold is refused; the error names model and field."""
+        with pytest.raises(ValidationError) as error:
+            minimal(MODELS[name], **{field: value})
+        assert (error.value.where, error.value.field) == (MODELS[name].__name__, field)
+        assert str(error.value).startswith(f"{MODELS[name].__name__}.{field}: ")
+
+    @each_model
+    def test_wrong_types_are_refused_everywhere(self, name: str) -> None:
+        """No field takes an arbitrary object, except for the vector, which is checked where it is made."""
+        for field in attrs.fields(MODELS[name]):
+            if field.name != "embedding":
+                with pytest.raises(ValidationError) as error:
+                    minimal(MODELS[name], **{field.name: object()})
+                assert error.value.field == field.name
+
+    @each_model
+    def test_unknown_fields_are_refused(self, name: str) -> None:
+        """A misspelt field is an error."""
+        with pytest.raises(TypeError, match="metdata"):
+            minimal(MODELS[name], metdata={})
+
+    @each_model
+    def test_objects_are_copied(self, name: str) -> None:
+        """Changing a dict after it was given changes no record."""
+        for column in TABLES[name].columns:
+            if column.kind is Kind.OBJECT:
+                given = {"a": [1, {"b": 2}]}
+                record = minimal(MODELS[name], **{column.name: given})
+                given["a"].append(3)
+                assert getattr(record, column.name) == {"a": [1, {"b": 2}]}
+
+    def test_times_become_utc(self) -> None:
+        """A time of another zone is kept as the same instant in UTC."""
+        record = minimal(Task, due_at=NOON.astimezone(timezone(timedelta(hours=5))))
+        assert isinstance(record, Task)
+        assert record.due_at == NOON
+        assert record.due_at is not None
+        assert record.due_at.tzinfo is UTC
+
+
+class TestKinds:
+    """What single models add."""
+
+    @pytest.mark.parametrize(
+        ("model", "field", "value"),
+        [
+            (Agent, "name", " \n"),
+            (Agent, "agent_type", ""),
+            (Memory, "label", ""),
+            (Memory, "content", "\t"),
+            (Task, "title", ""),
+            (Task, "tags", [""]),
+            (Task, "tags", "abc"),
+            (Task, "tags", [1]),
+            (Task, "complexity_score", float("nan")),
+            (Task, "complexity_score", -0.5),
+            (Task, "estimated_minutes", -1),
+            (Task, "estimated_minutes", 1.5),
+            (Task, "parent_id", ""),
+            (Task, "due_at", NOON.replace(tzinfo=None)),
+            (ToolCall, "duration_ms", -1),
+            (ToolCall, "tool_name", " "),
+            (Message, "tool_calls", {"name": "search"}),
+            (Message, "tool_calls", ["search"]),
+            (Message, "metadata", {"a": {1}}),
+            (User, "settings", [1]),
+            (User, "settings", {"a": float("inf")}),
+            (User, "settings", {1: "a"}),
+            (Agent, "is_active", 1),
+        ],
+    )
+    def test_refused(self, model: type[Record], field: str, value: object) -> None:
+        """A value that the field cannot mean is refused by name."""
+        with pytest.raises(ValidationError) as error:
+            minimal(model, **{field: value})
+        assert (error.value.where, error.value.field.partition("[")[0]) == (model.__name__, field)
+
+    @pytest.mark.parametrize(
+        ("model", "field", "value", "message"),
+        [
+            (Message, "role", "robot", r"Known: assistant, system, tool, user\."),
+            (Task, "status", "done", r"Known: cancelled, completed, in_progress, pending\."),
+            (Task, "priority", "hihg", r"Did you mean 'high'\?"),
+            (Task, "energy_required", None, r"None is no choice"),
+        ],
+    )
+    def test_unknown_choices(self, model: type[Record], field: str, value: object, message: str) -> None:
+        """A choice that is none is refused with those that there are."""
+        with pytest.raises(ValidationError, match=message) as error:
+            minimal(model, **{field: value})
+        assert (error.value.where, error.value.field) == (model.__name__, field)
+
+    def test_choices_are_texts(self) -> None:
+        """A choice may be given as its text and is one."""
+        task = Task(user_id="u1", title="x", status="in_progress", priority="urgent", energy_required="low")
+        assert (task.status, task.priority, task.energy_required) == (
+            TaskStatus.IN_PROGRESS,
+            Priority.URGENT,
+            Energy.LOW,
+        )
+        assert task.status == "in_progress"
+        assert Message(conversation_id="c1", role=Role.TOOL, content="").role == "tool"
+
+    @pytest.mark.parametrize(
+        ("status", "is_open"), [("pending", True), ("in_progress", True), ("completed", False), ("cancelled", False)]
+    )
+    def test_open_tasks(self, status: TaskStatus, is_open: bool) -> None:  # noqa: FBT001 - a parameter of the test
+        """Pending tasks and those in progress are open."""
+        assert Task(user_id="u1", title="x", status=status).is_open is is_open
+
+    def test_vectors_take_no_part_in_equality_and_repr(self) -> None:
+        """Records that were read with and without their vector are equal, and a repr does not show it."""
+        memory = Memory(agent_id="a1", label="x", content="y")
+        with_vector = attrs.evolve(memory, embedding=sample_vector("x"))
+        assert memory == with_vector
+        assert "embedding=" not in repr(with_vector)
+
+
+class TestResults:
+    """What lists and searches return."""
+
+    def test_a_hit_names_its_record(self) -> None:
+        """The record of a hit goes by `memory` as well."""
+        memory = Memory(agent_id="a1", label="x", content="y")
+        hit = Hit(memory, 0.5, exact=True)
+        assert hit.memory is hit.record is memory
+
+    def test_a_page_is_a_sequence(self) -> None:
+        """A page can be indexed, sliced, counted, walked and searched."""
+        users = tuple(User() for _ in range(3))
+        page = Page(users, cursor="next")
+        assert len(page) == 3
+        assert page[0] is users[0]
+        assert page[-1] is users[2]
+        assert page[1:] == users[1:]
+        assert list(page) == list(users)
+        assert users[1] in page
+        assert page.cursor == "next"
+        assert not Page(())

@@ -1,0 +1,136 @@
+"""Plugins, as real distributions on the path: found by name, loaded alone, and told what is wrong with them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pattern_core.errors import DuplicatePluginError, PluginError, PluginNotFoundError
+from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from pattern_core.plugins import Role, installed_plugins, load_plugin
+
+Install = Callable[..., None]
+
+GOOD = """
+import attrs
+from pattern_core.hookspecs import StorageSpec, hookimpl
+
+@attrs.frozen
+class Options:
+    pass
+
+async def open(options): ...
+
+@hookimpl
+def pattern_storage():
+    return StorageSpec(options=Options, open=open, summary="keeps things")
+"""
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Install a distribution: a module, and the metadata that pip would write."""
+
+    def _install(distribution: str, module: str, source: str, *names: str) -> None:
+        site = tmp_path / distribution
+        info = site / f"{distribution}-1.5.dist-info"
+        info.mkdir(parents=True)
+        (site / f"{module}.py").write_text(source)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
+        entries = "\n".join(f"{name} = {module}" for name in names)
+        (info / "entry_points.txt").write_text(f"[pattern_core]\n{entries}\n")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.delitem(sys.modules, module, raising=False)
+
+    return _install
+
+
+def test_a_good_one(install: Install) -> None:
+    """A plugin is found by the name of its entry point and described."""
+    install("acme-store", "acme_store", GOOD, "acme")
+
+    assert load_plugin("acme", StorageSpec).summary == "keeps things"
+    info = next(info for info in installed_plugins() if info.name == "acme")
+    assert (info.distribution, info.version, info.roles, info.error) == ("acme-store", "1.5", (Role.STORAGE,), None)
+
+
+def test_the_built_in_ones() -> None:
+    """The core brings an exact vector search and a lexical embedder, through the same door as everybody."""
+    assert load_plugin("exact", VectorSpec).metrics == {"cosine", "euclidean", "manhattan"}
+    assert load_plugin("hashing", EmbeddingSpec).semantic is False
+
+
+def test_one_that_is_not_installed() -> None:
+    """A published plugin that is missing says which extra to install; any other, which names there are."""
+    with pytest.raises(PluginNotFoundError, match="Did you mean 'hashing'") as caught:
+        load_plugin("hashin", EmbeddingSpec)
+    assert caught.value.name == "hashin"
+    installed = {info.name for info in installed_plugins()}
+    for name, extra in (("embedded", "surreal-embedded"), ("candle", "torch")):
+        if extra not in installed:
+            with pytest.raises(PluginNotFoundError, match=rf'pip install "pattern-core\[{extra}\]"'):
+                load_plugin(name, StorageSpec)
+
+
+def test_the_wrong_role(install: Install) -> None:
+    """A plugin that does not play the wanted role says which it plays."""
+    install("acme-store", "acme_store", GOOD, "acme")
+    with pytest.raises(PluginNotFoundError, match="does not offer embeddings; it offers storage"):
+        load_plugin("acme", EmbeddingSpec)
+
+
+def test_two_of_one_name(install: Install) -> None:
+    """Two distributions that claim one name are an error that names both, and others still work."""
+    install("acme-store", "acme_store", GOOD, "acme")
+    install("other-store", "other_store", GOOD, "acme", "other")
+    with pytest.raises(DuplicatePluginError, match="acme-store, other-store") as caught:
+        load_plugin("acme", StorageSpec)
+
+    assert caught.value.distributions == ("acme-store", "other-store")
+    assert load_plugin("other", StorageSpec).summary == "keeps things"
+    claims = [info for info in installed_plugins() if info.name == "acme"]
+    assert [info.error is not None for info in claims] == [True, True]
+
+
+def test_one_distribution_twice_on_the_path(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same distribution found twice, as an editable install beside a folder can be, is one plugin."""
+    install("acme-store", "acme_store", GOOD, "acme")
+    monkeypatch.setattr(sys, "path", [sys.path[0], *sys.path])
+
+    assert load_plugin("acme", StorageSpec).summary == "keeps things"
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("import no_such_module_at_all", "cannot be imported: ModuleNotFoundError"),
+        ("raise RuntimeError('boom')", "cannot be imported: RuntimeError: boom"),
+        ("x = 1", "offers nothing"),
+        (GOOD.replace("def pattern_storage", "def pattern_storag"), "Did you mean 'pattern_storage'"),
+        (GOOD.replace("pattern_storage()", "pattern_storage(config)"), "breaks the rules for hooks"),
+        (GOOD.replace("return StorageSpec", "raise OSError"), "breaks the rules for hooks"),
+        (GOOD.replace("def pattern_storage", "async def pattern_storage"), "has to return a StorageSpec"),
+        (GOOD.replace("return StorageSpec", "return dict"), "has to return a StorageSpec"),
+    ],
+)
+def test_broken_ones(install: Install, source: str, hint: str) -> None:
+    """A broken plugin is an error that says what is wrong with it; it does no harm to those that are not named."""
+    install("broken-dist", "broken_module", source, "broken")
+    with pytest.raises(PluginError, match="broken") as caught:
+        load_plugin("broken", StorageSpec)
+
+    assert hint in str(caught.value)
+    assert caught.value.distributions == ("broken-dist",)
+    assert "cosine" in load_plugin("exact", VectorSpec).metrics
+
+
+def test_only_the_named_one_is_imported(install: Install) -> None:
+    """Loading one plugin imports no other."""
+    install("acme-store", "acme_store", GOOD, "acme")
+    install("broken-dist", "broken_module", "raise RuntimeError('imported')", "broken")
+    load_plugin("acme", StorageSpec)
+
+    assert "broken_module" not in sys.modules

@@ -1,0 +1,236 @@
+"""What a table is, and what it refuses to be asked."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pattern_core.errors import FilterError
+from pattern_core.filters import And, Compare, Field, Filter, Op, Or
+from pattern_core.schema import TABLES, Kind, Order, Table
+
+NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
+TASKS = TABLES["tasks"]
+MEMORIES = TABLES["memory_blocks"]
+MESSAGES = TABLES["messages"]
+
+
+class TestTables:
+    """The tables as they are declared."""
+
+    def test_the_tables_of_the_design(self) -> None:
+        """There are eight tables, each under its own name, in the order in which they refer to each other."""
+        assert list(TABLES) == [
+            "system_metadata",
+            "users",
+            "agents",
+            "memory_blocks",
+            "conversations",
+            "messages",
+            "tool_calls",
+            "tasks",
+        ]
+        assert all(table.name == name for name, table in TABLES.items())
+
+    def test_the_tables_cannot_be_changed(self) -> None:
+        """The declaration is read-only."""
+        with pytest.raises(TypeError):
+            TABLES["more"] = TASKS  # type: ignore[index]
+
+    @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+    def test_a_declaration_is_sound(self, table: Table) -> None:
+        """Names are safe in any language; keys, indexes, partitions and references name columns and tables."""
+        names = [column.name for column in table.columns]
+        assert names[:4] == ["id", "revision", "created_at", "updated_at"]
+        assert len(set(names)) == len(names)
+        assert all(re.fullmatch("[a-z][a-z_]*", name) for name in [table.name, *names])
+        for key in (*table.unique, *table.indexes):
+            assert set(key) <= set(names)
+        assert not any(table.column(name).optional for key in table.unique for name in key)
+        assert (table.partition is None) == (table.vector is None)
+        if table.partition is not None:
+            assert table.column(table.partition).kind is Kind.TEXT
+            assert not table.column(table.partition).optional
+        before = list(TABLES)[: list(TABLES).index(table.name) + 1]
+        assert all(column.references in {None, *before} for column in table.columns)
+
+    def test_vectors(self) -> None:
+        """Memories always have a vector; messages and tasks may; the others have none."""
+        found = {name: table.vector.optional for name, table in TABLES.items() if table.vector}
+        assert found == {"memory_blocks": False, "messages": True, "tasks": True}
+
+    def test_an_unknown_column(self) -> None:
+        """An unknown column is refused with the nearest name, whatever was written."""
+        with pytest.raises(
+            FilterError, match=r"tasks: unknown field 'statsu'\. Did you mean 'status'\? Known: "
+        ) as error:
+            TASKS.column("statsu")
+        assert error.value.where == "tasks"
+        with pytest.raises(FilterError, match="unknown field"):
+            TASKS.column(7)  # type: ignore[arg-type]
+        with pytest.raises(FilterError) as error:
+            TASKS.column("x" * 1_000_000)
+        assert len(str(error.value)) < 1000
+
+
+class TestFilters:
+    """Filters are checked against the table before a storage sees them."""
+
+    @pytest.mark.parametrize(
+        "where",
+        [
+            None,
+            Field("title") == "x",
+            Field("title").contains("x"),
+            Field("title").startswith("x"),
+            Field("title").in_(["x", None]),
+            Field("title") == None,  # noqa: E711 - a filter, not a comparison
+            Field("description").is_null(),
+            Field("estimated_minutes") < 1.5,
+            Field("complexity_score") >= 1,
+            Field("due_at") < NOON,
+            Field("due_at").in_([NOON, None]),
+            Field("tags").contains("x"),
+            Field("tags").is_null(),
+            Field("metadata").is_null(),
+            Field("embedding").is_null(),
+            ~Field("embedding").is_null(),
+            Field("metadata")["a"]["b"] == None,  # noqa: E711 - a filter, not a comparison
+            Field("metadata")["a"] < 1,
+            Field("metadata")["a"].contains(True),
+            Field("metadata")["a"].startswith("x"),
+            Field("metadata")["a"].in_(["x", 1, True, None, 1.5]),
+            And(()),
+            (Field("title") == "x") & ((Field("due_at") < NOON) | ~(Field("tags").contains("y"))),
+        ],
+    )
+    def test_accepted(self, where: Filter | None) -> None:
+        """What fits is accepted, at any depth."""
+        TASKS.check_filter(where)
+
+    @pytest.mark.parametrize(
+        ("where", "field", "message"),
+        [
+            (Field("statsu") == "x", "", r"unknown field 'statsu'\. Did you mean 'status'\?"),
+            (~(Field("titel") == "x"), "", "Did you mean 'title'"),
+            ((Field("title") == "x") | (Field("titel") == "x"), "", "Did you mean 'title'"),
+            (And((Or((~(Field("titel") == "x"),)),)), "", "Did you mean 'title'"),
+            (Field("title") == 1, "title", "needs a value that suits text, got 1"),
+            (Field("title") == b"x", "title", "needs a value that suits text"),
+            (Field("title") < None, "title", "< needs a value that suits text, got None"),
+            (Field("title").contains(None), "title", "contains needs a value"),
+            (Field("title").startswith(1), "title", "startswith needs a value"),  # type: ignore[arg-type]
+            (Field("title").in_(["x", 1]), "title", "in_ needs a value that suits text, got 1"),
+            (Field("title") == ["x"], "title", "needs a value that suits text"),
+            (Field("estimated_minutes") == "1", "estimated_minutes", "suits integer, got '1'"),
+            (Field("estimated_minutes") == True, "estimated_minutes", "suits integer, got True"),
+            (
+                Field("estimated_minutes").contains(1),
+                "estimated_minutes",
+                "contains does not work on a field that holds",
+            ),
+            (Field("complexity_score") > True, "complexity_score", "suits number, got True"),
+            (Field("due_at") < "2024-02-29", "due_at", "suits time, got '2024-02-29'"),
+            (Field("due_at") < NOON.replace(tzinfo=None), "due_at", "suits time"),
+            (Field("due_at").startswith("2024"), "due_at", "startswith does not work on a field that holds time"),
+            (Field("tags") == "x", "tags", "== does not work on a field that holds texts"),
+            (Field("tags").contains(1), "tags", "suits texts, got 1"),
+            (Field("metadata") == "x", "metadata", "== does not work on a field that holds object"),
+            (Field("metadata").contains("x"), "metadata", "contains does not work on a field that holds object"),
+            (Field("embedding").in_([None]), "embedding", "in_ does not work on a field that holds vector"),
+            (Field("embedding") == 1, "embedding", "does not work on a field that holds vector"),
+            (Field("title")["a"] == 1, "title", "only a JSON object can be stepped into; this field holds text"),
+            (Field("tags")["0"] == "x", "tags", "only a JSON object can be stepped into"),
+            (Field("metadata")[0] == "x", "metadata", "keys into a JSON object are texts"),  # type: ignore[index]
+            (Field("metadata")["a"] == NOON, "metadata", "compares with a JSON scalar"),
+            (Field("metadata")["a"].in_([{}]), "metadata", "compares with a JSON scalar"),  # type: ignore[list-item]
+            (Field("metadata")["a"].startswith(1), "metadata", "startswith needs a text"),  # type: ignore[arg-type]
+        ],
+    )
+    def test_refused(self, where: Filter, field: str, message: str) -> None:
+        """What does not fit is refused by name, wherever in the filter it stands."""
+        with pytest.raises(FilterError, match=re.escape(message) if "\\" not in message else message) as error:
+            TASKS.check_filter(where)
+        assert (error.value.where, error.value.field) == ("tasks", field)
+
+    @pytest.mark.parametrize("wrong", ["status = 'open'", {"status": "open"}, True, Field("status"), 1])
+    def test_something_else(self, wrong: Any) -> None:
+        """What is no filter is refused with an example of one."""
+        with pytest.raises(FilterError, match=r'tasks: expected a filter, as Field\("name"\) == value makes one'):
+            TASKS.check_filter(wrong)
+
+    def test_booleans(self) -> None:
+        """A boolean is equal or not, and nothing else."""
+        MEMORIES.check_filter(Field("is_active") == True)
+        MEMORIES.check_filter(Field("is_active").in_([True, False]))
+        for where in (Field("is_active") == 1, Field("is_active") > False, Field("is_active") == "true"):
+            with pytest.raises(FilterError, match="is_active"):
+                MEMORIES.check_filter(where)
+
+    def test_lists_of_objects(self) -> None:
+        """A list of objects can be tested for null, and nothing else."""
+        MESSAGES.check_filter(Field("tool_calls").is_null())
+        for where in (Field("tool_calls").contains("x"), Field("tool_calls")["name"] == "x"):
+            with pytest.raises(FilterError, match="tool_calls"):
+                MESSAGES.check_filter(where)
+
+    def test_made_by_hand(self) -> None:
+        """A comparison that was not made by a `Field` is checked as well."""
+        with pytest.raises(FilterError, match="unknown field"):
+            TASKS.check_filter(Compare(("title; DROP TABLE tasks",), Op.EQ, "x"))
+
+
+class TestOrder:
+    """Orders are checked too."""
+
+    def test_accepted(self) -> None:
+        """Everything with an order can be sorted by."""
+        TASKS.check_order([])
+        names = ("id", "title", "due_at", "estimated_minutes", "complexity_score", "revision")
+        TASKS.check_order([Order(name) for name in names] + [Order("title", descending=True)])
+        MEMORIES.check_order([Order("is_active")])
+
+    @pytest.mark.parametrize(
+        ("column", "message"),
+        [
+            ("titel", "Did you mean 'title'"),
+            ("tags", "a field that holds texts has no order"),
+            ("metadata", "a field that holds object has no order"),
+            ("embedding", "a field that holds vector has no order"),
+        ],
+    )
+    def test_refused(self, column: str, message: str) -> None:
+        """What is unknown, or has no order, is refused by name."""
+        with pytest.raises(FilterError, match=message):
+            TASKS.check_order([Order("title"), Order(column)])
+
+
+class TestArrow:
+    """The Arrow form."""
+
+    @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
+    def test_every_column_has_a_type(self, table: Table) -> None:
+        """The schema has all columns in order, and those that may be null are nullable."""
+        schema = table.arrow_schema()
+        assert schema.names == [column.name for column in table.columns]
+        assert [field.nullable for field in schema] == [column.optional for column in table.columns]
+
+    def test_some_columns(self) -> None:
+        """Chosen columns come in the table's order, each once; the types are those of the contract."""
+        schema = TASKS.arrow_schema(["metadata", "embedding", "due_at", "id", "tags", "id"])
+        assert schema == pa.schema(
+            [
+                pa.field("id", pa.string(), nullable=False),
+                pa.field("tags", pa.list_(pa.string()), nullable=False),
+                pa.field("metadata", pa.string(), nullable=False),
+                pa.field("due_at", pa.timestamp("us", tz="UTC")),
+                pa.field("embedding", pa.list_(pa.float32())),
+            ]
+        )
+
+    def test_an_unknown_column(self) -> None:
+        """An unknown column is refused with the nearest name."""
+        with pytest.raises(FilterError, match="Did you mean 'title'"):
+            TASKS.arrow_schema(["id", "titel"])

@@ -103,9 +103,12 @@ class TestBackups:
         async with MemoryStorage() as empty:
             assert await restore(empty, tmp_path / "b") == counts
             for table in TABLES.values():
-                mine = await storage.find(table, vectors=True)
-                theirs = await empty.find(table, vectors=True)
-                assert repr(mine) == repr(theirs)
+                for mine, theirs in zip(
+                    await storage.find(table, vectors=True), await empty.find(table, vectors=True), strict=True
+                ):
+                    assert {name: repr(value) for name, value in mine.items()} == {
+                        name: repr(value) for name, value in theirs.items()
+                    }
 
         assert sum(rows for _, rows in seen) == sum(counts.values())
 

@@ -1,0 +1,115 @@
+"""The help, and what it must not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from subprocess import CompletedProcess
+
+import click
+import pytest
+
+from pattern_core import __version__
+from pattern_core.cli import MODULES, SECTIONS, app
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+HEAVY = (
+    "asyncio attrs cattrs numpy pluggy pyarrow rich torch transformers sentence_transformers surrealdb "
+    "surrealdb_embedded importlib.metadata pattern_surreal_embedded pattern_torch pattern_core.database"
+)
+
+
+def _verbs() -> Iterator[tuple[str, ...]]:
+    """Every verb there is, the verbs of groups included."""
+    context = click.Context(app)
+    for name in app.list_commands(context):
+        command = app.get_command(context, name)
+        yield (name,)
+        if isinstance(command, click.Group):
+            yield from ((name, below) for below in command.list_commands(click.Context(command)))
+
+
+VERBS = list(_verbs())
+
+
+def test_the_verbs() -> None:
+    """The verbs of the issue are there."""
+    wanted = {
+        "init status doctor plugins migrate user agent memory search backup restore",
+        "migrate status, migrate plan, migrate up, migrate down",
+        "user add, user list, user show, user edit, user rm",
+        "agent add, agent list, agent show, agent edit, agent deactivate, agent reactivate, agent rm",
+        "memory add, memory list, memory show, memory edit, memory rm, memory import",
+    }
+    names = {tuple(verb.split()) for line in wanted for verb in (line.split(",") if "," in line else line.split())}
+    assert set(VERBS) == names
+
+
+def test_the_table_of_short_helps() -> None:
+    """The help of the program, which imports no verb, tells of each verb there is."""
+    assert [name for section in SECTIONS.values() for name in section] == list(MODULES)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("verb", [(), *VERBS], ids=" ".join)
+def test_every_verb_has_help_with_examples(pattern: Pattern, verb: tuple[str, ...], flag: str) -> None:
+    """Every verb explains itself, with examples that begin with its name."""
+    answer = pattern(*verb, flag)
+
+    assert answer.returncode == 0
+    assert answer.stderr == ""
+    examples = [line.strip() for line in answer.stdout.partition("Examples:\n")[2].splitlines()]
+    assert examples
+    assert all(line.startswith("pattern ") or "| pattern " in line for line in examples)
+    assert any(" ".join(("pattern", *verb)) in line or verb[:1] == ("restore",) for line in examples)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_every_verb_takes_json(verb: tuple[str, ...], pattern: Pattern) -> None:
+    """Every verb that does something takes --json and --config."""
+    answer = pattern(*verb, "--help")
+
+    is_group = "COMMAND [ARGS]" in answer.stdout
+    assert is_group or {"--json", "--config"} <= set(answer.stdout.split())
+
+
+@pytest.mark.parametrize("args", [["--help"], ["memory", "--help"], ["--version"], ["memory", "add", "--help"]])
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    """Help comes without an engine, a model, Arrow, NumPy, Rich or an event loop."""
+    allowed = {"importlib.metadata"} if args == ["--version"] else set()
+    script = (
+        "import sys; from pattern_core.cli import main; code = main(sys.argv[1:]);"
+        f"print(code, [name for name in {HEAVY.split()} if name in sys.modules], file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script, *args], capture_output=True, text=True, check=True)
+
+    code, _, loaded = answer.stderr.strip().partition(" ")
+    assert code == "0"
+    assert set(json.loads(loaded.replace("'", '"'))) <= allowed
+
+
+def test_version(pattern: Pattern) -> None:
+    """--version tells the version of the distribution."""
+    assert pattern("--version").stdout.strip() == f"pattern {__version__}"
+
+
+def test_unknown_verb(pattern: Pattern) -> None:
+    """A verb that does not exist is a usage error that names the nearest one."""
+    answer = pattern("serch", "Archive", "tea")
+
+    assert answer.returncode == 2
+    assert "Did you mean 'search'?" in answer.stderr
+
+
+def test_usage_error_as_json(pattern: Pattern) -> None:
+    """A wrong command line is told as JSON where JSON is asked for."""
+    answer = pattern("search", "Archive", "--json")
+
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    error = json.loads(answer.stderr)["error"]
+    assert error["type"] == "MissingParameter"
+    assert "TEXT" in error["message"]

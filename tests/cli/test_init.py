@@ -1,0 +1,104 @@
+"""``pattern init``."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from pattern_core.config import load_config
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+INSTALLED = {entry.name for entry in entry_points(group="pattern_core")}
+
+
+def test_writes_a_configuration(pattern: Pattern, here: Path) -> None:
+    """It writes a commented file that is valid as it stands, and says what to do next."""
+    answer = pattern("init")
+
+    assert answer.returncode == 0
+    assert "pattern agent add" in answer.stdout
+    config = load_config(here / "pattern.toml")
+    assert config.database.provider == "surreal-embedded"
+    assert config.database.options == {"path": "./pattern.db"}
+    assert config.embeddings.provider == ("torch" if "torch" in INSTALLED else "hashing")
+    assert "#" in (here / "pattern.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs the plugin torch")
+def test_takes_torch_where_it_is_installed() -> None:
+    """Where torch's plugin is installed it is chosen, without importing torch."""
+    script = (
+        "import sys; from pattern_core.cli import main; main(['init', '--json']);"
+        "print([name for name in ('torch', 'sentence_transformers', 'surrealdb') if name in sys.modules], file=sys.stderr)"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert json.loads(answer.stdout)["provider"] == "torch"
+    assert json.loads(answer.stdout)["semantic"] is True
+    assert answer.stderr.strip() == "[]"
+
+
+def test_without_a_language_model(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only the core is installed, it chooses `hashing`, and says that this is lexical and how to change it."""
+    only_core = [entry for entry in entry_points(group="pattern_core") if entry.value.startswith("pattern_core.")]
+    monkeypatch.setattr("pattern_core.plugins.entry_points", lambda **_: only_core)
+
+    answer = pattern("init")
+
+    assert load_config("pattern.toml").embeddings.provider == "hashing"
+    assert "like words, not by like meaning" in answer.stdout
+    assert 'pip install "pattern-core[torch]"' in answer.stdout
+
+
+def test_writes_over_nothing(pattern: Pattern, here: Path) -> None:
+    """A file that is there stays as it is; --force replaces it."""
+    file = here / "pattern.toml"
+    file.write_text("# mine", encoding="utf-8")
+
+    answer = pattern("init")
+    assert answer.returncode == 2
+    assert "--force" in answer.stderr
+    assert file.read_text(encoding="utf-8") == "# mine"
+
+    assert pattern("init", "--force").returncode == 0
+    assert load_config(file).database.provider == "surreal-embedded"
+
+
+def test_another_path_and_provider(pattern: Pattern, here: Path) -> None:
+    """--path and --provider choose; the JSON says what was written."""
+    answer = pattern("init", "--path", "other.toml", "--provider", "hashing", "--json")
+
+    assert json.loads(answer.stdout) == {
+        "path": str(here / "other.toml"),
+        "provider": "hashing",
+        "semantic": False,
+    }
+    assert load_config(here / "other.toml").embeddings.provider == "hashing"
+
+
+def test_unknown_provider(pattern: Pattern, here: Path) -> None:
+    """A provider that is not installed is refused, and no file is written."""
+    answer = pattern("init", "--provider", "hashin", "--json")
+
+    assert answer.returncode == 1
+    error = json.loads(answer.stderr)["error"]
+    assert error["type"] == "PluginNotFoundError"
+    assert "Did you mean 'hashing'?" in error["message"]
+    assert not (here / "pattern.toml").exists()
+
+
+def test_a_folder_that_is_not_there(pattern: Pattern) -> None:
+    """Where the file cannot be written, the system's words say why."""
+    answer = pattern("init", "--path", "nowhere/pattern.toml")
+
+    assert answer.returncode == 1
+    assert "nowhere/pattern.toml" in answer.stderr
+    assert "Traceback" not in answer.stderr

@@ -1,0 +1,169 @@
+"""``pattern memory`` and ``pattern search``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+COFFEE = "Ada drinks one espresso before ten and tea after lunch."
+
+
+def _json(answer: CompletedProcess[str]) -> Any:
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.usefixtures("archive")
+class TestMemories:
+    def test_add(self, pattern: Pattern) -> None:
+        """A memory is added with all it can have, and then found by its words."""
+        options = ("--description", "for the train", "--metadata", "source=diary", "--id", "m1")
+        made = _json(pattern("memory", "add", "Archive", "tunnel", "The Gotthard tunnel is dark.", *options, "--json"))
+
+        assert (made["id"], made["label"], made["description"]) == ("m1", "tunnel", "for the train")
+        assert made["metadata"] == {"source": "diary"}
+        assert "embedding" not in made
+        assert _json(pattern("search", "Archive", "gotthard tunnel", "--json"))["items"][0]["memory"]["id"] == "m1"
+
+    def test_add_from_standard_input(self, pattern: Pattern) -> None:
+        """- reads the content from standard input, line breaks and all."""
+        assert pattern("memory", "add", "Archive", "poem", "-", input="Über allen Gipfeln\nist Ruh").returncode == 0
+        assert _json(pattern("memory", "show", "Archive", "poem", "--json"))["content"] == "Über allen Gipfeln\nist Ruh"
+
+    def test_add_twice(self, pattern: Pattern) -> None:
+        """A label that is taken is refused; the memory stays."""
+        refused = pattern("memory", "add", "Archive", "coffee", "Something else.")
+
+        assert refused.returncode == 1
+        assert "coffee" in refused.stderr
+        assert _json(pattern("memory", "show", "Archive", "coffee", "--json"))["content"] == COFFEE
+
+    def test_list(self, pattern: Pattern) -> None:
+        """Memories are listed, oldest first; inactive ones with --all."""
+        pattern("memory", "edit", "Archive", "garden", "--inactive")
+
+        lines = [line.split("\t") for line in pattern("memory", "list", "Archive").stdout.splitlines()]
+        assert [line[0] for line in lines] == ["label", "coffee", "train"]
+        assert lines[1][1] == COFFEE
+        page = _json(pattern("memory", "list", "Archive", "--all", "--limit", "2", "--json"))
+        assert [each["label"] for each in page["items"]] == ["coffee", "garden"]
+        rest = _json(pattern("memory", "list", "Archive", "--all", "--cursor", page["cursor"], "--json"))
+        assert [each["label"] for each in rest["items"]] == ["train"]
+
+    def test_show(self, pattern: Pattern) -> None:
+        """A memory is told by its id, or by its agent and its label."""
+        shown = _json(pattern("memory", "show", "Archive", "coffee", "--json"))
+
+        assert _json(pattern("memory", "show", shown["id"], "--json")) == shown
+        assert f"content\t{COFFEE}" in pattern("memory", "show", "Archive", "coffee").stdout.splitlines()
+        assert pattern("memory", "show", "Archive", "cofee").returncode == 1
+        assert pattern("memory", "show", "coffee").returncode == 1
+
+    def test_edit(self, pattern: Pattern) -> None:
+        """A new content is found at once; what is not named stays."""
+        pattern("memory", "edit", "Archive", "coffee", "--metadata", "source=diary")
+        changed = _json(pattern("memory", "edit", "Archive", "coffee", "--content", "-", "--json", input="Only cocoa."))
+        assert changed["metadata"] == {"source": "diary"}
+        assert changed["revision"] == 3
+        assert _json(pattern("search", "Archive", "cocoa", "--json"))["items"][0]["memory"]["label"] == "coffee"
+
+        options = ("--label", "drinks", "--description", "what she drinks")
+        assert pattern("memory", "edit", "Archive", "coffee", *options).stdout == f"Changed drinks ({changed['id']}).\n"
+        assert _json(pattern("memory", "show", "Archive", "drinks", "--json"))["description"] == "what she drinks"
+
+    def test_edit_without_changes(self, pattern: Pattern) -> None:
+        """An edit that names nothing to change is a usage error."""
+        assert pattern("memory", "edit", "Archive", "coffee").returncode == 2
+
+    def test_rm(self, pattern: Pattern) -> None:
+        """A memory goes with --yes, and is found no more."""
+        assert pattern("memory", "rm", "Archive", "coffee").returncode == 2
+        assert pattern("memory", "rm", "Archive", "coffee", "--yes").stdout == "Deleted: 1 memory blocks.\n"
+        assert _json(pattern("memory", "rm", "Archive", "train", "--yes", "--json")) == {
+            "deleted": {"memory_blocks": 1}
+        }
+        found = _json(pattern("search", "Archive", "espresso", "--json"))["items"]
+        assert [hit["memory"]["label"] for hit in found] == ["garden"]
+
+    def test_search(self, pattern: Pattern) -> None:
+        """Hits come best first, with scores to three decimals; the time and the exactness are told beside them."""
+        answer = pattern("search", "Archive", "when do I prune roses?")
+
+        lines = [line.split("\t") for line in answer.stdout.splitlines()]
+        assert lines[0] == ["score", "label", "content"]
+        assert lines[1][1] == "garden"
+        scores = [line[0] for line in lines[1:]]
+        assert all(len(score.partition(".")[2]) == 3 for score in scores)
+        assert [float(score) for score in scores] == sorted(map(float, scores), reverse=True)
+        assert "3 found in" in answer.stderr
+        assert "(exact)" in answer.stderr
+
+    def test_search_as_json(self, pattern: Pattern) -> None:
+        """A program gets every digit."""
+        found = _json(pattern("search", "Archive", "espresso", "--limit", "2", "--json"))
+
+        assert len(found["items"]) == 2
+        assert found["items"][0]["memory"]["content"] == COFFEE
+        assert found["items"][0]["exact"] is True
+        assert 0 < found["items"][0]["score"] <= 1
+        assert found["milliseconds"] > 0
+
+    def test_search_passes_over_inactive_memories(self, pattern: Pattern) -> None:
+        """An inactive memory is found only with --all."""
+        pattern("memory", "edit", "Archive", "coffee", "--inactive")
+
+        def labels(*options: str) -> list[str]:
+            found = _json(pattern("search", "Archive", "espresso", *options, "--json"))
+            return [hit["memory"]["label"] for hit in found["items"]]
+
+        assert "coffee" not in labels()
+        assert labels("--all")[0] == "coffee"
+
+    def test_search_stays_with_the_agent(self, pattern: Pattern) -> None:
+        """Another agent's memories are not found."""
+        pattern("agent", "add", "Scribe")
+
+        answer = pattern("search", "Scribe", COFFEE)
+
+        assert answer.returncode == 0
+        assert "remembers nothing" in answer.stderr
+        assert "espresso" not in answer.stdout
+
+    @pytest.mark.parametrize("text", ["", "  "])
+    def test_search_for_nothing(self, pattern: Pattern, text: str) -> None:
+        """A blank text is refused."""
+        answer = pattern("search", "Archive", text, "--json")
+
+        assert answer.returncode == 1
+        assert json.loads(answer.stderr)["error"]["type"] == "ValidationError"
+
+    def test_hostile_texts(self, pattern: Pattern, archive: Path) -> None:
+        """What is remembered comes back as it was, and cannot command the terminal."""
+        hostile = "\x1b[31m`red`\x07 'quoted' ⟩ [bold]x[/bold] 🎉 \\ \t\r\n end"
+        pattern("memory", "add", "Archive", hostile, hostile)
+
+        assert _json(pattern("memory", "show", "Archive", hostile, "--json"))["content"] == hostile
+        shown = pattern("memory", "show", "Archive", hostile).stdout
+        assert "\x1b" not in shown
+        assert "\\x1b[31m`red`\\x07" in shown
+        assert "[bold]x[/bold] 🎉" in shown
+
+
+def test_listing_needs_no_model(archive: Path, pattern: Pattern) -> None:
+    """What embeds nothing does not load the model: one that cannot be had is no obstacle."""
+    file = archive / "pattern.toml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"hashing"', '"hashing"\ndimensions = 512'), encoding="utf-8")
+
+    assert pattern("memory", "list", "Archive").returncode == 0
+    assert pattern("agent", "show", "Archive").returncode == 0
+    refused = pattern("search", "Archive", "espresso", "--json")
+    assert refused.returncode == 1
+    assert json.loads(refused.stderr)["error"]["type"] == "SignatureMismatchError"

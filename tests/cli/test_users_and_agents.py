@@ -1,0 +1,229 @@
+"""``pattern user`` and ``pattern agent``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+
+def _json(answer: CompletedProcess[str]) -> Any:
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.mark.usefixtures("project")
+class TestUsers:
+    def test_add_and_show(self, pattern: Pattern) -> None:
+        """A user is found by id and by name, and values that are JSON are taken as such."""
+        made = _json(pattern("user", "add", "Ada", "--setting", "language=en", "--setting", "level=3", "--json"))
+        assert made["settings"] == {"language": "en", "level": 3}
+        assert made["metadata"] == {"name": "Ada"}
+
+        assert _json(pattern("user", "show", "Ada", "--json")) == made
+        assert _json(pattern("user", "show", made["id"], "--json")) == made
+        assert "language" in pattern("user", "show", "Ada").stdout
+
+    def test_add_in_words(self, pattern: Pattern) -> None:
+        """Without --json a sentence says what was done."""
+        assert pattern("user", "add", "Ada", "--id", "u1").stdout == "Added the user Ada (u1).\n"
+
+    def test_list(self, pattern: Pattern) -> None:
+        """Users are listed, oldest first, page by page."""
+        for name in ("Ada", "Bob", "Cleo"):
+            pattern("user", "add", name, "--id", name.lower())
+
+        lines = pattern("user", "list").stdout.splitlines()
+        assert [line.split("\t")[:2] for line in lines] == [
+            ["name", "id"],
+            ["Ada", "ada"],
+            ["Bob", "bob"],
+            ["Cleo", "cleo"],
+        ]
+        page = _json(pattern("user", "list", "--limit", "2", "--json"))
+        assert [each["id"] for each in page["items"]] == ["ada", "bob"]
+        rest = _json(pattern("user", "list", "--limit", "2", "--cursor", page["cursor"], "--json"))
+        assert [each["id"] for each in rest["items"]] == ["cleo"]
+        assert rest["cursor"] is None
+        assert "--cursor" in pattern("user", "list", "--limit", "2").stderr
+
+    def test_edit(self, pattern: Pattern) -> None:
+        """Entries are set one by one; null removes one; the others stay."""
+        pattern("user", "add", "Ada", "--setting", "language=en", "--setting", "level=3")
+
+        assert "Changed" in pattern("user", "edit", "Ada", "--setting", "level=null", "--metadata", "city=Bath").stdout
+        changed = _json(pattern("user", "edit", "Ada", "--setting", "language=de", "--json"))
+
+        assert changed["settings"] == {"language": "de"}
+        assert changed["metadata"] == {"name": "Ada", "city": "Bath"}
+
+    def test_rm(self, pattern: Pattern) -> None:
+        """A user goes with --yes, and what belongs to it only with --cascade."""
+        pattern("user", "add", "Ada")
+        pattern("agent", "add", "Archive")
+
+        refused = pattern("user", "rm", "Ada", "--yes")
+        assert refused.returncode == 1
+        assert "--cascade" in refused.stderr
+        assert _json(pattern("user", "rm", "Ada", "--yes", "--cascade", "--json")) == {
+            "deleted": {"users": 1, "agents": 1}
+        }
+        assert pattern("user", "show", "Ada").returncode == 1
+
+    def test_several_of_one_name(self, pattern: Pattern) -> None:
+        """A name that two users have means neither; the ids are told."""
+        pattern("user", "add", "Ada", "--id", "first")
+        pattern("user", "add", "Ada", "--id", "second")
+
+        answer = pattern("user", "show", "Ada")
+
+        assert answer.returncode == 1
+        assert "first, second" in answer.stderr
+
+    @pytest.mark.parametrize("entry", ["no-separator", "=value"])
+    def test_no_entry(self, pattern: Pattern, entry: str) -> None:
+        """What is not KEY=VALUE is a usage error."""
+        answer = pattern("user", "add", "Ada", "--setting", entry)
+
+        assert answer.returncode == 2
+        assert "KEY=VALUE" in answer.stderr
+
+
+@pytest.mark.usefixtures("project")
+class TestAgents:
+    def test_first_use(self, pattern: Pattern) -> None:
+        """The first agent makes a user; the next one takes it."""
+        first = _json(pattern("agent", "add", "The Archive", "--json"))
+        second = _json(pattern("agent", "add", "Scribe", "--json"))
+
+        assert first["agent_type"] == "the-archive"
+        assert first["user_id"] == second["user_id"]
+        assert len(_json(pattern("user", "list", "--json"))["items"]) == 1
+
+    def test_which_user(self, pattern: Pattern) -> None:
+        """With several users, --user says which one; a name or an id."""
+        pattern("user", "add", "Ada", "--id", "ada")
+        pattern("user", "add", "Bob", "--id", "bob")
+
+        refused = pattern("agent", "add", "Archive")
+        assert refused.returncode == 1
+        assert "--user" in refused.stderr
+        assert _json(pattern("agent", "add", "Archive", "--user", "Bob", "--json"))["user_id"] == "bob"
+        assert "Added the agent Archive of type archive" in pattern("agent", "add", "Archive", "--user", "ada").stdout
+        unknown = pattern("agent", "add", "Scribe", "--user", "Adda")
+        assert unknown.returncode == 1
+        assert "Did you mean 'Ada'?" in unknown.stderr
+
+    def test_no_user_without_its_agent(self, pattern: Pattern) -> None:
+        """Where the agent is refused, no user is left behind."""
+        assert pattern("agent", "add", " ", "--json").returncode == 1
+        assert _json(pattern("user", "list", "--json"))["items"] == []
+
+    def test_prompt_from_standard_input(self, pattern: Pattern) -> None:
+        """- reads a long prompt from standard input."""
+        made = _json(pattern("agent", "add", "Archive", "--prompt", "-", "--json", input="Zwölf\nRegeln"))
+
+        assert made["system_prompt"] == "Zwölf\nRegeln"
+
+    def test_list(self, pattern: Pattern) -> None:
+        """Active agents are listed, by user and type where wanted; --all lists the others, too."""
+        pattern("user", "add", "Ada", "--id", "ada")
+        pattern("agent", "add", "Archive", "--user", "ada", "--id", "a1")
+        pattern("agent", "add", "Scribe", "--user", "ada", "--type", "writer", "--id", "a2")
+        pattern("agent", "deactivate", "Scribe")
+
+        def ids(*options: str) -> list[str]:
+            return [each["id"] for each in _json(pattern("agent", "list", *options, "--json"))["items"]]
+
+        assert ids() == ["a1"]
+        assert ids("--all") == ["a1", "a2"]
+        assert ids("--all", "--type", "writer") == ["a2"]
+        assert ids("--user", "Ada") == ["a1"]
+        assert pattern("agent", "list", "--all").stdout.splitlines() == [
+            "name\ttype\tactive\tid",
+            "Archive\tarchive\tyes\ta1",
+            "Scribe\twriter\tno\ta2",
+        ]
+
+    def test_show(self, pattern: Pattern) -> None:
+        """An agent is found by id, name and type, and its memories are counted."""
+        made = _json(pattern("agent", "add", "Archive", "--type", "keeper", "--json"))
+        pattern("memory", "add", "keeper", "one", "text")
+
+        for word in ("Archive", "keeper", made["id"]):
+            assert _json(pattern("agent", "show", word, "--json")) == {**made, "memories": 1}
+        assert "keeper" in pattern("agent", "show", "Archive").stdout
+
+    def test_edit(self, pattern: Pattern) -> None:
+        """What is named changes, the rest stays."""
+        pattern("agent", "add", "Archive", "--state", "mood=calm", "--prompt", "Remember.", "--agent-config", "k=1")
+
+        assert "Changed the agent Keeper" in pattern("agent", "edit", "Archive", "--name", "Keeper").stdout
+        options = ("--state", 'seen=["a", 2]', "--agent-config", "k=null", "--type", "keeper", "--prompt", "-")
+        changed = _json(pattern("agent", "edit", "Keeper", *options, "--json", input="New."))
+
+        assert changed["name"] == "Keeper"
+        assert changed["agent_type"] == "keeper"
+        assert changed["system_prompt"] == "New."
+        assert changed["state"] == {"mood": "calm", "seen": ["a", 2]}
+        assert changed["config"] == {}
+
+    def test_edit_without_changes(self, pattern: Pattern) -> None:
+        """An edit that names nothing to change is a usage error."""
+        assert pattern("agent", "edit", "Archive").returncode == 2
+
+    def test_deactivate_and_reactivate(self, pattern: Pattern) -> None:
+        """An agent is switched off and on again."""
+        pattern("agent", "add", "Archive")
+
+        assert pattern("agent", "deactivate", "Archive").stdout == "The agent Archive is switched off.\n"
+        assert _json(pattern("agent", "deactivate", "Archive", "--json"))["is_active"] is False
+        assert pattern("agent", "reactivate", "Archive").stdout == "The agent Archive is active.\n"
+        assert _json(pattern("agent", "reactivate", "Archive", "--json"))["is_active"] is True
+
+    def test_rm(self, pattern: Pattern, archive: Path) -> None:
+        """An agent with memories goes only with --cascade; the counts are told."""
+        assert pattern("agent", "rm", "Archive", "--yes").returncode == 1
+        assert pattern("agent", "rm", "Archive", "--yes", "--cascade").stdout == "Deleted: 1 agents, 3 memory blocks.\n"
+
+    def test_rm_asks(self, pattern: Pattern) -> None:
+        """Without --yes and without a terminal to ask on, nothing is deleted."""
+        pattern("agent", "add", "Archive")
+
+        refused = pattern("agent", "rm", "Archive", input="y\n")
+
+        assert refused.returncode == 2
+        assert "--yes" in refused.stderr
+        assert pattern("agent", "show", "Archive").returncode == 0
+
+    def test_unknown_agent(self, pattern: Pattern) -> None:
+        """An agent that is not there is named, with the nearest one there is; a program gets the facts."""
+        assert "pattern agent add NAME" in pattern("agent", "show", "Archive").stderr
+        pattern("agent", "add", "Archive")
+
+        answer = pattern("agent", "show", "Archve", "--json")
+
+        assert answer.returncode == 1
+        assert answer.stdout == ""
+        assert json.loads(answer.stderr)["error"] == {
+            "type": "NotFoundError",
+            "message": "there is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
+            "table": "agents",
+            "id": "Archve",
+        }
+
+    def test_several_agents_of_one_name(self, pattern: Pattern) -> None:
+        """A name that two agents have means neither; the ids are told."""
+        pattern("agent", "add", "Archive", "--id", "first")
+        pattern("agent", "add", "Archive", "--id", "second", "--type", "other")
+
+        answer = pattern("agent", "show", "Archive")
+
+        assert answer.returncode == 1
+        assert "first, second" in answer.stderr

@@ -1,0 +1,100 @@
+"""kill -9 while writing: nothing acknowledged is lost or cannot be found, nothing half-written is seen.
+
+Twenty rounds on one database; ``PATTERN_FAULT_ROUNDS`` sets another number.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+import pattern_core
+
+pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
+
+ROUNDS = int(os.environ.get("PATTERN_FAULT_ROUNDS", "20"))
+WRITER = Path(__file__).with_name("writer.py")
+
+
+def run_and_kill(path: Path, seed: int, seconds: float) -> list[dict[str, str | None]]:
+    """Start the writer, kill it some time after it has opened the database, and return what it said."""
+    with subprocess.Popen(
+        [sys.executable, WRITER, path, str(seed)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as writer:
+        assert writer.stdout is not None
+        assert writer.stderr is not None
+        first = writer.stdout.readline()
+        assert first, writer.stderr.read()
+        time.sleep(seconds)  # the point at which it dies is what is random here
+        writer.send_signal(signal.SIGKILL)
+        said, complaints = writer.communicate()
+    assert writer.returncode == -signal.SIGKILL, complaints
+    return [json.loads(line) for line in said.splitlines() if line.endswith("}")]
+
+
+async def look(path: Path) -> dict[str, str]:
+    """Return the version of every group of memories, having checked that each is whole and found."""
+    config = {
+        "database": {"type": "embedded", "path": str(path)},
+        "embeddings": {"provider": "hashing", "dimensions": 128},
+    }
+    groups: dict[str, dict[str, str]] = {}
+    async with pattern_core.open(config) as db:
+        async for memory in db.memories.iterate():
+            group, _, number = memory.label.partition("-")
+            groups.setdefault(group, {})[number] = memory.content
+            (hit, *_) = await db.memories.search_semantic("a", memory.content, limit=1)
+            assert hit.memory == memory
+            assert hit.score == pytest.approx(1, abs=1e-5)
+        count = await db.memories.count()
+        assert len(await db.memories.search_semantic("a", "word", limit=count + 10)) == count
+    versions = {}
+    for group, contents in groups.items():
+        assert sorted(contents) == ["0", "1", "2", "3", "4"], f"group {group} is not whole: {contents}"
+        (version,) = {content.split()[1] for content in contents.values()}
+        assert contents == {n: f"word{group} {version} n{n}" for n in contents}
+        versions[group] = version
+    return versions
+
+
+def expect(acknowledged: dict[str, str], said: list[dict[str, str | None]], found: Mapping[str, str]) -> None:
+    """Check what is found against what was said; the very last attempt may have been carried out or not."""
+    trying: dict[str, str | None] | None = None
+    for line in said:
+        if "trying" in line:
+            trying = line
+        else:
+            trying = None
+            if line["content"] is None:
+                acknowledged.pop(str(line["group"]), None)
+            else:
+                acknowledged[str(line["group"])] = line["content"]
+    if trying is not None and found.get(str(trying["trying"])) == trying["content"]:
+        if trying["content"] is None:
+            acknowledged.pop(str(trying["trying"]), None)
+        else:
+            acknowledged[str(trying["trying"])] = trying["content"]
+    assert found == acknowledged
+
+
+async def test_killed_while_writing(tmp_path: Path) -> None:
+    """After each kill, exactly what was acknowledged is there and found, each batch whole."""
+    path, dice = tmp_path / "pattern.db", random.Random(2026)
+    acknowledged: dict[str, str] = {}
+    steps = 0
+    for round_number in range(ROUNDS):
+        said = run_and_kill(path, round_number, dice.uniform(0, 1))
+        steps += len(said)
+        expect(acknowledged, said, await look(path))
+
+    assert steps > ROUNDS

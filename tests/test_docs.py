@@ -1,0 +1,114 @@
+"""Every code block of the README and the docs runs: Python, configurations, and what is typed into a terminal."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib.util
+import inspect
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pattern_core.config import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+DEFAULT = '[embeddings]\nprovider = "hashing"\n'
+
+needs_engine = pytest.mark.skipif(
+    importlib.util.find_spec("pattern_surreal_embedded") is None, reason="needs the plugin surreal-embedded"
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [code for kind, code in FENCE.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def with_blocks(language: str) -> list[Any]:
+    return [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES if blocks(page, language)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a configuration and something to import."""
+    monkeypatch.delenv("PATTERN_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pattern.toml").write_text(DEFAULT)
+    return tmp_path
+
+
+@needs_engine
+@pytest.mark.parametrize("page", with_blocks("python"))
+def test_python(page: Path, folder: Path) -> None:
+    """The Python blocks of a page run one after the other, as if typed into ``python -m asyncio``."""
+    for toml in blocks(page, "toml"):
+        if "hashing" in toml:
+            (folder / "pattern.toml").write_text(toml)
+            break
+    names: dict[str, Any] = {"__name__": "__main__"}
+
+    async def run() -> None:
+        for code in blocks(page, "python"):
+            compiled = compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            answer = eval(compiled, names)
+            if inspect.isawaitable(answer):
+                await answer
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("page", with_blocks("toml"))
+def test_configurations(page: Path) -> None:
+    """Every configuration that is shown is one that is accepted."""
+    for toml in blocks(page, "toml"):
+        load_config(tomllib.loads(toml))
+
+
+@needs_engine
+@pytest.mark.parametrize("page", with_blocks("console"))
+def test_terminal(page: Path, folder: Path) -> None:
+    """The ``pattern`` commands of a page succeed one after the other, in a folder that has what they name."""
+    lines = [line for code in blocks(page, "console") for line in code.splitlines() if line.startswith("pattern ")]
+    (folder / "NOTES.md").write_text("# Notes\n\nThe plumber comes on Tuesday.\n")
+    (folder / "new.toml").write_text('[database]\npath = "new.db"\n' + DEFAULT)
+    if lines and lines[0] == "pattern init":
+        (folder / "pattern.toml").unlink()
+        lines[0] += " --provider hashing"
+    elif lines:
+        lines.insert(0, "pattern agent add Archive")
+    for line in lines:
+        _, *arguments = shlex.split(line)
+        done = subprocess.run(
+            [sys.executable, "-c", "import sys; from pattern_core.cli import main; sys.exit(main())", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_links(page: Path) -> None:
+    """Every link to a file leads to one."""
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_page_of_errors_is_complete() -> None:
+    """The reference of errors names every error, and no other."""
+    from pattern_core import errors
+
+    page = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^\| `(\w+Error)`", page, re.MULTILINE))
+
+    assert named == {name for name in errors.__all__ if name.endswith("Error")} - {"PatternError"}

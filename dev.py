@@ -27,7 +27,7 @@ def bootstrap() -> None:
         subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", tools, "virtualenv"], check=True)
         environment = {**os.environ, "PYTHONPATH": str(tools)}
         subprocess.run([sys.executable, "-m", "virtualenv", "--quiet", HOME], check=True, env=environment)
-    install = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    install: list[str | Path] = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run([*install, "--constraint", ROOT / "constraints.txt", "nox"], check=True)
     (HOME / "ready").touch()
 
@@ -41,7 +41,9 @@ def main() -> int:
         split = arguments.index("--")
         arguments, behind = arguments[:split], arguments[split:]
     wanted = ["--tags", *arguments] if arguments else ["--list"]
-    return subprocess.run([PYTHON, "-m", "nox", "--noxfile", ROOT / "noxfile.py", *wanted, *behind], check=False).returncode
+    return subprocess.run(
+        [PYTHON, "-m", "nox", "--noxfile", ROOT / "noxfile.py", *wanted, *behind], check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -339,6 +339,21 @@ class TestExactness:
         assert matches.exact
 
     @pytest.mark.parametrize("metric", METRICS)
+    async def test_neighbours_that_float32_cannot_tell_apart(self, storage: MemoryStorage, metric: str) -> None:
+        """Vectors that lie close together and far from the origin are ranked as float64 ranks them."""
+        generator = np.random.default_rng(0)
+        index = await opened(storage, metric, 64)
+        await ids_in_empty(index, 64)
+        centre = 1000 * generator.standard_normal(64)
+        points = (centre + 0.01 * generator.standard_normal((500, 64))).astype(np.float32)
+        records = {f"t{n:03}": point for n, point in enumerate(points)}
+        await index.apply(TASKS, [VectorChange(id, "p", vector) for id, vector in records.items()])
+        for query in points[:20]:
+            matches = await index.search(TASKS, query, partitions=["p"], limit=5)
+            scores = {id: score(query, vector, metric) for id, vector in records.items()}
+            assert matches.ids == tuple(sorted(scores, key=lambda each: (-scores[each], each))[:5])
+
+    @pytest.mark.parametrize("metric", METRICS)
     async def test_a_partition_of_equal_vectors(self, storage: MemoryStorage, metric: str) -> None:
         """Thousands of equal vectors, at places that BLAS treats differently, come by id with one score."""
         index = await opened(storage, metric, 383)

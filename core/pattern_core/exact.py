@@ -64,10 +64,11 @@ def _candidates(rows: _Rows, query: Vector, metric: str, limit: int) -> NDArray[
             distances = squares + square - 2 * products  # of unit vectors, too, this grows as the cosine falls
             slack = (squares + square) * np.float32((dimensions + 8) * _ROUNDING) + np.float32(1e-30)
             slack = np.broadcast_to(slack, distances.shape)
-    slack = np.where(np.isfinite(distances), slack, np.inf)
-    distances = np.where(np.isfinite(distances), distances, 0)
-    worst = np.partition(distances + slack, limit - 1)[limit - 1]
-    return np.flatnonzero(distances - slack <= worst)
+        usable = np.isfinite(distances)  # what overflowed may be among the closest, for all we know
+        slack = np.where(usable, slack, np.inf)
+        distances = np.where(usable, distances, 0)
+        worst = np.partition(distances + slack, limit - 1)[limit - 1]
+        return np.flatnonzero(distances - slack <= worst)
 
 
 def _scores(rows: _Rows, query: Vector, metric: str) -> _Scores:

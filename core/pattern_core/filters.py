@@ -20,6 +20,8 @@ from typing import Any, ClassVar, TypeAlias
 
 import attrs
 
+from .errors import FilterError, shorten
+
 __all__ = ["And", "Compare", "Field", "Filter", "Not", "Op", "Or", "Scalar", "matches"]
 
 Scalar: TypeAlias = str | int | float | bool | datetime | None
@@ -135,6 +137,8 @@ class Field:
 
     def in_(self, values: Iterable[Scalar]) -> Filter:
         """True where the field equals one of the values."""
+        if isinstance(values, str | bytes):  # whose members are its characters, which nobody means
+            raise FilterError(f"in_ needs a list of values, got {shorten(values)}", field=self._path[0])
         return Compare(self._path, Op.IN, tuple(values))
 
     def contains(self, value: Scalar) -> Filter:

@@ -141,6 +141,11 @@ def _secret(value: Any, _: Any) -> Secret:
     return value if isinstance(value, Secret) else Secret(value)
 
 
+def _is_list(kind: Any) -> bool:
+    origin: Any = typing.get_origin(kind)
+    return origin is list
+
+
 def _list(value: Any, kind: Any) -> list[Any]:
     if not isinstance(value, list):  # cattrs would take a text apart
         raise TypeError(type(value).__name__)
@@ -167,4 +172,4 @@ for _kind, _accepted in ((str, (str,)), (int, (int,)), (bool, (bool,)), (float, 
 _CONVERTER.register_structure_hook(Path, _path)
 _CONVERTER.register_structure_hook(Secret, _secret)
 _CONVERTER.register_structure_hook_func(_is_union, _union)
-_CONVERTER.register_structure_hook_func(lambda kind: typing.get_origin(kind) is list, _list)
+_CONVERTER.register_structure_hook_func(_is_list, _list)

@@ -223,7 +223,8 @@ def as_vector(value: Any, dimensions: int | None = None) -> NDArray[np.float32]:
             a vector first, so it is refused on the way in.
     """
     try:
-        vector = np.array(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, which is refused below
+            vector = np.array(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidVectorError(f"expected a vector of numbers, got {shorten(value)}") from error
     wanted = "[n]" if dimensions is None else f"[{dimensions}]"

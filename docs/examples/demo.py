@@ -18,10 +18,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from stdlib_docs import paragraphs
 
 import pattern_core
 from pattern_core.splitting import split_text
-from stdlib_docs import paragraphs
 
 QUESTIONS = {
     "how do I send an e-mail?": {"smtplib", "email"},
@@ -74,7 +74,9 @@ async def remember(db: pattern_core.Database, blocks: Sequence[tuple[str, str]])
     return agent.id
 
 
-async def answer(db: pattern_core.Database, agent_id: str, questions: Sequence[str], *, top: int = 3) -> list[list[str]]:
+async def answer(
+    db: pattern_core.Database, agent_id: str, questions: Sequence[str], *, top: int = 3
+) -> list[list[str]]:
     """Print the memories nearest to each question, and return their labels."""
     table = Table("question", "memory", "score", "ms", show_edge=False, pad_edge=False)
     table.columns[2].justify = table.columns[3].justify = "right"
@@ -85,7 +87,9 @@ async def answer(db: pattern_core.Database, agent_id: str, questions: Sequence[s
         took = (time.perf_counter() - began) * 1000
         for rank, hit in enumerate(hits):
             first = rank == 0
-            table.add_row(question if first else "", hit.memory.label, f"{hit.score:.3f}", f"{took:.0f}" if first else "")
+            table.add_row(
+                question if first else "", hit.memory.label, f"{hit.score:.3f}", f"{took:.0f}" if first else ""
+            )
         answers.append([hit.memory.label for hit in hits])
     console.print(table)
     return answers
@@ -118,7 +122,9 @@ async def standard_library(folder: Path) -> int:
     async with pattern_core.open(config(folder)) as db:
         console.print(f"database and model open in {time.perf_counter() - began:.1f} s")
         second = await answer(db, agent_id, questions)
-    right = sum(labels[0].split(".")[0] in QUESTIONS[question] for question, labels in zip(questions, first, strict=True))
+    right = sum(
+        labels[0].split(".")[0] in QUESTIONS[question] for question, labels in zip(questions, first, strict=True)
+    )
     console.print(f"\n{right} of {len(questions)} questions have a module that fits on top.")
     console.print("After reopening, the answers are the same." if first == second else "[red]The answers differ.[/]")
     return 0 if right == len(questions) and first == second else 1
@@ -126,7 +132,7 @@ async def standard_library(folder: Path) -> int:
 
 async def own_text(folder: Path, file: Path) -> int:
     """Remember a file of the user's, and answer questions about it."""
-    text = file.read_text(encoding="utf-8")
+    text = await asyncio.to_thread(file.read_text, encoding="utf-8")
     blocks = split_text(text, markdown=file.suffix.lower() in {".md", ".markdown"})
     if not blocks:
         console.print(f"{file} holds no text.")

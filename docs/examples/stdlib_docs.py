@@ -118,11 +118,17 @@ def _inspected(module: ModuleType) -> Iterator[tuple[str, str]]:
     for name, value in _members(module):
         if inspect.isbuiltin(value):
             yield f"{module.__name__}.{name}", value.__doc__ or ""
-        elif inspect.isclass(value) and not issubclass(value, BaseException):
+        elif inspect.isclass(value) and not issubclass(value, BaseException) and not _is_of_another(value, module):
             yield f"{module.__name__}.{name}", value.__doc__ or ""
             for method, function in _members(value):
                 if inspect.isroutine(function):
                     yield f"{module.__name__}.{name}.{method}", function.__doc__ or ""
+
+
+def _is_of_another(value: type, module: ModuleType) -> bool:
+    """Tell whether a class is another public module's: ``sqlite3.Date`` is ``datetime.date``."""
+    home = value.__module__
+    return home != module.__name__ and home in sys.stdlib_module_names and not home.startswith("_")
 
 
 def _members(owner: object) -> list[tuple[str, object]]:

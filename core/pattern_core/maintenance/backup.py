@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,14 +14,16 @@ import numpy as np
 from pattern_core.abc import Insert, Row, Storage
 from pattern_core.clock import utc_now
 from pattern_core.errors import StorageError
-from pattern_core.schema import TABLES, Kind, Table
+from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
+from pattern_core.validators import as_utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["back_up", "restore"]
+__all__ = ["back_up", "read_manifest", "restore"]
 
 MANIFEST: Final = "manifest.json"
+_METADATA: Final = TABLES["system_metadata"]
 _ROWS: Final = 500
 
 Progress = Callable[[str, int], None]
@@ -72,10 +74,12 @@ def _make_folder(folder: Path) -> Path:
 
 
 async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
-    """Read a backup into a database that has the tables and holds none of the records.
+    """Read a backup into a database that holds no records.
+
+    What says that the database is set up is read last: one that was left half read is not taken for whole.
 
     Args:
-        storage: The database.
+        storage: The database. Tables that it has, all of them empty, are made anew.
         folder: A folder that `back_up` wrote.
         progress: Called with a table's name and the rows read since the last call.
 
@@ -83,39 +87,80 @@ async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) 
         How many records of each table were read.
 
     Raises:
-        StorageError: The folder holds no whole backup.
-        AlreadyExistsError: The database holds one of the records.
+        StorageError: The folder holds no whole backup, or the database holds records.
     """
-    import pyarrow as pa
-
-    try:
-        manifest = json.loads(await asyncio.to_thread((folder / MANIFEST).read_text, encoding="utf-8"))
-        expected: dict[str, int] = manifest["records"]
-    except (OSError, ValueError, KeyError) as error:
-        message = f"{folder} holds no whole backup: its {MANIFEST} cannot be read ({error}). Choose another one."
-        raise StorageError(message) from error
+    expected = await asyncio.to_thread(read_manifest, folder)
+    about = [row async for rows in _read(_METADATA, folder) for row in rows] if _METADATA.name in expected else []
+    if not about:
+        raise StorageError(f"{folder} holds the backup of a database that was never set up: there is nothing to read")
+    await _empty(storage)
+    tables = [TABLES[name] for name in expected]
+    for table in tables:
+        await storage.apply_schema(CreateTable(table, about[0]["embedding_dimensions"]))
     counts = {}
-    for name, count in expected.items():
-        table, read = TABLES[name], 0
-        with pa.OSFile(str(folder / f"{name}.arrows"), "rb") as source, pa.ipc.open_stream(source) as reader:
-            for batch in reader:
-                rows = _rows(table, batch)
-                await storage.commit([Insert(table, row) for row in rows])
-                read += len(rows)
-                progress(name, len(rows))
-        if read != count:
-            raise StorageError(f"{folder}: {name} holds {read} records and its manifest says {count}")
-        counts[name] = read
+    for table in sorted(tables, key=lambda each: each is _METADATA):
+        count = 0
+        async for rows in _read(table, folder):
+            await storage.commit([Insert(table, row) for row in rows])
+            count += len(rows)
+            progress(table.name, len(rows))
+        if count != expected[table.name]:
+            message = f"{folder}: {table.name} holds {count} records and its manifest says {expected[table.name]}"
+            raise StorageError(message)
+        counts[table.name] = count
     return counts
 
 
+def read_manifest(folder: Path) -> dict[str, int]:
+    """Return how many records of each table a backup holds.
+
+    Args:
+        folder: A folder that `back_up` wrote.
+
+    Raises:
+        StorageError: The folder holds no whole backup.
+    """
+    try:
+        expected: dict[str, int] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["records"]
+    except (OSError, ValueError, KeyError) as error:
+        message = f"{folder} holds no whole backup: its {MANIFEST} cannot be read ({error}). Choose another one."
+        raise StorageError(message) from error
+    return expected
+
+
+async def _empty(storage: Storage) -> None:
+    """Remove all tables, if none of them holds what could be lost."""
+    present = await storage.tables()
+    tables = [table for table in TABLES.values() if table.name in present]
+    for table in tables:
+        if table is not _METADATA and (count := await storage.count(table)):
+            message = f"the database holds records ({count:,} {table.name}). Restore into a new one."
+            raise StorageError(message)
+    for table in reversed(tables):
+        await storage.apply_schema(DropTable(table))
+
+
+async def _read(table: Table, folder: Path) -> AsyncIterator[list[Row]]:
+    import pyarrow as pa
+
+    path = folder / f"{table.name}.arrows"
+    try:
+        with pa.OSFile(str(path), "rb") as source, pa.ipc.open_stream(source) as reader:
+            for batch in reader:
+                yield _rows(table, batch)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StorageError(f"{path} cannot be read: {error}") from error
+
+
 def _rows(table: Table, batch: pa.RecordBatch) -> list[Row]:
-    json_columns = [each.name for each in table.columns if each.kind in (Kind.OBJECT, Kind.OBJECTS)]
-    rows: list[dict[str, Any]] = batch.to_pylist()
-    for row in rows:
-        for name in json_columns:
-            if row[name] is not None:
-                row[name] = json.loads(row[name])
-        if table.vector is not None and row[table.vector.name] is not None:
-            row[table.vector.name] = np.array(row[table.vector.name], dtype=np.float32)
-    return rows
+    return [{each.name: _value(each.kind, row[each.name]) for each in table.columns} for row in batch.to_pylist()]
+
+
+def _value(kind: Kind, value: Any) -> Any:
+    if value is None:
+        return None
+    if kind in (Kind.OBJECT, Kind.OBJECTS):
+        return json.loads(value)
+    if kind is Kind.VECTOR:
+        return np.array(value, dtype=np.float32)
+    return as_utc(value)

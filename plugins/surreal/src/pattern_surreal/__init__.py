@@ -1,1 +1,6 @@
 """What pattern-core's SurrealDB plugins share: the dialect."""
+
+from .connection import Connection, StatementError, read_answer
+from .storage import SurrealStorage
+
+__all__ = ["Connection", "StatementError", "SurrealStorage", "read_answer"]

@@ -1,0 +1,69 @@
+"""``pattern backup`` and ``pattern restore``: all records, to files and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .base import Settings, Verb
+from .database import use_storage
+from .output import print_done
+from .progress import progress
+
+if TYPE_CHECKING:
+    from pattern_core.abc import Storage
+    from pattern_core.config import Config
+
+__all__ = ["backup", "restore"]
+
+
+@click.command("backup", cls=Verb, examples="pattern backup backups/monday")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.pass_obj
+def backup(settings: Settings, folder: Path) -> None:
+    """Write all records into a new FOLDER: one Arrow file for each table.
+
+    The vectors are in it, so nothing has to be embedded again.
+    """
+    from pattern_core.maintenance.backup import back_up
+    from pattern_core.schema import TABLES
+
+    if folder.exists():
+        raise click.UsageError(f"{folder} is there already. Name a new folder.")
+
+    async def work(storage: Storage, _: Config) -> dict[str, int]:
+        present = await storage.tables()
+        total = sum([await storage.count(table) for name, table in TABLES.items() if name in present])
+        with progress(settings, f"Writing {folder}", total) as advance:
+            return await back_up(storage, folder, lambda _, rows: advance(rows))
+
+    counts = use_storage(settings, work)
+    print_done(settings, f"Wrote {_count(counts)} into {folder}.", {"folder": str(folder.resolve()), "records": counts})
+
+
+@click.command("restore", cls=Verb, examples="pattern --config new/pattern.toml restore backups/monday")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.pass_obj
+def restore(settings: Settings, folder: Path) -> None:
+    """Read a backup FOLDER into the configured database, which must not hold any records.
+
+    The configuration has to name the embedding model that the backup's vectors were made by.
+    """
+    from pattern_core.maintenance.backup import read_manifest
+    from pattern_core.maintenance.backup import restore as read_back
+
+    async def work(storage: Storage, _: Config) -> dict[str, int]:
+        with progress(settings, f"Reading {folder}", sum(read_manifest(folder).values())) as advance:
+            return await read_back(storage, folder, lambda _, rows: advance(rows))
+
+    counts = use_storage(settings, work)
+    print_done(settings, f"Read {_count(counts)} from {folder}.", {"folder": str(folder.resolve()), "records": counts})
+
+
+def _count(counts: dict[str, int]) -> str:
+    shown = ", ".join(
+        f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "system_metadata"
+    )
+    return shown or "no records"

@@ -1,0 +1,49 @@
+"""The plugins that a configuration names, with their options, before anything is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from pattern_core.options import structure_options
+from pattern_core.plugins import load_plugin
+
+if TYPE_CHECKING:
+    from pattern_core.config import Config
+
+__all__ = ["embeddings_of", "location_of", "storage_of", "vectors_of"]
+
+
+def storage_of(config: Config) -> tuple[StorageSpec, Any]:
+    """Return what the configured storage says of itself, and its options."""
+    spec = load_plugin(config.database.provider or "", StorageSpec)
+    return spec, _options(config, "database", spec.options)
+
+
+def vectors_of(config: Config) -> tuple[VectorSpec, Any, str]:
+    """Return what the configured vector search says of itself, its options, and its name."""
+    name = config.vectors.provider or storage_of(config)[0].vectors
+    spec = load_plugin(name, VectorSpec)
+    return spec, _options(config, "vectors", spec.options), name
+
+
+def embeddings_of(config: Config) -> tuple[EmbeddingSpec, Any]:
+    """Return what the configured embedding provider says of itself, and its options."""
+    spec = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
+    return spec, _options(config, "embeddings", spec.options)
+
+
+def location_of(config: Config) -> str:
+    """Say where the database is: its path, or its address without user name and password."""
+    _, options = storage_of(config)
+    if path := getattr(options, "path", None):
+        return str(path)
+    address = urlsplit(str(getattr(options, "url", "")))
+    return address._replace(netloc=address.netloc.rpartition("@")[2], query="").geturl()
+
+
+def _options(config: Config, section: str, options: type[Any]) -> Any:
+    given = getattr(config, section).options
+    source = str(config.source) if config.source else None
+    return structure_options(options, given, section=section, base=config.base, source=source)

@@ -1,0 +1,62 @@
+"""How a verb gets at the database: open, work, close, in an event loop of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from pattern_core.abc import Storage
+    from pattern_core.config import Config
+    from pattern_core.database import Database
+
+    from .base import Settings
+
+__all__ = ["use_database", "use_storage"]
+
+T = TypeVar("T")
+
+
+def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *, load_model: bool = False) -> T:
+    """Open the database, do some work, and close it, also after Ctrl-C.
+
+    Args:
+        settings: The shared options.
+        work: What to do with the database.
+        load_model: Whether to load the embedding model at once; False leaves it until it is needed.
+
+    Returns:
+        What the work returned.
+    """
+    import asyncio
+
+    from pattern_core.database import open as open_database
+
+    async def run() -> T:
+        async with open_database(settings.config, load_model=load_model) as database:
+            return await work(database)
+
+    return asyncio.run(run())
+
+
+def use_storage(settings: Settings, work: Callable[[Storage, Config], Awaitable[T]]) -> T:
+    """Open just the storage, as it is, do some work, and close it.
+
+    Args:
+        settings: The shared options.
+        work: What to do with the storage and the configuration.
+
+    Returns:
+        What the work returned.
+    """
+    import asyncio
+
+    from pattern_core.config import load_config
+    from pattern_core.database import open_storage
+
+    async def run() -> T:
+        config = load_config(settings.config)
+        async with open_storage(config) as storage:
+            return await work(storage, config)
+
+    return asyncio.run(run())

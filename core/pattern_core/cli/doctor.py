@@ -1,0 +1,198 @@
+"""``pattern doctor``: check everything, step by step, and say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import click
+
+import pattern_core
+from pattern_core.config import load_config
+from pattern_core.database import open as open_database
+from pattern_core.database import open_storage
+from pattern_core.errors import PatternError, SignatureMismatchError
+from pattern_core.filters import Field
+from pattern_core.maintenance.metadata import read_metadata
+from pattern_core.maintenance.migrate import LATEST, plan
+from pattern_core.schema import TABLES
+from pattern_core.validators import as_vector
+
+from .base import Settings, Verb
+from .configured import embeddings_of, location_of, storage_of, vectors_of
+from .output import clean, console, one_line, print_json
+
+if TYPE_CHECKING:
+    from pattern_core.abc import Storage
+    from pattern_core.config import Config
+    from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+    from pattern_core.maintenance.metadata import Metadata
+
+__all__ = ["doctor"]
+
+PROBE: Final = "Does the model turn this into numbers?"
+
+
+@attrs.frozen
+class Check:
+    """What one step found.
+
+    Attributes:
+        name: What was looked at.
+        state: ``ok``, ``warn`` or ``fail``.
+        message: What was found and, where it is not well, what to do.
+    """
+
+    name: str
+    state: str
+    message: str
+
+
+Report = Callable[[Check], None]
+
+
+@click.command("doctor", cls=Verb, examples="pattern doctor\npattern doctor --json")
+@click.pass_context
+def doctor(context: click.Context) -> None:
+    """Check the configuration, the plugins, the database, the model and the index, and say what to do.
+
+    The exit code is 1 where something does not work. Nothing is changed in a database that has been set up.
+    """
+    settings: Settings = context.obj
+    checks: list[Check] = []
+
+    def report(check: Check) -> None:
+        checks.append(check)
+        if not settings.json:
+            _print(check)
+
+    asyncio.run(_examine(settings.config, report))
+    failed = any(check.state == "fail" for check in checks)
+    if settings.json:
+        print_json({"ok": not failed, "checks": checks})
+    context.exit(int(failed))
+
+
+def _print(check: Check) -> None:
+    if not sys.stdout.isatty():
+        click.echo(f"{check.state}\t{check.name}\t{one_line(check.message)}")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    row = Table.grid(padding=(0, 2))
+    for width in (4, 13, None):
+        row.add_column(width=width, overflow="fold")
+    style = {"ok": "green", "warn": "yellow", "fail": "bold red"}[check.state]
+    row.add_row(Text(check.state, style=style), check.name, Text(clean(check.message)))
+    console().print(row)
+
+
+@contextlib.contextmanager
+def _failing(report: Report, name: str) -> Iterator[None]:
+    """Report an error of ours as a check that failed."""
+    try:
+        yield
+    except PatternError as error:
+        report(Check(name, "fail", str(error)))
+
+
+async def _examine(source: str | None, report: Report) -> None:
+    """Make all checks that can be made; one that rests on another that failed is left out."""
+    python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    report(Check("program", "ok", f"pattern-core {pattern_core.__version__}, {python}"))
+    config = None
+    with _failing(report, "configuration"):
+        config = load_config(source)
+        report(Check("configuration", "ok", str(config.source)))
+    if config is None:
+        return
+    plugins = {role: _check_plugin(config, role, report) for role in ("storage", "vectors", "embeddings")}
+    stored = await _check_database(config, report) if plugins["storage"] else None
+    usable = plugins["embeddings"] and await _check_model(config, stored, report)
+    if usable and plugins["vectors"] and stored is not None and stored.schema_version == LATEST:
+        await _check_index(config, report)
+
+
+def _check_plugin(config: Config, role: str, report: Report) -> bool:
+    with _failing(report, role):
+        if role == "storage":
+            spec: StorageSpec | VectorSpec | EmbeddingSpec = storage_of(config)[0]
+            name = config.database.provider
+        elif role == "vectors":
+            spec, _, name = vectors_of(config)
+        else:
+            spec = embeddings_of(config)[0]
+            name = config.embeddings.provider
+        report(Check(role, "ok", f"{name}: {spec.summary}"))
+        return True
+    return False
+
+
+async def _check_database(config: Config, report: Report) -> Metadata | None:
+    """Open the storage, and look at its health and its schema."""
+    with _failing(report, "database"):
+        async with open_storage(config) as storage:
+            health = await storage.health()
+            state, words = ("ok", "works") if health.ok else ("fail", f"does not work: {dict(health.details)}")
+            report(Check("database", state, f"{location_of(config)} ({health.engine}) {words}"))
+            with _failing(report, "schema"):
+                return await _check_schema(storage, report)
+    return None
+
+
+async def _check_schema(storage: Storage, report: Report) -> Metadata:
+    steps, stored = await plan(storage), await read_metadata(storage)
+    if not stored.schema_version:
+        report(Check("schema", "ok", "nothing is set up yet; the first use does it"))
+    elif steps.pending:
+        message = (
+            f"version {steps.current} of {steps.target}. The next use migrates it; `pattern migrate plan` shows how."
+        )
+        report(Check("schema", "warn", message))
+    else:
+        report(Check("schema", "ok", f"version {steps.current}, the latest"))
+    return stored
+
+
+async def _check_model(config: Config, stored: Metadata | None, report: Report) -> bool:
+    """Load the model, embed a text, and compare the model with the one that the database's vectors come from."""
+    with _failing(report, "model"):
+        spec, options = embeddings_of(config)
+        start = time.perf_counter()
+        async with await spec.open(options) as embedder:
+            signature = embedder.signature
+            loaded = time.perf_counter()
+            as_vector(await embedder.embed_query(PROBE), signature.dimensions)
+            done = time.perf_counter()
+        if stored is not None and stored.signature not in (None, signature):
+            raise SignatureMismatchError(str(stored.signature), str(signature))
+        took = f"loaded in {loaded - start:.1f} s, embeds a text in {(done - loaded) * 1000:.1f} ms"
+        if spec.semantic:
+            report(Check("model", "ok", f"{signature}, {took}"))
+        else:
+            means = "It finds like words, not like meaning; a language model (torch) finds meaning."
+            report(Check("model", "warn", f"{signature}, {took}. {means}"))
+        return True
+    return False
+
+
+async def _check_index(config: Config, report: Report) -> None:
+    """Compare what the vector index holds with what the storage does."""
+    with _failing(report, "index"):
+        async with open_database(config, load_model=False) as database:
+            found = {}
+            for table in TABLES.values():
+                if table.vector is not None:
+                    wanted = await database.storage.count(table, ~Field(table.vector.name).is_null())
+                    found[table.name.replace("_", " ")] = (await database.vectors.count(table), wanted)
+        words = ", ".join(f"{held:,} of {wanted:,} {name}" for name, (held, wanted) in found.items())
+        agrees = all(held == wanted for held, wanted in found.values())
+        hint = "" if agrees else ". The index does not agree with the storage: please report this as a bug."
+        report(Check("index", "ok" if agrees else "fail", f"can find {words}{hint}"))

@@ -1,0 +1,68 @@
+"""How an error is told: in words or as JSON, with the exit code that goes with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pattern_core.errors import ConfigError, PatternError, ReferencedError
+
+from .output import as_data, clean, console
+
+__all__ = ["describe", "report"]
+
+
+def report(error: Exception, args: Sequence[str]) -> int:
+    """Tell an error on stderr.
+
+    Args:
+        error: What was raised.
+        args: The command line; it says whether JSON and a traceback are wanted, also where it could not be understood.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: The error itself, where it is one that nobody foresaw.
+    """
+    if not isinstance(error, PatternError | OSError | click.ClickException):
+        raise error
+    if "--traceback" in args or os.environ.get("PATTERN_TRACEBACK"):
+        traceback.print_exception(error)
+    if "--json" in args:
+        data = {"type": type(error).__name__, "message": describe(error), **_attributes(error)}
+        click.echo(json.dumps({"error": data}, default=as_data), err=True)
+    elif isinstance(error, click.ClickException):
+        error.show()
+    else:
+        terminal = console(stderr=True)
+        terminal.print(f"[bold red]Error:[/] {_escape(describe(error))}", soft_wrap=not terminal.is_terminal)
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    return 2 if isinstance(error, ConfigError) else 1
+
+
+def describe(error: Exception) -> str:
+    """Return an error's message, without control characters."""
+    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+    if isinstance(error, ReferencedError):
+        message = f"{message} Here, that is the option --cascade."
+    return clean(message)
+
+
+def _attributes(error: Exception) -> dict[str, Any]:
+    """Return what an error of ours carries besides its message."""
+    if not isinstance(error, PatternError):
+        return {}
+    return {name: value for name, value in vars(error).items() if not name.startswith("_")}
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

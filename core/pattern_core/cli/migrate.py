@@ -1,0 +1,114 @@
+"""``pattern migrate``: the schema's version."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .arguments import confirm, yes_option
+from .base import Settings, VerbGroup
+from .database import use_database, use_storage
+from .output import Column, note, print_done, print_json, print_table
+
+if TYPE_CHECKING:
+    from pattern_core.abc import Storage
+    from pattern_core.config import Config
+    from pattern_core.database import Database
+    from pattern_core.maintenance.migrate import Plan
+
+__all__ = ["migrate"]
+
+
+@click.group(
+    cls=VerbGroup,
+    examples="""
+        pattern migrate status
+        pattern migrate plan --to 0
+        pattern migrate up
+    """,
+)
+def migrate() -> None:
+    """Bring the schema up to date, or back.
+
+    Every use of a database brings its schema up to date; these verbs show it and do it by themselves.
+    """
+
+
+@migrate.command("status", examples="pattern migrate status")
+@click.pass_obj
+def status(settings: Settings) -> None:
+    """Show the database's schema version, and the latest there is."""
+    found = _plan(settings, None)
+    message = f"Schema version {found.current} of {found.target}: {len(found.pending)} to apply."
+    data = {"current": found.current, "latest": found.target, "pending": len(found.pending)}
+    print_done(settings, message, data)
+
+
+@migrate.command("plan", examples="pattern migrate plan\npattern migrate plan --to 0")
+@click.option("--to", "target", type=click.IntRange(min=0), help="The version to reach. [default: the latest]")
+@click.pass_obj
+def plan(settings: Settings, target: int | None) -> None:
+    """Show what migrating would do. Nothing is changed."""
+    found = _plan(settings, target)
+    if settings.json:
+        print_json(_data(found))
+        return
+    if not found.pending:
+        note(f"Nothing to do: the schema has version {found.current}.")
+        return
+    direction = "up" if found.target > found.current else "down"
+    columns = [Column("version", number=True), Column("direction"), Column("what it does", share=1, lines=3)]
+    print_table(columns, [[str(each.version), direction, each.summary] for each in found.pending])
+
+
+@migrate.command("up", examples="pattern migrate up")
+@click.pass_obj
+def up(settings: Settings) -> None:
+    """Bring the schema to the latest version."""
+
+    async def opened(_: Database) -> None:
+        """Opening has migrated."""
+
+    found = _plan(settings, None)
+    use_database(settings, opened)
+    message = f"The schema has version {found.target}; {len(found.pending)} migrations were applied."
+    print_done(settings, message, _data(found))
+
+
+@migrate.command("down", examples="pattern migrate down --to 0 --yes")
+@click.option("--to", "target", type=click.IntRange(min=0), required=True, help="The version; 0 removes everything.")
+@yes_option
+@click.pass_obj
+def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
+    """Take the schema back to an earlier version.
+
+    What only later versions can hold is lost. A backup is written first, into the folder pattern-backups beside the
+    configuration. The next use of the database brings the schema up again.
+    """
+    from pattern_core.maintenance.migrate import migrate_down
+
+    async def work(storage: Storage, config: Config) -> Plan:
+        return await migrate_down(storage, target, backups=config.base / "pattern-backups")
+
+    planned = _plan(settings, target)
+    if not yes and target < planned.current:
+        confirm(f"Take the schema from version {planned.current} down to {target}, and lose what only later ones hold?")
+    done = use_storage(settings, work)
+    message = f"The schema has version {done.target}. A backup is in the folder pattern-backups."
+    print_done(settings, message, _data(done))
+
+
+def _plan(settings: Settings, target: int | None) -> Plan:
+    from pattern_core.maintenance.migrate import LATEST
+    from pattern_core.maintenance.migrate import plan as make_plan
+
+    async def work(storage: Storage, _: Config) -> Plan:
+        return await make_plan(storage, LATEST if target is None else target)
+
+    return use_storage(settings, work)
+
+
+def _data(found: Plan) -> dict[str, object]:
+    migrations = [{"version": each.version, "summary": each.summary} for each in found.pending]
+    return {"current": found.current, "target": found.target, "migrations": migrations}

@@ -1,0 +1,41 @@
+"""How far a long work is."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .base import Settings
+from .output import console
+
+__all__ = ["progress"]
+
+
+@contextlib.contextmanager
+def progress(settings: Settings, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show how far a long work is, where somebody looks at a terminal.
+
+    Args:
+        settings: The shared options.
+        title: What is being done.
+        total: How many steps there are; None where that is not known.
+
+    Yields:
+        A function to call with the number of steps done since the last call.
+    """
+    if settings.json or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s", style="dim")
+
+    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*parts, console=console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda steps: bar.update(task, advance=steps)

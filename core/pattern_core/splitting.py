@@ -1,0 +1,210 @@
+"""Cut a text or a Markdown document into blocks that are each about one thing, for ``pattern memory import``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from operator import itemgetter
+from typing import Final
+
+import attrs
+
+from .errors import ValidationError
+
+__all__ = ["Block", "split_text"]
+
+TITLE_CHARS: Final = 60
+_FENCE: Final = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
+_ATX: Final = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
+_SETEXT: Final = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
+_PLAIN: Final = re.compile(r" {0,3}[^\s#>|`~*+-]")
+"""The beginning of a line of prose; a line under a list item, a quote or a table makes no heading of it."""
+
+# A list item and a row of a table are what a sentence is to prose.
+_SENTENCES: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])")  # noqa: RUF001 - Chinese
+_LINES: Final = re.compile(r"\n")
+_WORDS: Final = re.compile(r"\s+")
+
+
+@attrs.frozen
+class Block:
+    """A piece of a document.
+
+    Attributes:
+        label: Its name, unique within the document: the headings above it, or its first words.
+        content: The text as it stands in the document, the heading's line included where one begins the block.
+        headings: The headings that it stands under, the outermost first.
+    """
+
+    label: str
+    content: str
+    headings: tuple[str, ...] = ()
+
+
+@attrs.frozen
+class _Section:
+    headings: tuple[str, ...]
+    text: str
+    body: int
+    """Where what is below the heading begins."""
+
+
+@attrs.frozen
+class _Unit:
+    start: int
+    end: int
+    code: bool
+
+
+def split_text(text: str, *, markdown: bool, max_chars: int = 1000) -> list[Block]:
+    """Cut a document into blocks, in order.
+
+    Paragraphs stay together up to the limit. What is longer is cut between sentences (code: between lines), else
+    between words, else anywhere. Nothing but white space between blocks is lost.
+
+    Args:
+        text: The document.
+        markdown: Whether headings begin sections and fenced code is one unit.
+        max_chars: The most characters in a block.
+
+    Returns:
+        The blocks. A label depends on the headings above it, or on the block's first words, so that it stays when
+        other parts of the document change; repeats are numbered: ``Install > Linux (2)``.
+
+    Raises:
+        ValidationError: The limit is below 1.
+    """
+    if max_chars < 1:
+        raise ValidationError(f"a block has at least one character, got {max_chars}", where="split_text")
+    text = text.replace("\r\n", "\n")
+    sections = _sections(text) if markdown else iter([_Section((), text, 0)])
+    blocks: list[Block] = []
+    taken: set[str] = set()
+    for section in sections:
+        for content in _contents(section, max_chars, markdown=markdown):
+            title = " > ".join(filter(None, section.headings)) or _shorten(content)
+            label, number = title, 1
+            while label in taken:
+                number += 1
+                label = f"{title} ({number})"
+            taken.add(label)
+            blocks.append(Block(label, content.rstrip(), section.headings))
+    return blocks
+
+
+def _shorten(text: str) -> str:
+    words = " ".join(text[: 4 * TITLE_CHARS].split())
+    return words if len(words) <= TITLE_CHARS else f"{words[:TITLE_CHARS].rpartition(' ')[0] or words[:TITLE_CHARS]}…"
+
+
+def _sections(text: str) -> Iterator[_Section]:
+    """Cut a Markdown document before its headings. A heading with nothing below it goes with the next one."""
+    lines = text.split("\n")
+    start = _front_matter_lines(lines)
+    if start:
+        yield _Section(("Front matter",), "\n".join(lines[:start]), 0)
+    path: list[tuple[int, str]] = []
+    found, heads, fence = lines[:0], 0, ""
+    number = start
+    while number < len(lines):
+        heading = None if fence else _heading(lines, number, start)
+        if heading is None:
+            fence = _fence_after(lines[number], fence)
+            found.append(lines[number])
+            number += 1
+            continue
+        level, title, height = heading
+        if any(line.strip() for line in found[heads:]):
+            yield _section(path, found, heads)
+            found = []
+        path = [*(each for each in path if each[0] < level), (level, _shorten(title))]
+        found += lines[number : number + height]
+        heads = len(found)
+        number += height
+    yield _section(path, found, heads)
+
+
+def _section(path: list[tuple[int, str]], lines: list[str], heads: int) -> _Section:
+    body = sum(len(line) + 1 for line in lines[:heads])
+    return _Section(tuple(title for _, title in path), "\n".join(lines), body)
+
+
+def _front_matter_lines(lines: list[str]) -> int:
+    if lines[0].rstrip() != "---":
+        return 0
+    ends = (number for number, line in enumerate(lines[1:], start=2) if line.rstrip() in {"---", "..."})
+    return next(ends, 0)
+
+
+def _heading(lines: list[str], number: int, start: int) -> tuple[int, str, int] | None:
+    """Return the level, the title and the number of lines of the heading that begins at a line, if one does."""
+    line = lines[number]
+    if atx := _ATX.match(line):
+        return len(atx[1]), atx[2] or "", 1
+    alone = number == start or not lines[number - 1].strip()
+    underline = _SETEXT.match(lines[number + 1]) if alone and number + 1 < len(lines) and _PLAIN.match(line) else None
+    if underline:
+        return (1 if underline[1][0] == "=" else 2), line.strip(), 2
+    return None
+
+
+def _fence_after(line: str, fence: str) -> str:
+    """Return the fence that is open behind a line, given the one that is open before it; empty for none."""
+    if not fence:
+        opened = _FENCE.match(line)
+        return opened[1] if opened else ""
+    closing = line.strip()
+    return "" if len(closing) >= len(fence) and set(closing) == {fence[0]} else fence
+
+
+def _contents(section: _Section, limit: int, *, markdown: bool) -> Iterator[str]:
+    text = section.text
+    start = end = -1
+    for unit in _units(section, markdown=markdown):
+        if start >= 0 and unit.end - start > limit:
+            yield text[start:end]
+            start = -1
+        if start < 0:
+            start = unit.start
+        end = unit.end
+        if end - start > limit:
+            levels = [_LINES if unit.code else _SENTENCES, _WORDS]
+            yield from _cut(text[start:end], limit, levels)
+            start = -1
+    if start >= 0:
+        yield text[start:end]
+
+
+def _units(section: _Section, *, markdown: bool) -> Iterator[_Unit]:
+    """Find the paragraphs and the fenced blocks of a section, the heading as a part of the first."""
+    kinds, fence = [], ""
+    for line in section.text[section.body :].split("\n"):
+        before, fence = fence, _fence_after(line, fence) if markdown else ""
+        kinds.append(("code" if before or fence else "prose" if line.strip() else "", len(line) + 1))
+    position, start = section.body, 0 if section.body else None
+    for kind, lines in groupby(kinds, key=itemgetter(0)):
+        length = sum(size for _, size in lines)
+        if kind:
+            yield _Unit(position if start is None else start, position + length - 1, code=kind == "code")
+            start = None
+        position += length
+    if start is not None:
+        yield _Unit(start, len(section.text), code=False)
+
+
+def _cut(text: str, limit: int, levels: list[re.Pattern[str]]) -> Iterator[str]:
+    """Cut a text into pieces of at most the limit, at the first level's separators where that is possible."""
+    if len(text) <= limit:
+        yield from [text] if text.strip() else []
+        return
+    if not levels:
+        yield from filter(str.strip, (text[start : start + limit] for start in range(0, len(text), limit)))
+        return
+    start = end = following = 0
+    for gap, after in [*(match.span() for match in levels[0].finditer(text)), (len(text), len(text))]:
+        if gap - start > limit and end > start:
+            yield from _cut(text[start:end], limit, levels[1:])
+            start = following
+        end, following = gap, after
+    yield from _cut(text[start:end], limit, levels[1:])

@@ -1,0 +1,54 @@
+"""The conformance kit: tests that a plugin inherits to prove that it keeps a contract.
+
+A plugin's test module says how to open the plugin, and no more::
+
+    from pattern_core.testing import StorageContract
+
+    class TestMyStorage(StorageContract):
+        @pytest.fixture
+        def open_storage(self, tmp_path):
+            return lambda: MyStorage.open(tmp_path / "data")
+
+It needs the extra ``pattern-core[testing]``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+# Before they are imported, so that a failing assertion shows its values.
+pytest.register_assert_rewrite(
+    *(
+        f"{__name__}.{module}"
+        for module in (
+            "embedder",
+            "scene",
+            "storage",
+            "storage_filters",
+            "storage_reads",
+            "storage_values",
+            "storage_writes",
+            "vectors",
+        )
+    )
+)
+
+from .contract import Contract  # noqa: E402 - see above
+from .doubles import MemoryData, MemoryStorage  # noqa: E402
+from .embedder import EmbedderContract  # noqa: E402
+from .rows import DIMENSIONS, NOON, sample_row, sample_vector  # noqa: E402
+from .storage import StorageContract  # noqa: E402
+from .vectors import VectorStoreContract  # noqa: E402
+
+__all__ = [
+    "DIMENSIONS",
+    "NOON",
+    "Contract",
+    "EmbedderContract",
+    "MemoryData",
+    "MemoryStorage",
+    "StorageContract",
+    "VectorStoreContract",
+    "sample_row",
+    "sample_vector",
+]

@@ -1,0 +1,51 @@
+"""What all contracts have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+__all__ = ["Contract", "outcome_of"]
+
+
+class Contract:
+    """A set of rules that are tests. A plugin's test module inherits from it and says how to open the plugin.
+
+    A rule cannot be left out in silence: a subclass may redefine a test only to mark it
+    ``@pytest.mark.xfail(strict=True, reason="…")`` and call the inherited one.
+    """
+
+    pytestmark = pytest.mark.anyio
+
+    @pytest.fixture
+    def anyio_backend(self) -> str:
+        """Plugins run on asyncio."""
+        return "asyncio"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__.startswith(f"{__package__}."):
+            return
+        rules = {name for base in cls.__mro__[1:] if issubclass(base, Contract) for name in vars(base)}
+        for name in sorted(rules & vars(cls).keys()):
+            if name.startswith("test") and not _is_excused(vars(cls)[name]):
+                raise TypeError(
+                    f"{cls.__name__}.{name} hides a rule of the contract. Remove it; or, if the plugin cannot keep the "
+                    f'rule, mark it @pytest.mark.xfail(strict=True, reason="…") and call super().{name}(…).'
+                )
+
+
+async def outcome_of(call: Callable[[], Awaitable[object]]) -> type[BaseException] | None:
+    """Return the type of the error that a call raises, or None."""
+    try:
+        await call()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the test compares it
+        return type(error)
+    return None
+
+
+def _is_excused(test: object) -> bool:
+    marks = getattr(test, "pytestmark", [])
+    return any(mark.name == "xfail" and mark.kwargs.get("strict") and mark.kwargs.get("reason") for mark in marks)

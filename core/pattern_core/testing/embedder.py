@@ -1,0 +1,211 @@
+"""The contract of `pattern_core.abc.Embedder`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pattern_core.abc import Embedder, Signature
+
+from .contract import Contract
+
+__all__ = ["EmbedderContract"]
+
+TEXTS: Final = (
+    "Ada drinks one espresso before ten and tea after lunch.",
+    "The train to Oslo leaves at a quarter past six.",
+    "Write a file atomically: write a temporary one, sync it, rename it.",
+    "She keeps bees behind the old mill.",
+    "Invoices are due within thirty days.",
+    "The cat sleeps on the warm router.",
+)
+ODD_TEXTS: Final = (
+    "é",
+    "e\u0301",
+    "日本語のテキスト",
+    "😀😀😀",
+    "مرحبا بالعالم",
+    "a\x00b",
+    "\u202eright to left",
+    "?!…",
+    "x",
+    "def f(x):\n\treturn {'a': [x]}",
+    "   spaces   ",
+    "a" * 200,
+)
+
+
+def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Compare vectors, shape ``[n, dimensions]``, row by row: float64, shape ``[n]``."""
+    first, second = left.astype(np.float64), right.astype(np.float64)
+    lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
+    cosines: NDArray[np.float64] = (first * second).sum(axis=-1) / lengths
+    return cosines
+
+
+class EmbedderContract(Contract):
+    """Every rule of `Embedder`. A subclass overrides `open_embedder`.
+
+    Attributes:
+        rounding: How far the cosine of two vectors of one text may be from 1.
+    """
+
+    rounding: float = 1e-4
+
+    @pytest.fixture
+    def open_embedder(self) -> Callable[[], Awaitable[Embedder]]:
+        """Override: return a function without arguments that opens the embedder, the same at each call."""
+        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_embedder")
+
+    @pytest.fixture
+    async def embedder(self, open_embedder: Callable[[], Awaitable[Embedder]]) -> AsyncIterator[Embedder]:
+        """An open embedder."""
+        async with await open_embedder() as embedder:
+            yield embedder
+
+    def _check(self, vectors: NDArray[np.float32], shape: tuple[int, ...], signature: Signature) -> None:
+        assert isinstance(vectors, np.ndarray)
+        assert vectors.dtype == np.float32
+        assert vectors.shape == shape
+        assert np.isfinite(vectors).all()
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=-1)
+        assert (lengths > 0).all()
+        if signature.normalized:
+            assert np.allclose(lengths, 1, atol=1e-3)
+
+    async def test_vectors_have_the_declared_form(self, embedder: Embedder) -> None:
+        """Documents give float32 ``[n, dimensions]``, a query ``[dimensions]``; finite, not zero, of length 1 if said so.
+
+        If it fails: convert what the model returns with ``numpy.asarray(…, dtype=numpy.float32)``.
+        """
+        signature = embedder.signature
+        self._check(await embedder.embed_documents(TEXTS), (len(TEXTS), signature.dimensions), signature)
+        self._check(await embedder.embed_documents(TEXTS[:1]), (1, signature.dimensions), signature)
+        self._check(await embedder.embed_query(TEXTS[0]), (signature.dimensions,), signature)
+
+    async def test_vectors_come_in_the_order_of_the_texts(self, embedder: Embedder) -> None:
+        """The vector at a place is that of the text at that place, however long the texts are.
+
+        If it fails: a batch sorted by length has to be put back into order; a service's answer sorted by its index.
+        """
+        texts = [*TEXTS, "short", TEXTS[0] + " " + TEXTS[1]]
+        forward = await embedder.embed_documents(texts)
+        backward = await embedder.embed_documents(texts[::-1])
+        assert np.allclose(_cosines(forward, backward[::-1]), 1, atol=self.rounding)
+        assert (_cosines(forward[:-1], forward[1:]) < 1 - self.rounding).all(), "different texts, different vectors"
+
+    async def test_a_text_gets_the_same_vector_in_any_company(self, embedder: Embedder) -> None:
+        """A text's vector does not depend on the other texts of the batch, to within rounding.
+
+        If it fails: padding leaks into the result; pass the attention mask.
+        """
+        together = await embedder.embed_documents([*TEXTS, "tiny", "long " * 50])
+        for position, text in enumerate(TEXTS):
+            alone = await embedder.embed_documents([text])
+            assert np.allclose(_cosines(together[position : position + 1], alone), 1, atol=self.rounding), text
+
+    async def test_a_text_gets_the_same_vector_again(
+        self, embedder: Embedder, open_embedder: Callable[[], Awaitable[Embedder]]
+    ) -> None:
+        """A text's vector is the same in the next call, in the same batch, and after opening again.
+
+        If it fails: turn off dropout and sampling; fix every seed; never use Python's ``hash`` of a text.
+        """
+        first = await embedder.embed_documents([*TEXTS, *TEXTS])
+        assert np.allclose(_cosines(first[: len(TEXTS)], first[len(TEXTS) :]), 1, atol=self.rounding)
+        async with await open_embedder() as another:
+            assert another.signature == embedder.signature
+            again = await another.embed_documents(TEXTS)
+        assert np.allclose(_cosines(first[: len(TEXTS)], again), 1, atol=self.rounding)
+
+    async def test_queries_meet_their_documents(self, embedder: Embedder) -> None:
+        """A query finds the document with its own words; without prompts it is the same vector.
+
+        If it fails: a query is embedded with the model's prompt for queries, a document with that for documents, and
+        the signature names both.
+        """
+        documents = await embedder.embed_documents(TEXTS)
+        same = embedder.signature.query_prompt == embedder.signature.document_prompt
+        for position, text in enumerate(TEXTS):
+            cosines = _cosines(documents, (await embedder.embed_query(text))[np.newaxis])
+            assert int(cosines.argmax()) == position, text
+            if same:
+                assert cosines[position] == pytest.approx(1, abs=self.rounding)
+
+    async def test_a_full_batch_is_taken(self, embedder: Embedder) -> None:
+        """A call takes as many texts as `max_batch` says.
+
+        If it fails: declare the limit that the model or service really has.
+        """
+        assert embedder.max_batch >= 1
+        size = min(embedder.max_batch, 512)
+        vectors = await embedder.embed_documents([f"note {n}" for n in range(size)])
+        self._check(vectors, (size, embedder.signature.dimensions), embedder.signature)
+
+    async def test_any_text_can_be_embedded(self, embedder: Embedder) -> None:
+        """Every text that is not blank gets a usable vector: other scripts, emoji, NUL, punctuation, code.
+
+        If it fails: an unknown word must not lead to a vector of zeros, nor an odd character to an error.
+        """
+        for start in range(0, len(ODD_TEXTS), embedder.max_batch):
+            texts = ODD_TEXTS[start : start + embedder.max_batch]
+            vectors = await embedder.embed_documents(texts)
+            self._check(vectors, (len(texts), embedder.signature.dimensions), embedder.signature)
+        for text in ODD_TEXTS:
+            self._check(await embedder.embed_query(text), (embedder.signature.dimensions,), embedder.signature)
+
+    async def test_calls_at_once_do_not_mix(self, embedder: Embedder) -> None:
+        """Calls that run at the same time get their own results.
+
+        If it fails: models and tokenizers are often not safe to use from two threads; use one, or a lock.
+        """
+        expected = await embedder.embed_documents(TEXTS)
+        batches = await asyncio.gather(*(embedder.embed_documents([text]) for text in TEXTS * 2))
+        for position, vectors in enumerate(batches):
+            right = expected[position % len(TEXTS)][np.newaxis]
+            assert np.allclose(_cosines(vectors, right), 1, atol=self.rounding)
+
+    async def test_tokens_are_counted_where_there_is_a_limit(self, embedder: Embedder) -> None:
+        """An embedder with a token limit counts the tokens of each text, those beyond its limit included.
+
+        If it fails: count with the model's own tokenizer, truncation off, special tokens and prompt included.
+        """
+        limit = embedder.signature.max_tokens
+        if limit is None:
+            pytest.skip("this embedder has no limit")
+        assert limit > 0
+        counts = await embedder.count_tokens(["word", *TEXTS, "word " * (2 * limit)])
+        assert len(counts) == len(TEXTS) + 2
+        assert all(type(count) is int for count in counts)
+        assert 0 < counts[0] < min(counts[1:-1])
+        assert counts[-1] > limit
+        assert await embedder.count_tokens([*TEXTS]) == counts[1:-1]
+
+    async def test_the_signature_says_enough(self, embedder: Embedder) -> None:
+        """The signature names provider, model and revision, and survives being written as JSON.
+
+        If it fails: the revision is what tells two contents of one name apart, a hash of the weights, say.
+        """
+        signature = embedder.signature
+        assert signature.provider.strip()
+        assert signature.model.strip()
+        assert signature.revision.strip()
+        assert signature.dimensions >= 1
+        assert Signature.from_json(signature.to_json()) == signature
+
+    async def test_closing_twice_does_nothing(self, open_embedder: Callable[[], Awaitable[Embedder]]) -> None:
+        """`aclose` lets go of the model; a second call does nothing, and another embedder can be opened.
+
+        If it fails: remember that it was closed.
+        """
+        embedder = await open_embedder()
+        await embedder.embed_query(TEXTS[0])
+        await embedder.aclose()
+        await embedder.aclose()
+        async with await open_embedder() as another:
+            await another.embed_query(TEXTS[0])

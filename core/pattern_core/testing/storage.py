@@ -1,0 +1,181 @@
+"""The contract of `pattern_core.abc.Storage`: opening, closing, tables; the other rules are in the modules beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+
+from pattern_core.abc import Insert, Storage
+from pattern_core.errors import ClosedError, StorageError
+from pattern_core.schema import TABLES, CreateTable, DropTable
+
+from .contract import outcome_of
+from .rows import DIMENSIONS, sample_row
+from .storage_filters import FilterRules
+from .storage_reads import ReadRules
+from .storage_values import ValueRules
+from .storage_writes import WriteRules
+
+__all__ = ["StorageContract"]
+
+USERS = TABLES["users"]
+
+
+class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules):
+    """Every rule of `Storage`. A subclass overrides `open_storage`, and `persistent` where nothing is kept.
+
+    Attributes:
+        persistent: Whether data is still there after closing and opening again. Where it is not, the tests that
+            need it are skipped.
+    """
+
+    persistent: bool = True
+
+    @pytest.fixture
+    def open_storage(self) -> Callable[[], Awaitable[Storage]]:
+        """Override: return a function without arguments that opens the storage.
+
+        The first call in a test opens an empty one; the next calls, always after `aclose`, open the same data.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_storage")
+
+    @pytest.fixture
+    async def storage(self, open_storage: Callable[[], Awaitable[Storage]]) -> AsyncIterator[Storage]:
+        """An open storage with all tables, empty."""
+        async with await open_storage() as storage:
+            for table in TABLES.values():
+                await storage.apply_schema(CreateTable(table, DIMENSIONS))
+            yield storage
+
+    @pytest.fixture
+    def reopen(
+        self, storage: Storage, open_storage: Callable[[], Awaitable[Storage]]
+    ) -> Callable[[], Awaitable[Storage]]:
+        """A function that closes the storage and opens the same data again."""
+        if not self.persistent:
+            pytest.skip("this storage keeps nothing")
+
+        async def close_and_open() -> Storage:
+            await storage.aclose()
+            return await open_storage()
+
+        return close_and_open
+
+    async def test_a_new_storage_has_no_tables_of_ours(self, open_storage: Callable[[], Awaitable[Storage]]) -> None:
+        """A storage that was never used holds none of the tables.
+
+        If it fails: the tables come from `apply_schema` alone; and `open_storage` has to begin with an empty place.
+        """
+        async with await open_storage() as storage:
+            assert not await storage.tables() & TABLES.keys()
+
+    async def test_created_tables_are_listed(self, storage: Storage) -> None:
+        """`tables` returns the names of the tables that were created.
+
+        If it fails: ask the engine for its tables, under the names of `Table.name`.
+        """
+        assert await storage.tables() >= TABLES.keys()
+
+    async def test_creating_a_table_twice_keeps_its_records(self, storage: Storage) -> None:
+        """`CreateTable` does nothing where the table is there as declared.
+
+        If it fails: create only what is missing (`IF NOT EXISTS`), never overwrite.
+        """
+        await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
+        for table in TABLES.values():
+            await storage.apply_schema(CreateTable(table, DIMENSIONS))
+        assert await storage.count(USERS) == 1
+
+    async def test_a_dropped_table_is_gone_and_can_be_made_again(self, storage: Storage) -> None:
+        """`DropTable` removes the table with its records and nothing else, and a second one does nothing.
+
+        If it fails: drop only what is there (`IF EXISTS`), and all that belongs to it: rows, indexes, unique keys.
+        """
+        agents = TABLES["agents"]
+        row = sample_row(agents, "a1")
+        await storage.commit([Insert(USERS, sample_row(USERS, "u1")), Insert(agents, row)])
+        await storage.apply_schema(DropTable(agents))
+        await storage.apply_schema(DropTable(agents))
+        assert "agents" not in await storage.tables()
+        await storage.apply_schema(CreateTable(agents, DIMENSIONS))
+        assert await storage.count(agents) == 0
+        await storage.commit([Insert(agents, row)])
+        assert await storage.count(agents) == 1
+        assert await storage.count(USERS) == 1
+
+    async def test_a_missing_table_is_an_error(self, storage: Storage) -> None:
+        """Reading or writing a table that was not created raises `StorageError`.
+
+        If it fails: an engine that makes tables as it meets them would make them without columns and keys; forbid it.
+        """
+        await storage.apply_schema(DropTable(USERS))
+        with pytest.raises(StorageError):
+            await storage.find(USERS)
+        with pytest.raises(StorageError):
+            await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
+        assert "users" not in await storage.tables()
+
+    async def test_health_is_good_while_open(self, storage: Storage) -> None:
+        """`health` asks the engine and names it.
+
+        If it fails: return `Health(ok=True, engine="name and version")` after a query that reached the engine.
+        """
+        health = await storage.health()
+        assert health.ok
+        assert health.engine.strip()
+
+    async def test_a_closed_storage_refuses_everything(self, storage: Storage) -> None:
+        """After `aclose` every call raises `ClosedError`; a second `aclose` does nothing.
+
+        If it fails: remember that it was closed, and look at that first in every method, `scan` and `execute` too.
+        """
+        await storage.aclose()
+        await storage.aclose()
+
+        async def scan() -> None:
+            async for _ in storage.scan(USERS):
+                pass
+
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "tables": storage.tables,
+            "apply_schema": lambda: storage.apply_schema(CreateTable(USERS, DIMENSIONS)),
+            "get": lambda: storage.get(USERS, ["u1"]),
+            "find": lambda: storage.find(USERS),
+            "count": lambda: storage.count(USERS),
+            "scan": scan,
+            "commit": lambda: storage.commit([Insert(USERS, sample_row(USERS, "u1"))]),
+            "health": storage.health,
+            "execute": lambda: storage.execute("anything"),
+        }
+        outcomes = {name: await outcome_of(call) for name, call in calls.items()}
+        assert outcomes == dict.fromkeys(calls, ClosedError)
+
+    async def test_records_survive_closing(self, storage: Storage, reopen: Callable[[], Awaitable[Storage]]) -> None:
+        """What was committed is there, the same, after closing and opening again; what was deleted is not.
+
+        If it fails: `commit` returned before the engine had written, or `aclose` threw something away.
+        """
+        tasks = TABLES["tasks"]
+        rows = [sample_row(tasks, f"t{n}", description="é😀", metadata={"n": n, "none": None}) for n in range(20)]
+        await storage.commit([Insert(tasks, row) for row in rows])
+        before = await storage.find(tasks, vectors=True)
+        async with await reopen() as again:
+            assert await again.find(tasks, vectors=True) == before
+            assert await again.tables() >= TABLES.keys()
+
+    async def test_closing_loses_no_acknowledged_write(
+        self, storage: Storage, reopen: Callable[[], Awaitable[Storage]]
+    ) -> None:
+        """A commit that is under way while the storage closes either takes effect and returns, or raises.
+
+        If it fails: let `aclose` wait for the writes that have begun.
+        """
+        writers = [asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])) for n in range(8)]
+        await asyncio.sleep(0)
+        async with await reopen() as again:
+            outcomes = await asyncio.gather(*writers, return_exceptions=True)
+            acknowledged = {f"u{n}" for n, outcome in enumerate(outcomes) if outcome is None}
+            assert all(outcome is None or isinstance(outcome, StorageError) for outcome in outcomes)
+            assert {row["id"] for row in await again.find(USERS)} >= acknowledged

@@ -1,0 +1,324 @@
+"""The rules of `Storage.get`, `find`, `count` and `scan`, but for filters."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from pattern_core.abc import Delete, Insert, Patch, Row, Storage
+from pattern_core.filters import Field
+from pattern_core.schema import TABLES, Kind, Order
+
+from .contract import Contract
+from .rows import DIMENSIONS, NOON, sample_row, sample_vector
+
+__all__ = ["ReadRules"]
+
+USERS = TABLES["users"]
+MEMORIES = TABLES["memory_blocks"]
+TASKS = TABLES["tasks"]
+
+
+async def _insert_tasks(storage: Storage, rows: list[Row]) -> None:
+    await storage.commit([Insert(TASKS, row) for row in rows])
+
+
+async def _ids(storage: Storage, *order: Order, limit: int | None = None) -> list[str]:
+    return [row["id"] for row in await storage.find(TASKS, order=order, limit=limit)]
+
+
+class ReadRules(Contract):
+    """What comes back, and in what order."""
+
+    async def test_get_answers_for_each_id_in_order(self, storage: Storage) -> None:
+        """`get` returns one entry for each id, in the order given: the row, or None.
+
+        If it fails: build a dict by id from what the engine returns, then look up each id that was asked for.
+        """
+        await storage.commit([Insert(USERS, sample_row(USERS, id)) for id in ("a", "b", "c")])
+        found = await storage.get(USERS, ["c", "missing", "a", "c"])
+        assert [row and row["id"] for row in found] == ["c", None, "a", "c"]
+        assert await storage.get(USERS, []) == []
+
+    async def test_get_takes_many_ids(self, storage: Storage) -> None:
+        """`get` takes a thousand ids in one call.
+
+        If it fails: the engine limits the number of parameters; ask in several parts.
+        """
+        ids = [f"u{n:04}" for n in range(1000)]
+        await storage.commit([Insert(USERS, sample_row(USERS, id)) for id in ids])
+        found = await storage.get(USERS, ids[::-1])
+        assert [row and row["id"] for row in found] == ids[::-1]
+
+    async def test_rows_have_every_column_and_vectors_only_if_asked(self, storage: Storage) -> None:
+        """A row has all columns of its table; the vector's column is there only with ``vectors=True``.
+
+        If it fails: a null column has to be there as None; leave the vector's column out of the row altogether.
+        """
+        await storage.commit([Insert(MEMORIES, sample_row(MEMORIES, "m1"))])
+        names = {column.name for column in MEMORIES.columns}
+        for vectors, expected in ((False, names - {"embedding"}), (True, names)):
+            (row,) = await storage.get(MEMORIES, ["m1"], vectors=vectors)
+            assert row is not None
+            assert row.keys() == expected
+            (row,) = await storage.find(MEMORIES, vectors=vectors)
+            assert row.keys() == expected
+
+    async def test_rows_belong_to_the_caller(self, storage: Storage) -> None:
+        """Changing a row that was read changes nothing in the storage, nor another row.
+
+        If it fails: a cache hands out its own objects; copy them deeply.
+        """
+        await storage.commit([Insert(USERS, sample_row(USERS, "u1", settings={"list": [1]}))])
+        first, second = await storage.get(USERS, ["u1", "u1"])
+        assert first is not None
+        assert second is not None
+        first["settings"]["list"].append(2)
+        first["id"] = "changed"
+        assert second["settings"] == {"list": [1]}
+        (found,) = await storage.find(USERS)
+        found["settings"]["list"].append(3)
+        (again,) = await storage.get(USERS, ["u1"])
+        assert again is not None
+        assert again["settings"] == {"list": [1]}
+
+    async def test_without_an_order_rows_come_by_id(self, storage: Storage) -> None:
+        """Where no order is given, rows come by id, by code point.
+
+        If it fails: always append the id to the order; compare by code point, not by a language's rules.
+        """
+        ids = ["b", "a", "B", "A", "10", "9", "é", "z", "\uff5e", "😀"]
+        await _insert_tasks(storage, [sample_row(TASKS, id) for id in ids])
+        assert await _ids(storage) == sorted(ids)
+
+    async def test_ties_come_by_id_ascending(self, storage: Storage) -> None:
+        """Rows that are equal in all keys of the order come by id, ascending, whichever way the keys go.
+
+        If it fails: append ``id ASC`` to every order.
+        """
+        await _insert_tasks(storage, [sample_row(TASKS, id, title="same") for id in ("c", "a", "b")])
+        assert await _ids(storage, Order("title")) == ["a", "b", "c"]
+        assert await _ids(storage, Order("title", descending=True)) == ["a", "b", "c"]
+
+    @pytest.mark.parametrize(
+        ("column", "values"),
+        [
+            (
+                "title",
+                ["", "A", "Z", "a", "ab", "z", "é", "\uff5e", "😀"],
+            ),  # U+FF5E sorts before U+1F600, not in UTF-16
+            ("estimated_minutes", [-(2**53) - 1, -1, 0, 1, 2, 10, 2**53, 2**53 + 1, 2**63 - 1]),
+            ("complexity_score", [-1e300, -1.5, 0.0, 1e-300, 0.5, 2.0, 10.0, 1e300]),
+            ("due_at", [NOON + timedelta(microseconds=n) for n in (-86_400_000_000, -1, 0, 1, 999, 1_000_000)]),
+        ],
+    )
+    async def test_order_of_each_kind(self, storage: Storage, column: str, values: list[object]) -> None:
+        """Texts sort by code point, numbers as numbers, times as instants; descending is the exact reverse.
+
+        If it fails: look for texts compared by a language's rules or in UTF-16, and numbers or times held as texts.
+        """
+        # Ids run against the values, so that an order by id cannot pass.
+        rows = [sample_row(TASKS, f"t{99 - n}", **{column: value}) for n, value in enumerate(values)]
+        await _insert_tasks(storage, rows)
+        ascending = [row["id"] for row in rows]
+        assert await _ids(storage, Order(column)) == ascending
+        assert await _ids(storage, Order(column, descending=True)) == ascending[::-1]
+
+    @pytest.mark.parametrize("column", ["description", "estimated_minutes", "complexity_score", "due_at"])
+    async def test_null_is_less_than_everything(self, storage: Storage, column: str) -> None:
+        """Null comes first in an ascending order and last in a descending one; nulls are equal to each other.
+
+        If it fails: say ``NULLS FIRST`` and ``NULLS LAST``, or sort by whether it is null before the value.
+        """
+        low = {"description": "", "estimated_minutes": -5, "complexity_score": -5.0, "due_at": NOON}[column]
+        rows = [sample_row(TASKS, "c"), sample_row(TASKS, "b", **{column: low}), sample_row(TASKS, "a")]
+        await _insert_tasks(storage, rows)
+        assert await _ids(storage, Order(column)) == ["a", "c", "b"]
+        assert await _ids(storage, Order(column, descending=True)) == ["b", "a", "c"]
+
+    async def test_several_keys_sort_one_after_the_other(self, storage: Storage) -> None:
+        """Later keys decide only between rows that are equal in all earlier ones.
+
+        If it fails: pass all keys to the engine, in order, each with its own direction.
+        """
+        rows = [
+            sample_row(TASKS, f"{title}{minutes}", title=title, estimated_minutes=minutes)
+            for title in "ab"
+            for minutes in (1, 2)
+        ]
+        await _insert_tasks(storage, rows)
+        order = (Order("title", descending=True), Order("estimated_minutes"))
+        assert await _ids(storage, *order) == ["b1", "b2", "a1", "a2"]
+        order = (Order("title"), Order("estimated_minutes", descending=True))
+        assert await _ids(storage, *order) == ["a2", "a1", "b2", "b1"]
+
+    async def test_limit_is_taken_last(self, storage: Storage) -> None:
+        """``limit`` counts rows that satisfy the filter, in order; 0 gives none, more than there are gives all.
+
+        If it fails: some engines limit before they filter or sort; do it the other way round.
+        """
+        await _insert_tasks(storage, [sample_row(TASKS, f"t{n}", estimated_minutes=n) for n in range(9)])
+        where = Field("estimated_minutes") >= 3
+        order = [Order("estimated_minutes", descending=True)]
+        for limit, expected in ((0, []), (2, ["t8", "t7"]), (99, ["t8", "t7", "t6", "t5", "t4", "t3"])):
+            found = await storage.find(TASKS, where, order=order, limit=limit)
+            assert [row["id"] for row in found] == expected
+        assert await _ids(storage, limit=1) == ["t0"]
+
+    async def test_count_agrees_with_find(self, storage: Storage) -> None:
+        """`count` returns how many rows `find` would return without a limit, an int.
+
+        If it fails: give both the same translation of the filter.
+        """
+        assert await storage.count(TASKS) == 0
+        await _insert_tasks(storage, [sample_row(TASKS, f"t{n}", estimated_minutes=n) for n in range(9)])
+        assert await storage.count(TASKS) == 9
+        assert await storage.count(TASKS, Field("estimated_minutes") < 4) == 4
+        assert await storage.count(TASKS, Field("estimated_minutes") < 0) == 0
+
+    async def test_scan_yields_every_record_once_by_id(self, storage: Storage) -> None:
+        """`scan` streams all records as Arrow batches of the declared schema, by id, none larger than asked for.
+
+        If it fails: page by ``id > last id`` in the order of ids; build batches with ``table.arrow_schema()``.
+        """
+        rows = {f"m{n:03}": sample_row(MEMORIES, f"m{n:03}") for n in range(150)}
+        await storage.commit([Insert(MEMORIES, row) for row in list(rows.values())[::-1]])
+        batches = [batch async for batch in storage.scan(MEMORIES, batch_rows=40)]
+        assert all(batch.schema == MEMORIES.arrow_schema() for batch in batches)
+        assert all(0 < batch.num_rows <= 40 for batch in batches)
+        found = [row for batch in batches for row in batch.to_pylist()]
+        assert [row["id"] for row in found] == sorted(rows)
+        for row in found:
+            expected = rows[row["id"]]
+            assert json.loads(row["metadata"]) == expected["metadata"]
+            assert np.array_equal(np.array(row["embedding"], dtype=np.float32), expected["embedding"])
+            assert row["updated_at"] == NOON
+
+    async def test_scan_of_nulls_and_lists(self, storage: Storage) -> None:
+        """In a scan null is null, a list of texts is a list, JSON is a JSON text, a time is a UTC instant.
+
+        If it fails: pass the declared types to Arrow, do not let it guess them from the first batch.
+        """
+        full = sample_row(
+            TASKS,
+            "a",
+            tags=["x", "é", ""],
+            metadata={"é": [1, 2.0, None, {}]},
+            complexity_score=2.0,
+            estimated_minutes=2**53 + 1,
+            due_at=NOON,
+            embedding=sample_vector("a"),
+        )
+        await _insert_tasks(storage, [full, sample_row(TASKS, "b")])
+        batches = [batch async for batch in storage.scan(TASKS, batch_rows=1)]
+        first, second = (batch.to_pylist()[0] for batch in batches)
+        assert first["tags"] == full["tags"]
+        assert json.loads(first["metadata"]) == full["metadata"]
+        assert (first["complexity_score"], first["estimated_minutes"]) == (2.0, 2**53 + 1)
+        assert first["due_at"] == NOON
+        assert second["tags"] == []
+        nulls = {column.name for column in TASKS.columns if column.optional}
+        assert {name for name, value in second.items() if value is None} == nulls
+
+    async def test_scan_of_some_columns_and_records(self, storage: Storage) -> None:
+        """`scan` yields the wanted columns, in the table's order, of the records that satisfy the filter.
+
+        If it fails: make the schema with ``table.arrow_schema(columns)`` and select its names.
+        """
+        rows = [sample_row(MEMORIES, f"m{n}", agent_id=f"agent{n % 3}") for n in range(9)]
+        await storage.commit([Insert(MEMORIES, row) for row in rows])
+        columns = ["embedding", "agent_id", "id"]
+        where = Field("agent_id").in_(["agent1", "agent2"])
+        batches = [batch async for batch in storage.scan(MEMORIES, where, columns=columns, batch_rows=4)]
+        assert all(batch.schema == MEMORIES.arrow_schema(columns) for batch in batches)
+        found = [row for batch in batches for row in batch.to_pylist()]
+        assert [row["id"] for row in found] == ["m1", "m2", "m4", "m5", "m7", "m8"]
+        assert [row["agent_id"] for row in found] == ["agent1", "agent2"] * 3
+        # Without the id and without a vector, too.
+        batches = [batch async for batch in storage.scan(MEMORIES, where, columns=["label"], batch_rows=4)]
+        assert [row for batch in batches for row in batch.to_pylist()] == [
+            {"label": f"label of m{n}"} for n in (1, 2, 4, 5, 7, 8)
+        ]
+
+    async def test_scan_of_nothing(self, storage: Storage) -> None:
+        """A scan that finds nothing yields no record.
+
+        If it fails: stop at an empty page.
+        """
+        assert sum([batch.num_rows async for batch in storage.scan(USERS)]) == 0
+
+    async def test_scan_while_others_write(self, storage: Storage) -> None:
+        """A record that is there all through a scan comes exactly once, whatever is written meanwhile.
+
+        If it fails: page by ``id > last id``; a numeric offset skips or repeats rows when others come and go.
+        """
+        steady = [f"u{n:03}" for n in range(0, 200, 2)]
+        doomed = [f"u{n:03}" for n in range(1, 200, 2)]
+        await storage.commit([Insert(USERS, sample_row(USERS, id)) for id in steady + doomed])
+        seen: list[str] = []
+        step = 0
+        async for batch in storage.scan(USERS, batch_rows=16):
+            seen += batch.column("id").to_pylist()
+            await storage.commit(
+                [
+                    *(Delete(USERS, id) for id in (doomed[2 * step], doomed[2 * step + 1], doomed[-step - 1])),
+                    Insert(USERS, sample_row(USERS, f"t{step}")),
+                    Patch(USERS, steady[step], {"revision": 2}),
+                ]
+            )
+            step += 1
+        assert seen == sorted(set(seen))
+        assert set(seen) >= set(steady)
+
+    async def test_a_scan_may_be_left_halfway(self, storage: Storage) -> None:
+        """Leaving a scan before its end leaves the storage as usable as before.
+
+        If it fails: release cursors and locks in a ``finally``.
+        """
+        await storage.commit([Insert(USERS, sample_row(USERS, f"u{n}")) for n in range(10)])
+        scan = storage.scan(USERS, batch_rows=2)
+        first = await anext(aiter(scan))
+        assert first.num_rows == 2
+        del scan
+        await storage.commit([Insert(USERS, sample_row(USERS, "u99"))])
+        assert await storage.count(USERS) == 11
+
+    async def test_vectors_can_be_read_with_the_rows(self, storage: Storage) -> None:
+        """With ``vectors=True`` a row's vector is a float32 array of its length, or None where there is none.
+
+        If it fails: turn what the engine holds into ``numpy.float32`` of shape ``[dimensions]``.
+        """
+        await _insert_tasks(
+            storage, [sample_row(TASKS, "a", embedding=sample_vector("a")), sample_row(TASKS, "b", embedding=None)]
+        )
+        first, second = await storage.find(TASKS, vectors=True)
+        assert isinstance(first["embedding"], np.ndarray)
+        assert (first["embedding"].dtype, first["embedding"].shape) == (np.float32, (DIMENSIONS,))
+        assert second["embedding"] is None
+
+    async def test_every_optional_column_takes_null_and_a_value(self, storage: Storage) -> None:
+        """Every table takes a row with all its optional columns null, and one with none of them null.
+
+        If it fails: compare the table's columns, as the engine has them, with `pattern_core.schema.TABLES`.
+        """
+        values = {
+            Kind.TEXT: "t",
+            Kind.INTEGER: 2,
+            Kind.NUMBER: 0.5,
+            Kind.TIME: NOON,
+            Kind.OBJECTS: [{"a": 1}],
+            Kind.VECTOR: sample_vector("v"),
+        }
+        for table in TABLES.values():
+            full = {column.name: values[column.kind] for column in table.columns if column.optional}
+            await storage.commit([Insert(table, sample_row(table, "a")), Insert(table, sample_row(table, "b", **full))])
+            empty, filled = await storage.find(table, vectors=True)
+            for name, value in full.items():
+                assert empty[name] is None, (table.name, name)
+                if isinstance(value, np.ndarray):
+                    assert np.array_equal(filled[name], value), (table.name, name)
+                else:
+                    assert filled[name] == value, (table.name, name)

@@ -1,0 +1,27 @@
+"""What the tests of the embedded engine share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import DIMENSIONS
+from pattern_surreal_embedded.storage import EmbeddedStorage
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The library runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+async def storage(tmp_path: Path) -> AsyncIterator[EmbeddedStorage]:
+    """A database on disk with all tables, empty."""
+    async with await EmbeddedStorage.open(tmp_path / "pattern.db") as storage:
+        for table in TABLES.values():
+            await storage.apply_schema(CreateTable(table, DIMENSIONS))
+        yield storage

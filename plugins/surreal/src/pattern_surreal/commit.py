@@ -1,0 +1,176 @@
+"""A batch of writes as the statements of one transaction, and what it means when one of them fails."""
+
+# ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, Final
+
+import attrs
+
+from pattern_core.abc import Check, Delete, Insert, Patch, Put, Row, Vector, Write
+from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, PatternError, StorageError
+
+from .connection import StatementError
+from .dialect import Parameters, index_columns, name
+from .values import encode_row, encode_value, record
+
+__all__ = ["Derived", "Transaction", "explain", "failed_write", "plan"]
+
+Derived = Mapping[str, tuple[str, Callable[[Vector], Any]]]
+"""By table: a column that is made from the vector wherever that is written, and how."""
+
+_MAX_INSERT: Final = 1000
+"""How many rows one INSERT holds at most."""
+_THROWN: Final = re.compile(r"(?:An error occurred: )?pattern (conflict|missing) (\d+)")
+_TAKEN: Final = re.compile(r"Database index `([a-z0-9_]+)` already contains ")
+
+
+@attrs.frozen
+class Transaction:
+    """Statements to run between BEGIN and COMMIT.
+
+    Attributes:
+        statements: The statements.
+        variables: The values that are bound in them.
+        writes: For each statement, the place in the batch of the first write that it carries out.
+    """
+
+    statements: list[str]
+    variables: dict[str, Any]
+    writes: list[int]
+
+
+def plan(batch: Sequence[Write], derived: Derived, *, grouped: bool = True) -> Transaction:
+    """Return the statements that apply a batch.
+
+    Args:
+        batch: The writes.
+        derived: The columns that are made from vectors.
+        grouped: Whether inserts that stand side by side become one statement, which is many times as fast.
+    """
+    parameters = Parameters()
+    statements: list[str] = []
+    writes: list[int] = []
+    for (table, _), run in groupby(enumerate(batch), key=lambda each: _group(each, grouped=grouped)):
+        members = list(run)
+        first = members[0][1]
+        if isinstance(first, Insert):
+            rows = [_row(write, derived) for _, write in members]
+            for start in range(0, len(rows), _MAX_INSERT):
+                chunk = parameters.bind(rows[start : start + _MAX_INSERT])
+                statements.append(f"INSERT INTO {name(table)} {chunk} RETURN NONE")
+                writes.append(members[start][0])
+        else:
+            for place, write in members:
+                statements.append(_statement(place, write, parameters, derived))
+                writes.append(place)
+    return Transaction(statements, parameters.values, writes)
+
+
+def _group(each: tuple[int, Write], *, grouped: bool) -> tuple[str, int]:
+    place, write = each
+    return write.table.name, -1 if grouped and isinstance(write, Insert) else place
+
+
+def _statement(place: int, write: Write, parameters: Parameters, derived: Derived) -> str:
+    match write:
+        case Put():
+            content = _row(write, derived)
+            at = parameters.bind(content.pop("id"))
+            return f"UPSERT {at} CONTENT {parameters.bind(content)} RETURN NONE"
+        case Patch(table, id, changes, revision):
+            if not changes:
+                return _check(place, Check(table, id, revision), parameters)
+            at = parameters.bind(record(table, id))
+            values = {each: encode_value(table, each, value) for each, value in changes.items()}
+            _derive(table.name, table.vector.name if table.vector else None, changes, values, derived)
+            settings = ", ".join(f"{name(each)} = {parameters.bind(value)}" for each, value in values.items())
+            where, thrown = _expect(revision, parameters)
+            return f"IF array::is_empty((UPDATE {at} SET {settings}{where} RETURN VALUE true)) {{ THROW '{thrown} {place}' }}"
+        case Delete(table, id, revision):
+            at = parameters.bind(record(table, id))
+            if revision is None:
+                return f"DELETE {at} RETURN NONE"
+            where, thrown = _expect(revision, parameters)
+            return f"IF array::is_empty((DELETE {at}{where} RETURN VALUE true)) {{ THROW '{thrown} {place}' }}"
+        case Check():
+            return _check(place, write, parameters)
+    raise TypeError(f"not a write: {write!r}")
+
+
+def _check(place: int, write: Check, parameters: Parameters) -> str:
+    at = parameters.bind(record(write.table, write.id))
+    if write.revision is None:
+        return f"IF !record::exists({at}) {{ THROW 'pattern missing {place}' }}"
+    if write.revision == 0:
+        return f"IF record::exists({at}) {{ THROW 'pattern conflict {place}' }}"
+    expected = parameters.bind(write.revision)
+    return f"IF (SELECT VALUE `revision` FROM ONLY {at}) != {expected} {{ THROW 'pattern conflict {place}' }}"
+
+
+def _expect(revision: int | None, parameters: Parameters) -> tuple[str, str]:
+    if revision is None:
+        return "", "pattern missing"
+    return f" WHERE `revision` = {parameters.bind(revision)}", "pattern conflict"
+
+
+def _row(write: Write, derived: Derived) -> dict[str, Any]:
+    if not isinstance(write, Insert | Put):
+        raise TypeError(f"no whole row in {write!r}")
+    encoded = encode_row(write.table, write.row)
+    vector = write.table.vector
+    _derive(write.table.name, vector.name if vector else None, write.row, encoded, derived)
+    return encoded
+
+
+def _derive(table: str, vector: str | None, given: Row, values: dict[str, Any], derived: Derived) -> None:
+    if table in derived and vector in given:
+        column, make = derived[table]
+        values[column] = None if given[vector] is None else make(given[vector])
+
+
+def failed_write(transaction: Transaction, error: StatementError) -> int | None:
+    """Return the place in the batch of the write that failed, or of the first one that may have; None if unknown."""
+    if thrown := _THROWN.fullmatch(error.detail):
+        return int(thrown[2])
+    # Some engines answer BEGIN and COMMIT too.
+    place = error.position - (1 if error.answers > len(transaction.statements) else 0)
+    return transaction.writes[place] if 0 <= place < len(transaction.writes) else None
+
+
+def explain(batch: Sequence[Write], place: int, error: StatementError, before: Row | None) -> PatternError:
+    """Return the error that tells the caller why a batch failed.
+
+    Args:
+        batch: The writes.
+        place: Which of them failed.
+        error: What the engine said.
+        before: The record that this write changes, as it was before the batch; None if there was none.
+    """
+    write = batch[place]
+    table, id = write.table, _id(write)
+    if thrown := _THROWN.fullmatch(error.detail):
+        if thrown[1] == "missing":
+            return NotFoundError(table.name, id)
+        absent = isinstance(write, Check) and write.revision == 0
+        return ConflictError(table.name, id, None if absent or isinstance(write, Insert | Put) else write.revision)
+    # Behind its start, the message holds values of the record; only the start is read.
+    if isinstance(write, Insert) and error.kind == "AlreadyExists":
+        return AlreadyExistsError(table.name, {"id": id})
+    if taken := _TAKEN.match(error.detail):
+        row = dict(before or {})
+        for each in batch[: place + 1]:
+            if each.table.name == table.name and _id(each) == id:
+                row |= each.row if isinstance(each, Insert | Put) else getattr(each, "changes", {})
+        columns = index_columns(table, taken[1])
+        if columns and row.keys() >= set(columns):
+            return AlreadyExistsError(table.name, {column: row[column] for column in columns})
+    return StorageError(f"{table.name}: {error}")
+
+
+def _id(write: Write) -> str:
+    return str(write.row["id"]) if isinstance(write, Insert | Put) else write.id

@@ -1,0 +1,289 @@
+"""Filters, orders and tables as SurrealQL: names come from the schema, and every value is bound.
+
+The engine compares across types (a number is less than any text, NONE is less than everything) and has two nothings;
+`pattern_core.filters` says what a filter means here, so comparisons are guarded where the value can be of another kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import attrs
+
+from pattern_core.errors import FilterError
+from pattern_core.filters import And, Compare, Filter, Not, Op, Or
+from pattern_core.schema import Kind, Order, Table
+
+from .values import record, to_json_value
+
+__all__ = ["Parameters", "create_table", "drop_table", "index_columns", "name", "order_by", "source", "where_clause"]
+
+_MAX_DEPTH: Final = 16
+"""How deep parentheses may be nested: the engine's parser takes 19 levels."""
+_MAX_ROW: Final = 100
+"""How many conditions stand in one row: the engine's parser takes 125 operators."""
+_COMPARISONS: Final = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
+_OPPOSITES: Final = {Op.LT: ">=", Op.LE: ">", Op.GT: "<=", Op.GE: "<"}
+_TYPES: Final = {
+    Kind.TEXT: "string",
+    Kind.INTEGER: "int",
+    Kind.NUMBER: "float",
+    Kind.BOOLEAN: "bool",
+    Kind.TIME: "datetime",
+    Kind.OBJECT: "object",
+    Kind.OBJECTS: "array<object>",
+    Kind.TEXTS: "array<string>",
+    Kind.VECTOR: "bytes",
+}
+_FREE_FORM: Final = frozenset({Kind.OBJECT, Kind.OBJECTS})
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class Parameters:
+    """The values bound in a text, and the names under which they stand there."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def bind(self, value: Any) -> str:
+        """Bind a value and return its name for the text."""
+        key = f"p{len(self.values)}"
+        self.values[key] = value
+        return f"${key}"
+
+
+def name(schema_name: str) -> str:
+    """Return the name of a table or column as SurrealQL; it has to be one from a schema."""
+    if not schema_name.isidentifier():
+        raise FilterError(f"{schema_name!r} is no name for a table or column")
+    return f"`{schema_name}`"
+
+
+def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[str, Filter | None]:
+    """Choose what a SELECT reads.
+
+    The engine looks for ``id IN …`` through the whole table, and goes straight to records that it is told to read.
+
+    Returns:
+        The text for behind FROM, and what is left to be filtered.
+    """
+    parts = where.parts if isinstance(where, And) else (where,)
+    for place, part in enumerate(parts):
+        if isinstance(part, Compare) and part.path == ("id",) and part.op in (Op.EQ, Op.IN):
+            wanted = part.value if isinstance(part.value, tuple) else (part.value,)
+            ids = dict.fromkeys(each for each in wanted if isinstance(each, str))
+            rest = And((*parts[:place], *parts[place + 1 :])) if len(parts) > 1 else None
+            return parameters.bind([record(table, each) for each in ids]), rest
+    return name(table.name), where
+
+
+def where_clause(table: Table, where: Filter | None, parameters: Parameters) -> str:
+    """Return a filter as ``WHERE …``, or nothing where there is none.
+
+    Raises:
+        FilterError: It is nested too deeply for the engine.
+    """
+    return "" if where is None else f" WHERE {_condition(table, where, parameters).text}"
+
+
+@attrs.frozen
+class _Condition:
+    """A condition as text.
+
+    Attributes:
+        text: The text.
+        operator: The operator that binds it together: ``OR``, ``AND``, or nothing.
+        depth: How many parentheses it is nested in, roughly.
+    """
+
+    text: str
+    operator: str = ""
+    depth: int = 0
+
+    def inside(self, operator: str) -> _Condition:
+        """Return it as a part of a row that another operator binds together."""
+        if not self.operator or (self.operator == "AND" and operator == "OR"):
+            return self
+        return _Condition(f"({self.text})", depth=self.depth + 1)
+
+
+def _condition(table: Table, where: Filter, parameters: Parameters, *, negated: bool = False) -> _Condition:
+    """Translate a filter, or its opposite.
+
+    The engine's parser takes few levels of parentheses, so ``~`` moves inwards, down to the comparisons.
+    """
+    match where:
+        case Not(part):
+            return _condition(table, part, parameters, negated=not negated)
+        case Compare():
+            found = _comparison(table, where, parameters)
+            return _Condition(f"!({found.text})", depth=found.depth + 2) if negated else found
+        case And() | Or():
+            operator = "AND" if isinstance(where, And) is not negated else "OR"
+            leaves = _leaves(where, operator, negated=negated)
+            parts = [_condition(table, part, parameters, negated=opposite) for part, opposite in leaves]
+            return _row(parts, operator)
+    raise FilterError(f"not a filter: {where!r}", where=table.name)
+
+
+def _leaves(where: Filter, operator: str, *, negated: bool) -> Iterator[tuple[Filter, bool]]:
+    """Yield the parts of a row of ANDs, or of ORs, however it was put together, and which of them are negated."""
+    stack = [(where, negated)]
+    while stack:
+        each, opposite = stack.pop()
+        if isinstance(each, Not):
+            stack.append((each.part, not opposite))
+        elif isinstance(each, And | Or) and ("AND" if isinstance(each, And) is not opposite else "OR") == operator:
+            stack.extend((part, opposite) for part in reversed(each.parts))
+        else:
+            yield each, opposite
+
+
+def _row(parts: Sequence[_Condition], operator: str) -> _Condition:
+    if not parts:
+        return _Condition("true" if operator == "AND" else "false")
+    while len(parts) > 1:
+        inside = [part.inside(operator) for part in parts]
+        starts = range(0, len(inside), _MAX_ROW)
+        rows = [inside[start : start + _MAX_ROW] for start in starts]
+        parts = [
+            _Condition(f" {operator} ".join(each.text for each in row), operator, max(each.depth for each in row))
+            for row in rows
+        ]
+    if parts[0].depth > _MAX_DEPTH:
+        raise FilterError(f"the filter is nested in more than {_MAX_DEPTH} parentheses; SurrealDB does not read it")
+    return parts[0]
+
+
+def _comparison(table: Table, where: Compare, parameters: Parameters) -> _Condition:
+    column = table.column(where.path[0])
+    if column.name == "id":
+        return _Condition(_id_comparison(table, where, parameters))
+    place = name(column.name) + "".join(f"[{parameters.bind(key)}]" for key in where.path[1:])
+    inside = len(where.path) > 1
+    if where.op in (Op.EQ, Op.IN):
+        values = where.value if isinstance(where.value, tuple) else (where.value,)
+        return _equals_any(place, values, parameters, inside=inside)
+    if where.op is Op.CONTAINS:
+        if not _has_equal(where.value):
+            return _Condition("false")
+        held = parameters.bind(to_json_value(_storable(where.value)))
+        in_list = _Condition(f"type::is_array({place}) AND {place} CONTAINS {held}", "AND", 2)
+        in_text = _Condition(f"type::is_string({place}) AND string::contains({place}, {held})", "AND", 2)
+        if not isinstance(where.value, str) or column.kind is Kind.TEXTS:
+            return in_list
+        return _row([in_list, in_text], "OR") if inside else in_text
+    if where.op is Op.STARTSWITH:
+        prefix = parameters.bind(where.value)
+        return _Condition(f"type::is_string({place}) AND string::starts_with({place}, {prefix})", "AND", 2)
+    ordered = _ordered(place, where.op, where.value, parameters)
+    guard = _kind_guard(place, where.value) if inside else (f"{place} != NONE" if column.optional else "")
+    return _Condition(f"{guard} AND {ordered}", "AND", 2) if guard else _Condition(ordered, depth=2)
+
+
+def _id_comparison(table: Table, where: Compare, parameters: Parameters) -> str:
+    values = where.value if isinstance(where.value, tuple) else (where.value,)
+    if where.op in (Op.EQ, Op.IN):
+        ids = [record(table, each) for each in values if isinstance(each, str)]
+        return f"id IN {parameters.bind(ids)}" if ids else "false"
+    if not isinstance(where.value, str):
+        return "false"
+    if where.op is Op.CONTAINS:
+        return f"string::contains(record::id(id), {parameters.bind(where.value)})"
+    if where.op is Op.STARTSWITH:
+        return f"string::starts_with(record::id(id), {parameters.bind(where.value)})"
+    return f"id {_COMPARISONS[where.op]} {parameters.bind(record(table, where.value))}"
+
+
+def _equals_any(place: str, values: Sequence[Any], parameters: Parameters, *, inside: bool) -> _Condition:
+    present = [_storable(each) for each in values if each is not None and _has_equal(each)]
+    tests = []
+    if len(present) == 1:
+        tests.append(_Condition(f"{place} = {parameters.bind(present[0])}"))
+    elif present:
+        tests.append(_Condition(f"{place} IN {parameters.bind(present)}"))
+    if None in values:
+        # A column is never NULL, and an index answers `= NONE`.
+        tests.append(_Condition(f"{place} IN [NONE, NULL]" if inside else f"{place} = NONE"))
+    return _row(tests, "OR")
+
+
+def _kind_guard(place: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"type::is_bool({place})"
+    return f"type::is_string({place})" if isinstance(value, str) else f"type::is_number({place})"
+
+
+def _ordered(place: str, op: Op, value: Any, parameters: Parameters) -> str:
+    if value is None or value != value:  # noqa: PLR0124 - NaN, of which nothing is less or greater
+        return "false"
+    bound = _storable(value)
+    if isinstance(value, int) and bound != value:
+        # No number in the database lies between the integer and the float next to it.
+        op = (Op.LE if bound < value else Op.LT) if op in (Op.LT, Op.LE) else (Op.GT if bound < value else Op.GE)
+    # Written as an opposite, which keeps the engine from looking it up in an index of several columns, where it takes
+    # `<=` on the first of them for `<`.
+    return f"!({place} {_OPPOSITES[op]} {parameters.bind(bound)})"
+
+
+def _storable(value: Any) -> Any:
+    """Return a value that can be bound: of an integer of more than 64 bits, the float next to it."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC)
+    if not isinstance(value, int) or value in _INT64:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+def _has_equal(value: Any) -> bool:
+    """Return whether a number in the database can equal this one."""
+    return bool(_storable(value) == value)
+
+
+def order_by(table: Table, order: Iterable[Order]) -> str:
+    """Return an order as ``ORDER BY …``; ties, and everything where there is no key, sort by id."""
+    keys = []
+    for key in order:
+        keys.append(f"{name(table.column(key.column).name)} {'DESC' if key.descending else 'ASC'}")
+        if key.column == "id":
+            break
+    else:
+        keys.append("`id` ASC")
+    return f" ORDER BY {', '.join(keys)}"
+
+
+def create_table(table: Table) -> list[str]:
+    """Return the statements that define a table, its columns, unique keys and indexes, where they are not there."""
+    at = name(table.name)
+    statements = [f"DEFINE TABLE IF NOT EXISTS {at} TYPE NORMAL SCHEMAFULL"]
+    for column in table.columns:
+        if column.name != "id":
+            free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
+            kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
+            statements.append(f"DEFINE FIELD IF NOT EXISTS {name(column.name)} ON {at} TYPE {kind}{free}")
+    for columns in (*table.unique, *table.indexes):
+        unique = " UNIQUE" if columns in table.unique else ""
+        fields = ", ".join(name(each) for each in columns)
+        index = name(_index_name(columns))
+        statements.append(f"DEFINE INDEX IF NOT EXISTS {index} ON {at} FIELDS {fields}{unique}")
+    return statements
+
+
+def drop_table(table: Table) -> list[str]:
+    """Return the statements that remove a table with everything in it."""
+    return [f"REMOVE TABLE IF EXISTS {name(table.name)}"]
+
+
+def index_columns(table: Table, index: str) -> tuple[str, ...] | None:
+    """Return the columns of the unique key that an index of `create_table` keeps."""
+    return next((columns for columns in table.unique if _index_name(columns) == index), None)
+
+
+def _index_name(columns: Sequence[str]) -> str:
+    return "by_" + "_and_".join(columns)

@@ -1,0 +1,242 @@
+"""Storage in SurrealDB, whatever the transport."""
+
+# ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
+from pattern_core.errors import ClosedError, PatternError, StorageError
+from pattern_core.filters import And, Compare, Filter, Op
+from pattern_core.schema import Column, CreateTable, Kind, Order, SchemaStep, Table
+
+from .commit import Derived, Transaction, explain, failed_write, plan
+from .connection import Connection, StatementError
+from .dialect import Parameters, create_table, drop_table, name, order_by, source, where_clause
+from .values import decode_row, record, record_batch, record_range
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["SurrealStorage"]
+
+_ID_BLOCK: Final = 1 << 16
+"""How many ids a scan holds at a time."""
+_INLINE_ROWS: Final = 200
+"""How many rows are decoded on the event loop, in about a millisecond. A thread takes what is more."""
+
+
+class SurrealStorage(Storage):
+    """Records in a SurrealDB database.
+
+    Args:
+        connection: The connection. It is closed with the storage.
+
+    Attributes:
+        derived: The columns that each commit makes from the vectors that it writes.
+    """
+
+    _internal_tables: frozenset[str] = frozenset()
+
+    def __init__(self, connection: Connection) -> None:
+        self.derived: Derived = {}
+        self._connection = connection
+        self._closed = False
+        self._known: frozenset[str] = frozenset()
+
+    async def query(self, text: str, variables: Mapping[str, Any] | None = None) -> list[Any]:
+        """Run statements that read, and return the result of each."""
+        if self._closed:
+            raise ClosedError("the database is closed; open it again")
+        return await self._connection.query(text, variables or {})
+
+    async def transact(self, make: Callable[[], Transaction]) -> list[Any]:
+        """Run one transaction.
+
+        Args:
+            make: Says what is to be done. It is asked when this transaction's turn has come.
+
+        Returns:
+            What the engine answered.
+        """
+        transaction = make()
+        text = ";\n".join(["BEGIN", *transaction.statements, "COMMIT"]) + ";"
+        return await self.query(text, transaction.variables)
+
+    async def tables(self) -> frozenset[str]:
+        [info] = await self.query("INFO FOR DB")
+        self._known = frozenset(info["tables"])
+        return self._known - self._internal_tables
+
+    async def apply_schema(self, step: SchemaStep) -> None:
+        table = step.table
+
+        def make() -> Transaction:
+            if isinstance(step, CreateTable):
+                return Transaction(create_table(table), {}, [])
+            self.derived = {each: made for each, made in self.derived.items() if each != table.name}
+            return Transaction(drop_table(table), {}, [])
+
+        await self.transact(make)
+        self._known -= {table.name}
+
+    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
+        await self._check_table(table)
+        if not ids:
+            return []
+        columns = _columns(table, vectors=vectors)
+        bound = [record(table, id) for id in dict.fromkeys(ids)]
+        [found] = await self.query(f"SELECT {_names(columns)} FROM $ids", {"ids": bound})
+        rows = {row["id"].id: row for row in found}
+        wanted = [rows.get(id) for id in ids]  # a record asked for twice is decoded twice: rows belong to the caller
+        decoded = iter(await _decode(columns, [row for row in wanted if row is not None]))
+        return [None if row is None else next(decoded) for row in wanted]
+
+    async def find(
+        self,
+        table: Table,
+        where: Filter | None = None,
+        *,
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        vectors: bool = False,
+    ) -> list[Row]:
+        await self._check_table(table)
+        if limit is not None and limit < 1:
+            return []
+        columns = _columns(table, vectors=vectors)
+        parameters = Parameters()
+        text = f"SELECT {_names(columns)} {_source(table, where, parameters)}{order_by(table, order)}"
+        if limit is not None:
+            text += f" LIMIT {parameters.bind(limit)}"
+        [found] = await self.query(text, parameters.values)
+        return await _decode(columns, found)
+
+    async def count(self, table: Table, where: Filter | None = None) -> int:
+        await self._check_table(table)
+        parameters = Parameters()
+        selected = _source(table, where, parameters)
+        if selected.startswith("FROM $"):  # `count() … GROUP ALL` counts tables only
+            [found] = await self.query(f"RETURN array::len((SELECT VALUE `id` {selected}))", parameters.values)
+            return int(found)
+        [groups] = await self.query(f"SELECT count() {selected} GROUP ALL", parameters.values)
+        return int(groups[0]["count"]) if groups else 0
+
+    async def scan(
+        self,
+        table: Table,
+        where: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = 1024,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        # The engine reads a bounded range of ids, or a list of them, at once, while `id > x LIMIT n` goes through all
+        # that is before x. So a scan asks for the ids first, and then for the records.
+        await self._check_table(table)
+        names = [column.name for column in table.columns if columns is None or column.name in columns]
+        picked = ", ".join("record::id(`id`) AS `id`" if each == "id" else name(each) for each in names)
+        wanted = picked if "id" in names else f"record::id(`id`) AS `id`, {picked}".rstrip(", ")
+        last: str | None = None
+        while block := await self._next_ids(table, where, last):
+            last = block[-1]
+            for start in range(0, len(block), batch_rows):
+                page = block[start : start + batch_rows]
+                parameters = Parameters()
+                if where is None:
+                    at = parameters.bind(record_range(table, page[0], page[-1]))
+                else:
+                    at = parameters.bind([record(table, id) for id in page])
+                condition = where_clause(table, where, parameters)
+                [rows] = await self.query(f"SELECT {wanted} FROM {at}{condition} ORDER BY `id`", parameters.values)
+                known = set(page)  # a range may hold records that have come since
+                rows = [row for row in rows if row["id"] in known]
+                if rows:
+                    yield await asyncio.to_thread(record_batch, table, columns, rows)
+
+    async def _next_ids(self, table: Table, where: Filter | None, last: str | None) -> list[str]:
+        if last is not None:
+            later = Compare(("id",), Op.GT, last)
+            where = later if where is None else And((where, later))
+        parameters = Parameters()
+        limit = parameters.bind(_ID_BLOCK)
+        text = f"SELECT VALUE record::id(`id`) {_source(table, where, parameters)} ORDER BY `id` LIMIT {limit}"
+        [ids] = await self.query(text, parameters.values)
+        return list(ids)
+
+    async def commit(self, batch: Sequence[Write]) -> None:
+        for table in {write.table.name: write.table for write in batch}.values():
+            await self._check_table(table)
+        if not batch:
+            await self.query("RETURN NONE")
+            return
+        failure = await self._apply(batch, grouped=True)
+        if failure is not None and isinstance(batch[failure[0]], Insert):
+            # One of the rows of an INSERT was refused, and the engine does not say which. Nothing has happened, so
+            # the batch is tried again with a statement for each.
+            failure = await self._apply(batch, grouped=False)
+        if failure is not None:
+            raise await self._explain(batch, *failure) from failure[1]
+
+    async def _apply(self, batch: Sequence[Write], *, grouped: bool) -> tuple[int, StatementError] | None:
+        planned: list[Transaction] = []
+
+        def make() -> Transaction:
+            planned.append(plan(batch, self.derived, grouped=grouped))
+            return planned[-1]
+
+        try:
+            await self.transact(make)
+        except StatementError as error:
+            place = failed_write(planned[-1], error) if planned else None
+            if place is None:
+                raise
+            return place, error
+        return None
+
+    async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
+        write = batch[place]
+        before = (await self.get(write.table, [write.id]))[0] if isinstance(write, Patch) else None
+        return explain(batch, place, error, before)
+
+    async def health(self) -> Health:
+        tables = await self.tables()
+        return Health(ok=True, engine=self._connection.engine, details={"tables": len(tables)})
+
+    async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
+        results = await self.query(statement, parameters)
+        return results[0] if len(results) == 1 else results
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self._connection.aclose()
+
+    async def _check_table(self, table: Table) -> None:
+        """Refuse a table that is not there: the engine would make one without a schema on the first write."""
+        if self._closed or table.name not in self._known:
+            await self.tables()
+            if table.name not in self._known:
+                raise StorageError(f"there is no table {table.name}; create it with apply_schema")
+
+
+def _columns(table: Table, *, vectors: bool) -> list[Column]:
+    return [column for column in table.columns if vectors or column.kind is not Kind.VECTOR]
+
+
+def _names(columns: Sequence[Column]) -> str:
+    return ", ".join(name(column.name) for column in columns)
+
+
+def _source(table: Table, where: Filter | None, parameters: Parameters) -> str:
+    at, rest = source(table, where, parameters)
+    return f"FROM {at}{where_clause(table, rest, parameters)}"
+
+
+async def _decode(columns: Sequence[Column], found: Sequence[Mapping[str, Any]]) -> list[Row]:
+    def decode() -> list[Row]:
+        return [decode_row(columns, row) for row in found]
+
+    return decode() if len(found) <= _INLINE_ROWS else await asyncio.to_thread(decode)

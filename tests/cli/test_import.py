@@ -1,0 +1,223 @@
+"""``pattern memory import``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+LIMITED = """
+import attrs
+from pattern_core import hashing
+from pattern_core.hookspecs import EmbeddingSpec, hookimpl
+
+@attrs.frozen
+class Options:
+    limit: int
+
+class Limited(hashing.HashingEmbedder):
+    def __init__(self, options):
+        super().__init__(hashing.HashingOptions())
+        self.limit = options.limit
+
+    @property
+    def signature(self):
+        return attrs.evolve(super().signature, provider="limited", max_tokens=self.limit)
+
+    async def count_tokens(self, texts):
+        return [len(text.split()) for text in texts]
+
+async def connect(options):
+    return Limited(options)
+
+@hookimpl
+def pattern_embeddings():
+    return EmbeddingSpec(options=Options, open=connect)
+"""
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+NOTES = """# Travel
+
+The night train to Vienna leaves at nine.
+
+## Luggage
+
+Two bags and the umbrella.
+
+# Garden
+
+Prune the roses in March.
+"""
+
+
+def _json(answer: CompletedProcess[str]) -> Any:
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+@pytest.fixture
+def agent(project: Path, pattern: Pattern) -> Path:
+    """A project with the agent Archive, who remembers nothing yet."""
+    assert pattern("agent", "add", "Archive").returncode == 0
+    return project
+
+
+@pytest.fixture
+def limited(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose model reads eight words at most."""
+    about = tmp_path / "site" / "third_limited-1.0.dist-info"
+    about.mkdir(parents=True)
+    (tmp_path / "site" / "third_limited.py").write_text(LIMITED, encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: third-limited\nVersion: 1.0\n", encoding="utf-8")
+    (about / "entry_points.txt").write_text("[pattern_core]\nlimited = third_limited\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    text = '[database]\npath = "./limited.db"\n\n[embeddings]\nprovider = "limited"\nlimit = 8\n'
+    (agent / "pattern.toml").write_text(text, encoding="utf-8")
+    return agent
+
+
+def _memories(pattern: Pattern) -> dict[str, str]:
+    page = _json(pattern("memory", "list", "Archive", "--limit", "10000", "--json"))
+    return {each["label"]: each["content"] for each in page["items"]}
+
+
+def _import(pattern: Pattern, *args: str, **given: str) -> Any:
+    return _json(pattern("memory", "import", "Archive", *args, "--json", **given))
+
+
+def test_markdown(agent: Path, pattern: Pattern) -> None:
+    """A Markdown file becomes memories, labelled by file and section, and found by what they say."""
+    (agent / "notes.md").write_text(NOTES, encoding="utf-8")
+
+    counts = _import(pattern, "notes.md")
+
+    memories = _memories(pattern)
+    assert counts == {"added": len(memories), "changed": 0, "unchanged": 0}
+    assert all(label.startswith("notes.md: ") for label in memories)
+    for sentence in (
+        "The night train to Vienna leaves at nine.",
+        "Two bags and the umbrella.",
+        "Prune the roses in March.",
+    ):
+        assert sum(sentence in content for content in memories.values()) == 1
+    assert "Luggage" in next(label for label, content in memories.items() if "umbrella" in content)
+    hit = _json(pattern("search", "Archive", "pruning roses", "--limit", "1", "--json"))["items"][0]
+    assert "Prune the roses" in hit["memory"]["content"]
+
+
+def test_again(agent: Path, pattern: Pattern) -> None:
+    """Importing a file again changes nothing; where the file has changed, only that is written."""
+    file = agent / "notes.md"
+    file.write_text(NOTES, encoding="utf-8")
+    first = _import(pattern, "notes.md")
+    before = _json(pattern("memory", "list", "Archive", "--json"))
+
+    assert _import(pattern, "notes.md") == {"added": 0, "changed": 0, "unchanged": first["added"]}
+    assert _json(pattern("memory", "list", "Archive", "--json")) == before
+
+    file.write_text(NOTES.replace("nine", "ten") + "\n# New\n\nSomething else.\n", encoding="utf-8")
+    assert _import(pattern, "notes.md") == {"added": 1, "changed": 1, "unchanged": first["added"] - 1}
+    assert any("leaves at ten" in content for content in _memories(pattern).values())
+
+
+def test_many(agent: Path, pattern: Pattern) -> None:
+    """A long file is imported in several parts, and every paragraph is there."""
+    facts = [f"Fact number {number} is about the thing called thing{number}." for number in range(200)]
+    (agent / "facts.txt").write_text("\n\n".join(facts), encoding="utf-8")
+
+    counts = _import(pattern, "facts.txt", "--max-chars", "60")
+
+    memories = _memories(pattern)
+    assert counts["added"] == len(memories) >= 200
+    everything = "\n".join(memories.values())
+    assert [fact for fact in facts if fact not in everything] == []
+
+
+def test_standard_input(agent: Path, pattern: Pattern) -> None:
+    """- reads standard input; --markdown and --prefix say what it is."""
+    answer = pattern("memory", "import", "Archive", "-", "--markdown", "--prefix", "mine", input=NOTES)
+
+    assert answer.returncode == 0
+    assert answer.stdout.startswith("Imported - into Archive: ")
+    assert " added, 0 changed, 0 unchanged." in answer.stdout
+    assert all(label.startswith("mine: ") for label in _memories(pattern))
+    _import(pattern, "-", input="Another thought.")
+    assert any(label.startswith("stdin: ") for label in _memories(pattern))
+
+
+def test_nothing(agent: Path, pattern: Pattern) -> None:
+    """An empty file is no error, and adds nothing."""
+    (agent / "empty.txt").write_text(" \n", encoding="utf-8")
+
+    assert _import(pattern, "empty.txt") == {"added": 0, "changed": 0, "unchanged": 0}
+
+
+def test_what_cannot_be_imported(agent: Path, pattern: Pattern) -> None:
+    """A missing file, a folder, bytes that are no text, an unknown agent: clear errors, nothing written."""
+    (agent / "latin.txt").write_bytes(b"caf\xe9")
+    (agent / "notes.md").write_text(NOTES, encoding="utf-8")
+
+    assert pattern("memory", "import", "Archive", "nowhere.txt").returncode == 2
+    assert pattern("memory", "import", "Archive", ".").returncode == 2
+    refused = pattern("memory", "import", "Archive", "latin.txt")
+    assert refused.returncode == 2
+    assert "UTF-8" in refused.stderr
+    assert pattern("memory", "import", "Nobody", "notes.md").returncode == 1
+    assert _memories(pattern) == {}
+
+
+def test_hostile_texts(agent: Path, pattern: Pattern) -> None:
+    """Quotes, markup, emoji and a byte order mark come through; so does a megabyte without a line break."""
+    odd = 'It\'s `quoted` "text" ⟩ with 🎉 and [bold]markup[/bold].'
+    (agent / "odd.txt").write_text(f"\ufeff{odd}", encoding="utf-8")
+    (agent / "big.txt").write_text("word" * 250_000, encoding="utf-8")
+
+    assert _import(pattern, "odd.txt")["added"] == 1
+    assert list(_memories(pattern).values()) == [odd]
+    assert _import(pattern, "big.txt", "--max-chars", "4000")["added"] >= 250
+    assert sum(len(content) for content in _memories(pattern).values()) == len(odd) + 1_000_000
+
+
+def test_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
+    """A section that the model would not read whole is split further; its parts are numbered, and stay the same."""
+    pattern("agent", "add", "Archive")
+    words = [f"word{number}" for number in range(30)]
+    (limited / "notes.md").write_text(f"# Short\n\nOne line.\n\n# Long\n\n{' '.join(words)}\n", encoding="utf-8")
+
+    counts = _import(pattern, "notes.md")
+
+    memories = _memories(pattern)
+    parts = [label for label in memories if label.startswith("notes.md: Long [")]
+    assert all(len(content.split()) <= 8 for content in memories.values())
+    assert len(parts) == len(memories) - 1 == counts["added"] - 1 >= 4
+    assert set(words) <= set(" ".join(memories.values()).split())
+    assert _import(pattern, "notes.md") == {"added": 0, "changed": 0, "unchanged": counts["added"]}
+
+
+def test_longer_than_the_model_reads_by_choice(limited: Path, pattern: Pattern) -> None:
+    """Where the configuration accepts that long texts are cut off, they are not split."""
+    file = limited / "pattern.toml"
+    file.write_text(f'{file.read_text(encoding="utf-8")}overflow = "truncate"\n', encoding="utf-8")
+    pattern("agent", "add", "Archive")
+    (limited / "long.txt").write_text("word " * 30, encoding="utf-8")
+
+    assert _import(pattern, "long.txt")["added"] == 1
+
+
+def test_one_word_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
+    """What cannot be split is refused as everywhere, with the way out."""
+    file = limited / "pattern.toml"
+    file.write_text(file.read_text(encoding="utf-8").replace("limit = 8", "limit = 0"), encoding="utf-8")
+    pattern("agent", "add", "Archive")
+    (limited / "word.txt").write_text("w", encoding="utf-8")
+
+    refused = pattern("memory", "import", "Archive", "word.txt", "--json")
+
+    assert refused.returncode == 1
+    assert json.loads(refused.stderr)["error"]["type"] == "TextTooLongError"
+    assert _memories(pattern) == {}

@@ -218,6 +218,11 @@ class TestKinds:
             (Task, "tags", [1]),
             (Task, "complexity_score", float("nan")),
             (Task, "complexity_score", -0.5),
+            (Task, "complexity_score", -1),
+            (Task, "complexity_score", True),
+            (Task, "complexity_score", "1"),
+            (Task, "complexity_score", 10**400),
+            pytest.param(Task, "estimated_minutes", 10**5000, id="5,000 digits"),
             (Task, "estimated_minutes", -1),
             (Task, "estimated_minutes", 1.5),
             (Task, "parent_id", ""),
@@ -264,6 +269,12 @@ class TestKinds:
         )
         assert task.status == "in_progress"
         assert Message(conversation_id="c1", role=Role.TOOL, content="").role == "tool"
+
+    def test_a_whole_number_becomes_a_float(self) -> None:
+        """A column of numbers holds floats, so a record holds the float that will be read back."""
+        task = Task(user_id="u1", title="x", complexity_score=3)
+        assert task.complexity_score == 3
+        assert type(task.complexity_score) is float
 
     @pytest.mark.parametrize(
         ("status", "is_open"), [("pending", True), ("in_progress", True), ("completed", False), ("cancelled", False)]

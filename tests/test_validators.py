@@ -72,6 +72,7 @@ class TestJson:
             ({"a": {"b": [1, {"c": {1}}]}}, "settings['a']['b'][1]['c']", "is no JSON value"),
             ({"a": [1, 2**63]}, "settings['a'][1]", "does not fit into 64 bits"),
             ({"a": -(2**63) - 1}, "settings['a']", "does not fit into 64 bits"),
+            ({"a": 10**5000}, "settings['a']", "<int that cannot be shown> does not fit into 64 bits"),
             ({"a": math.nan}, "settings['a']", "nan is no JSON number"),
             ({"a": [-math.inf]}, "settings['a'][0]", "-inf is no JSON number"),
             ({"a": {2: 1}}, "settings['a']", "the key 2 is no text"),

@@ -97,7 +97,10 @@ def shorten(value: object, limit: int = 80) -> str:
         # The repr of a megabyte is a megabyte: cut first.
         text = f"{value[: limit // 2]!r}… ({len(value):,} long)"
     else:
-        text = repr(value)
+        try:
+            text = repr(value)
+        except Exception:  # noqa: BLE001 - an int of 5,000 digits has none, nor has a broken object: the error comes first
+            text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
 
 

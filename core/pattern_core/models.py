@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .clock import new_id, utc_now
 from .validators import (
     as_choice,
+    as_float,
     as_json,
     as_utc,
     boolean,
@@ -293,7 +294,9 @@ class Task(Record):
     priority: Priority = attrs.field(default=Priority.MEDIUM, converter=_priority)
     estimated_minutes: int | None = attrs.field(default=None, validator=optional(integer(minimum=0)))
     actual_minutes: int | None = attrs.field(default=None, validator=optional(integer(minimum=0)))
-    complexity_score: float | None = attrs.field(default=None, validator=optional(number(minimum=0)))
+    complexity_score: float | None = attrs.field(
+        default=None, converter=as_float, validator=optional(number(minimum=0))
+    )
     energy_required: Energy = attrs.field(default=Energy.MEDIUM, converter=_energy)
     tags: list[str] = attrs.field(factory=list, converter=as_json, validator=list_of(title_text))
     metadata: Json = _object()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -21,6 +22,7 @@ from .errors import InvalidVectorError, ValidationError, nearest, shorten
 __all__ = [
     "Validator",
     "as_choice",
+    "as_float",
     "as_json",
     "as_utc",
     "as_vector",
@@ -106,11 +108,10 @@ def integer(*, minimum: int = _INT64.start) -> Validator:
 
 
 def number(*, minimum: float = -math.inf) -> Validator:
-    """Accept finite numbers from a minimum up."""
+    """Accept finite floats from a minimum up."""
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-        fits = isinstance(value, int | float) and not isinstance(value, bool)
-        if not fits or not math.isfinite(value) or value < minimum:
+        if not isinstance(value, float) or not math.isfinite(value) or value < minimum:
             limit = "" if minimum == -math.inf else f" of at least {minimum:g}"
             message = f"expected a finite number{limit}, got {shorten(value)}"
             raise ValidationError(message, where=_where(instance), field=attribute.name)
@@ -185,6 +186,14 @@ def _copy(value: Any, depth: int) -> Any:
         return {key: _copy(each, depth + 1) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_copy(each, depth + 1) for each in value]
+    return value
+
+
+def as_float(value: Any) -> Any:
+    """Turn a whole number into the float that a storage gives back; keep anything else for the validator."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            return float(value)
     return value
 
 

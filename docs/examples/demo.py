@@ -25,17 +25,18 @@ from pattern_core.splitting import split_text
 
 QUESTIONS = {
     "how do I send an e-mail?": {"smtplib", "email"},
-    "undo on a crash: write a file atomically": {"os", "tempfile", "shutil", "pathlib"},
-    "read rows from a spreadsheet export": {"csv"},
-    "pack a folder into a zip archive": {"shutil", "zipfile"},
-    "run a shell command and get its output": {"subprocess"},
-    "wait for several coroutines at once": {"asyncio"},
+    "undo on a crash: write a file atomically": {"tempfile", "os"},
+    "read a file of comma separated values": {"csv"},
+    "find the differences between two texts": {"difflib"},
+    "insert into a list and keep it sorted": {"bisect"},
+    "make a temporary directory that is removed afterwards": {"tempfile"},
+    "average, median and standard deviation of numbers": {"statistics"},
+    "how do I log messages to a file?": {"logging"},
+    "generate a password that nobody can guess": {"secrets"},
+    "convert JSON text to Python objects": {"json"},
     "what day of the week is a date?": {"calendar", "datetime"},
-    "find out how similar two texts are": {"difflib"},
-    "middle value of a list of numbers": {"statistics"},
-    "keep results of a function so that it is not called again": {"functools"},
 }
-"""What to ask, and the modules of which one should come first."""
+"""What to ask, and the modules of which one has to be among the first three."""
 
 console = Console(highlight=False)
 
@@ -122,12 +123,14 @@ async def standard_library(folder: Path) -> int:
     async with pattern_core.open(config(folder)) as db:
         console.print(f"database and model open in {time.perf_counter() - began:.1f} s")
         second = await answer(db, agent_id, questions)
-    right = sum(
-        labels[0].split(".")[0] in QUESTIONS[question] for question, labels in zip(questions, first, strict=True)
+    modules = [[label.split(".")[0].split(" ")[0] for label in labels] for labels in first]
+    fits = [[name in QUESTIONS[question] for name in names] for question, names in zip(questions, modules, strict=True)]
+    console.print(
+        f"\nOf {len(questions)} questions, {sum(each[0] for each in fits)} have a module that fits on top, and "
+        f"{sum(any(each) for each in fits)} among the first three."
     )
-    console.print(f"\n{right} of {len(questions)} questions have a module that fits on top.")
     console.print("After reopening, the answers are the same." if first == second else "[red]The answers differ.[/]")
-    return 0 if right == len(questions) and first == second else 1
+    return 0 if all(any(each) for each in fits) and first == second else 1
 
 
 async def own_text(folder: Path, file: Path) -> int:

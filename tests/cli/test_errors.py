@@ -172,9 +172,10 @@ def test_ctrl_c(pattern: Pattern, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err.strip() == "Interrupted."
 
 
-def test_a_reader_that_goes_away(archive: Path) -> None:
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_reader_that_goes_away(archive: Path, options: list[str]) -> None:
     """Whoever reads the output may stop: no complaint."""
-    with subprocess.Popen([*PROGRAM, "memory", "list", "Archive"], stdout=PIPE, stderr=PIPE) as process:
+    with subprocess.Popen([*PROGRAM, "memory", "list", "Archive", *options], stdout=PIPE, stderr=PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -35,7 +35,8 @@ class TestUsers:
         assert pattern("user", "add", "Ada", "--id", "u1").stdout == "Added the user Ada (u1).\n"
 
     def test_list(self, pattern: Pattern) -> None:
-        """Users are listed, oldest first, page by page."""
+        """Users are listed, oldest first, page by page; where there is none, that is said beside the empty list."""
+        assert "There are none." in pattern("user", "list").stderr
         for name in ("Ada", "Bob", "Cleo"):
             pattern("user", "add", name, "--id", name.lower())
 

@@ -5,7 +5,6 @@ Results go to stdout; notes, progress and errors go to stderr.
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,15 +72,11 @@ def shown_time(moment: datetime | None) -> str:
 
 
 def as_data(value: Any) -> Any:
-    """Return the JSON form of what `json` does not know: records, times, paths, choices."""
+    """Return the JSON form of what `json` does not know: records, times, and anything else as a text."""
     if fields := getattr(type(value), "__attrs_attrs__", None):
         return {field.name: getattr(value, field.name) for field in fields if field.name != "embedding"}
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.value
-    if isinstance(value, set | frozenset):
-        return sorted(value)
     return str(value)
 
 

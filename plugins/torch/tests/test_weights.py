@@ -72,6 +72,11 @@ class TestFolders:
             find_model(TorchOptions(model=str(tmp_path / "nowhere")))
         assert caught.value.model == str(tmp_path / "nowhere")
 
+    def test_a_home_that_is_not_there_is_named(self) -> None:
+        """A path in the home of nobody is a clear error too."""
+        with pytest.raises(ModelUnavailableError, match="cannot be read"):
+            find_model(TorchOptions(model="~nobody-of-that-name/model"))
+
     @pytest.mark.anyio
     @pytest.mark.parametrize("broken", ["config.json", "model.safetensors", "tokenizer.json"])
     async def test_a_broken_file_is_a_clear_error(self, tiny_model: Callable[[str], Path], broken: str) -> None:

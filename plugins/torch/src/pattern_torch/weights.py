@@ -47,7 +47,10 @@ def find_model(options: TorchOptions) -> Path:
     """
     model = options.model
     if Path(model).is_absolute() or model.startswith(("./", "../", ".\\", "..\\", "~")) or model in {".", ".."}:
-        return _folder(model)
+        try:
+            return _folder(model)
+        except (OSError, RuntimeError) as error:  # a RuntimeError: nobody of that name has a home
+            raise unavailable(model, f"the folder cannot be read ({error})") from error
     if model in MINILM and options.revision is None and (packaged := _packaged(model)):
         return packaged
     return _from_hub(options)

@@ -74,4 +74,5 @@ def full(session: nox.Session) -> None:
     install(session, *PLUGINS, groups=("test",))
     session.run("coverage", "run", "-m", "pytest", *session.posargs)
     if not session.posargs:
+        session.run("coverage", "combine", "--quiet")
         session.run("coverage", "report", "--fail-under=95")

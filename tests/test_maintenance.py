@@ -77,6 +77,15 @@ class TestMigrations:
         assert await storage.tables() == set(TABLES)
         assert (await read_metadata(storage)).schema_version == 1
 
+    async def test_records_without_a_stamp(self, storage: MemoryStorage) -> None:
+        """A database that holds records and was never set up, as a cut-off restore leaves it, is refused."""
+        await storage.apply_schema(CreateTable(TABLES["users"], 4))
+        await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
+        with pytest.raises(MigrationError, match="1 users and was never set up"):
+            await migrate_up(storage, SIGNATURE)
+
+        assert (await read_metadata(storage)).schema_version == 0
+
     async def test_two_at_once(self) -> None:
         """Where another process has migrated since the plan was made, nothing is stamped twice."""
         data: MemoryData = {}

@@ -109,6 +109,8 @@ async def migrate_up(storage: Storage, signature: Signature, *, backups: Path | 
             continue  # another process was here first
         if known.schema_version and backups is not None:
             await back_up(storage, backups / f"before-version-{migration.version}")
+        if not known.schema_version:
+            await _refuse_records(storage)
         for table in migration.creates:
             await storage.apply_schema(CreateTable(table, signature.dimensions))
         missing = {table.name for table in migration.creates} - await storage.tables()
@@ -116,6 +118,17 @@ async def migrate_up(storage: Storage, signature: Signature, *, backups: Path | 
             raise MigrationError(f"migration {migration.version} did not create {', '.join(sorted(missing))}")
         await _stamp(storage, known, migration.version, known.signature or signature)
     return steps
+
+
+async def _refuse_records(storage: Storage) -> None:
+    """Refuse to set up what holds records already: a restore that was cut off must not pass for a whole database."""
+    present = await storage.tables()
+    for name, table in TABLES.items():
+        if name in present and (count := await storage.count(table)):
+            raise MigrationError(
+                f"the database holds {count:,} {name} and was never set up: a restore was probably cut off. Empty it, or "
+                f"choose a new one, and restore again."
+            )
 
 
 async def _stamp(storage: Storage, known: Metadata, version: int, signature: Signature) -> None:

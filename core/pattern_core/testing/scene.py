@@ -8,7 +8,7 @@ from typing import Final
 import attrs
 import numpy as np
 
-from pattern_core.abc import Delete, IndexSpec, Matches, Put, Storage, Vector, VectorChange, VectorStore, Write
+from pattern_core.abc import Delete, IndexSpec, Matches, Patch, Put, Storage, Vector, VectorChange, VectorStore, Write
 from pattern_core.schema import TABLES, Table
 
 from .rows import sample_row
@@ -29,6 +29,7 @@ class Scene:
         vectors: The index under test.
         metric: How it compares.
         truth: For each record that has a vector, its partition and its vector.
+        written: The records that are there, with a vector or without.
     """
 
     storage: Storage
@@ -36,17 +37,21 @@ class Scene:
     metric: str
     table: Table = TASKS
     truth: dict[str, tuple[str, Vector]] = attrs.field(factory=dict)
+    written: set[str] = attrs.field(factory=set)
 
     async def create(self) -> None:
         """Make the index."""
         await self.vectors.create(IndexSpec(self.table, DIMENSIONS, self.metric))
 
-    async def write(self, records: Mapping[str, tuple[str, Vector | None] | None], *, tell: bool = True) -> None:
+    async def write(
+        self, records: Mapping[str, tuple[str, Vector | None] | None], *, tell: bool = True, whole: bool = False
+    ) -> None:
         """Write records as core does: commit to the storage, then tell the index.
 
         Args:
             records: For each id its partition and its vector; None deletes the record.
             tell: Whether to tell the index.
+            whole: Whether to write over records that are there as a whole; else they are patched.
         """
         batch: list[Write] = []
         changes: list[VectorChange] = []
@@ -54,9 +59,10 @@ class Scene:
             if record is None:
                 partition, vector = self.truth[id][0] if id in self.truth else USERS[0], None
                 batch.append(Delete(self.table, id))
+                self.written.discard(id)
             else:
                 partition, vector = record
-                batch.append(Put(self.table, sample_row(self.table, id, user_id=partition, embedding=vector)))
+                batch.append(self._write(id, partition, vector, whole=whole))
             if vector is None:
                 self.truth.pop(id, None)
             else:
@@ -65,6 +71,12 @@ class Scene:
         await self.storage.commit(batch)
         if tell:
             await self.vectors.apply(self.table, changes)
+
+    def _write(self, id: str, partition: str, vector: Vector | None, *, whole: bool) -> Write:
+        if id in self.written and not whole:
+            return Patch(self.table, id, {"user_id": partition, "embedding": vector})
+        self.written.add(id)
+        return Put(self.table, sample_row(self.table, id, user_id=partition, embedding=vector))
 
     async def search(
         self, query: Vector, partitions: Sequence[str], limit: int = 10, ids: Sequence[str] | None = None

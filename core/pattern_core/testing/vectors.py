@@ -122,14 +122,19 @@ class VectorStoreContract(Contract):
         await scene.write({"t1": None})
         assert (await scene.search(axis(2), ["ada"])).ids == ("t2",)
 
-    async def test_a_record_without_a_vector_is_not_found(self, scene: Scene) -> None:
+    @pytest.mark.parametrize("whole", [False, True], ids=["patched", "written over"])
+    async def test_a_record_without_a_vector_is_not_found(
+        self,
+        scene: Scene,
+        whole: bool,  # noqa: FBT001 - a parameter of the test
+    ) -> None:
         """A record that loses its vector is no longer found, and does not count; given one, it is found again.
 
         If it fails: a change with no vector removes the record from the index, wherever it is.
         """
         await scene.write({"t1": ("ada", axis(0)), "t2": ("ada", None)})
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
-        await scene.write({"t1": ("ada", None), "t2": ("ada", axis(0))})
+        await scene.write({"t1": ("ada", None), "t2": ("ada", axis(0))}, whole=whole)
         assert (await scene.search(axis(0), ["ada"])).ids == ("t2",)
         assert await scene.vectors.count(TASKS) == 1
 

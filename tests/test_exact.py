@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattern_core import exact
-from pattern_core.abc import Delete, IndexSpec, Insert, Put, Storage, VectorChange, VectorStore
+from pattern_core.abc import Delete, IndexSpec, Insert, Put, Storage, Vector, VectorChange, VectorStore
 from pattern_core.errors import ConfigError, InvalidVectorError, StorageError
 from pattern_core.exact import ExactIndex, score
 from pattern_core.filters import Filter
@@ -311,21 +311,29 @@ async def ids_in_empty(index: VectorStore, dimensions: int) -> None:
     assert (await index.search(TASKS, np.ones(dimensions, dtype=np.float32), partitions=["p"], limit=1)).ids == ()
 
 
+Case = tuple[dict[str, Vector], Vector, int]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Records with vectors of three dimensions, some of them the same; a query; and a limit."""
+    numbers = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([-1.0, 0.0, 1.0])
+    vectors = st.lists(numbers, min_size=3, max_size=3).filter(any).map(lambda each: np.array(each, dtype=np.float32))
+    pool = draw(st.lists(vectors, min_size=1, max_size=4))
+    chosen = draw(st.lists(st.sampled_from(pool) | vectors, min_size=1, max_size=20))
+    ids = draw(st.permutations([f"t{n:02}" for n in range(len(chosen))]))
+    query = draw(st.sampled_from(pool) | vectors)
+    return dict(zip(ids, chosen, strict=True)), query, draw(st.integers(1, 6))
+
+
 class TestExactness:
     """The fast way finds what the slow way would."""
 
-    @given(data=st.data())
+    @given(case=cases())
     @pytest.mark.parametrize("metric", METRICS)
-    async def test_search_equals_scoring_one_by_one(self, metric: str, data: st.DataObject) -> None:
+    async def test_search_equals_scoring_one_by_one(self, metric: str, case: Case) -> None:
         """For any finite vectors, tiny and huge ones and repeats included, search is score by score the full sort."""
-        numbers = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([-1.0, 0.0, 1.0])
-        vectors = st.lists(numbers, min_size=3, max_size=3).filter(any)
-        pool = data.draw(st.lists(vectors, min_size=1, max_size=4))
-        chosen = data.draw(st.lists(st.sampled_from(pool) | vectors, min_size=1, max_size=20))
-        query = np.array(data.draw(st.sampled_from(pool) | vectors), dtype=np.float32)
-        limit = data.draw(st.integers(1, 6))
-        ids = data.draw(st.permutations([f"t{n:02}" for n in range(len(chosen))]))
-        records = {id: np.array(vector, dtype=np.float32) for id, vector in zip(ids, chosen, strict=True)}
+        records, query, limit = case
         storage = MemoryStorage()
         await storage.apply_schema(CreateTable(TASKS, 3))
         rows = [sample_row(TASKS, id, user_id=id[-1], embedding=vector) for id, vector in records.items()]

@@ -58,7 +58,8 @@ class Edit:
         revision = None if self.any_revision else int(self.before["revision"])
         if self.after is None:
             return Delete(self.table, self.id, revision)
-        changes = {name: value for name, value in self.after.items() if differs(value, self.before.get(name))}
+        before = self.before  # a column that was not read, the vector's, is in `after` only where it is new
+        changes = {name: new for name, new in self.after.items() if name not in before or differs(new, before[name])}
         return Patch(self.table, self.id, changes, revision)
 
     def vector_change(self) -> VectorChange | None:

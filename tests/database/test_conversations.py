@@ -81,8 +81,10 @@ class TestMessages:
             made.id
         ]
         await db.messages.update(filled, content="")
+        emptied = await db.messages.get(made.id, with_embedding=True)
 
         assert await db.messages.search_semantic("espresso", conversation_id=thread) == []
+        assert (emptied.embedding, emptied.embedding_model) == (None, None)
 
     async def test_search_by_conversation_and_by_agent(self, db: Database, thread: str) -> None:
         """A search looks in one conversation, or in all of one agent, and nowhere else."""

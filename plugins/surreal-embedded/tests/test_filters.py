@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pattern_core.abc import Delete, Insert, Row
 from pattern_core.errors import FilterError
-from pattern_core.filters import And, Compare, Filter, Not, Op, Or, matches
+from pattern_core.filters import And, Compare, Field, Filter, Not, Op, Or, matches
 from pattern_core.schema import TABLES, Order
 from pattern_core.testing import NOON, sample_row
 from pattern_surreal_embedded.storage import EmbeddedStorage
@@ -175,3 +175,33 @@ async def test_a_filter_too_deep_to_read(storage: EmbeddedStorage) -> None:
     for levels in (60, 200):
         with pytest.raises(FilterError, match="nested"):
             await storage.count(TASKS, deep(levels))
+
+
+async def test_many_keys_at_once(storage: EmbeddedStorage) -> None:
+    """A filter for many unique keys, which is looked up key by key, means what any filter means."""
+    memories = TABLES["memory_blocks"]
+    rows = [
+        sample_row(memories, f"{agent}-{label}", agent_id=agent, label=label, is_active=label != "c", metadata={"n": n})
+        for n, (agent, label) in enumerate((agent, label) for agent in "xy" for label in "abcd")
+    ]
+    await storage.commit([Insert(memories, row) for row in rows])
+    of_x, of_x_or_y = Field("agent_id") == "x", Field("agent_id").in_("x y".split())  # noqa: SIM905 - reads best
+    some = Field("label").in_(["d", "a", "a", "c", "nothing"])
+    for where in (
+        of_x & some,
+        some & of_x,
+        of_x & some & (Field("is_active") == True),
+        of_x & some & (Field("metadata")["n"] > 1),
+        of_x & some & Field("label").in_(["a", "b"]),
+        of_x & Field("label").in_(["a", None]),
+        of_x & Field("label").in_([]),
+        of_x & ~some,
+        of_x | some,
+        of_x_or_y & some,
+        of_x & (Field("agent_id") == "y") & some,
+    ):
+        expected = sorted(row["id"] for row in rows if matches(where, row))
+        assert [row["id"] for row in await storage.find(memories, where)] == expected
+        assert await storage.count(memories, where) == len(expected)
+        found = [id async for batch in storage.scan(memories, where) for id in batch.column("id").to_pylist()]
+        assert found == expected

@@ -47,12 +47,25 @@ class Parameters:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+        self._let: list[str] = []
 
     def bind(self, value: Any) -> str:
         """Bind a value and return its name for the text."""
         key = f"p{len(self.values)}"
         self.values[key] = value
         return f"${key}"
+
+    def let(self, expression: str) -> str:
+        """Name the value of an expression and return its name; `statement` has to be used then."""
+        self._let.append(expression)
+        return f"$let{len(self._let)}"
+
+    def statement(self, select: str) -> str:
+        """Return a SELECT as one statement, and so one transaction, together with the expressions that it names."""
+        if not self._let:
+            return select
+        named = " ".join(f"LET $let{place} = {each};" for place, each in enumerate(self._let, 1))
+        return f"RETURN {{ {named} RETURN ({select}); }}"
 
 
 def name(schema_name: str) -> str:
@@ -65,19 +78,39 @@ def name(schema_name: str) -> str:
 def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[str, Filter | None]:
     """Choose what a SELECT reads.
 
-    The engine looks for ``id IN …`` through the whole table, and goes straight to records that it is told to read.
+    The engine looks for ``id IN …`` through the whole table, and goes straight to records that it is told to read. Of a
+    unique key whose last column is IN a list, it uses the columns before only; asked for one key at a time, all.
 
     Returns:
         The text for behind FROM, and what is left to be filtered.
     """
-    parts = where.parts if isinstance(where, And) else (where,)
+    leaves = [] if where is None else _leaves(where, "AND", negated=False)
+    parts = [Not(part) if opposite else part for part, opposite in leaves]
     for place, part in enumerate(parts):
         if isinstance(part, Compare) and part.path == ("id",) and part.op in (Op.EQ, Op.IN):
             wanted = part.value if isinstance(part.value, tuple) else (part.value,)
             ids = dict.fromkeys(each for each in wanted if isinstance(each, str))
             rest = And((*parts[:place], *parts[place + 1 :])) if len(parts) > 1 else None
             return parameters.bind([record(table, each) for each in ids]), rest
+    for columns in table.unique:
+        if keys := _keys(table, columns, parts, parameters):
+            # Not in the SELECT itself: the engine passes over its ORDER BY where FROM is an expression.
+            return parameters.let(keys), where
     return name(table.name), where
+
+
+def _keys(table: Table, columns: Sequence[str], parts: Sequence[Filter | None], parameters: Parameters) -> str | None:
+    """Return the records of many unique keys that differ in the last column, where a filter asks for just those."""
+    compared = {part.path[0]: part for part in parts if isinstance(part, Compare) and len(part.path) == 1}
+    *first, last = columns
+    if not all(each in compared and compared[each].op is Op.EQ for each in first):
+        return None
+    listed = compared[last].value if last in compared and compared[last].op is Op.IN else ()
+    if not isinstance(listed, tuple) or len(listed) < 2 or not all(isinstance(each, str) for each in listed):  # noqa: PLR2004 - one is no list
+        return None
+    same = " AND ".join(f"{name(each)} = {parameters.bind(compared[each].value)}" for each in first)
+    each = f"(SELECT VALUE `id` FROM {name(table.name)} WHERE {same} AND {name(last)} = $key)"  # noqa: S608 - as above
+    return f"array::flatten({parameters.bind(list(dict.fromkeys(listed)))}.map(|$key| {each}))"
 
 
 def where_clause(table: Table, where: Filter | None, parameters: Parameters) -> str:

@@ -112,7 +112,7 @@ class SurrealStorage(Storage):
         text = f"SELECT {_names(columns)} {_source(table, where, parameters)}{order_by(table, order)}"
         if limit is not None:
             text += f" LIMIT {parameters.bind(limit)}"
-        [found] = await self.query(text, parameters.values)
+        [found] = await self.query(parameters.statement(text), parameters.values)
         return await _decode(columns, found)
 
     async def count(self, table: Table, where: Filter | None = None) -> int:
@@ -120,8 +120,8 @@ class SurrealStorage(Storage):
         parameters = Parameters()
         selected = _source(table, where, parameters)
         if selected.startswith("FROM $"):  # `count() … GROUP ALL` counts tables only
-            [found] = await self.query(f"RETURN array::len((SELECT VALUE `id` {selected}))", parameters.values)
-            return int(found)
+            [found] = await self.query(parameters.statement(f"SELECT VALUE `id` {selected}"), parameters.values)
+            return len(found)
         [groups] = await self.query(f"SELECT count() {selected} GROUP ALL", parameters.values)
         return int(groups[0]["count"]) if groups else 0
 
@@ -163,7 +163,7 @@ class SurrealStorage(Storage):
         parameters = Parameters()
         limit = parameters.bind(_ID_BLOCK)
         text = f"SELECT VALUE record::id(`id`) {_source(table, where, parameters)} ORDER BY `id` LIMIT {limit}"
-        [ids] = await self.query(text, parameters.values)
+        [ids] = await self.query(parameters.statement(text), parameters.values)
         return list(ids)
 
     async def commit(self, batch: Sequence[Write]) -> None:

@@ -162,7 +162,7 @@ class Storage(AsyncResource):
     """A database that holds the records. It is the only truth: indexes can be made again from it.
 
     Rows handed out belong to the caller. Vectors are left out of rows unless they are asked for. Once the storage is
-    closed, every call raises `ClosedError`; where the engine fails, `StorageError`.
+    closed, every call raises `ClosedError`; where the engine fails, or a table is missing, `StorageError`.
     """
 
     @abstractmethod
@@ -316,7 +316,10 @@ class Matches:
 
 
 class VectorStore(AsyncResource):
-    """An index over the vectors that a storage holds. It can always be made again from there."""
+    """An index over the vectors that a storage holds. It can always be made again from there.
+
+    Once it is closed, every call raises `ClosedError`; for a table without an index, `StorageError`.
+    """
 
     @abstractmethod
     async def create(self, index: IndexSpec) -> None:
@@ -332,6 +335,8 @@ class VectorStore(AsyncResource):
     @abstractmethod
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
         """Make the index agree with records that a commit has changed. Repeats do no harm.
+
+        Core calls it in the order of the commits, one call at a time.
 
         Args:
             table: The table.
@@ -353,6 +358,9 @@ class VectorStore(AsyncResource):
 
         Returns:
             The matches, closest first, ties by id.
+
+        Raises:
+            InvalidVectorError: The query has another length than the index, is all zeros, or not finite.
         """
 
     @abstractmethod

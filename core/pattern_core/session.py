@@ -152,6 +152,7 @@ class Direct(Session):
         self.embeddings = embeddings
         self.retry = Retry()
         self._commits: set[asyncio.Task[None]] = set()
+        self._order = asyncio.Lock()
         self._closed = False
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
@@ -186,7 +187,11 @@ class Direct(Session):
         await asyncio.shield(task)
 
     async def _commit(self, batch: Sequence[Write], changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
-        await self.storage.commit(batch)
+        async with self._order:  # two commits of one record must reach the index in the order of the storage
+            await self.storage.commit(batch)
+            await self._update_index(changes)
+
+    async def _update_index(self, changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
         by_table: dict[str, tuple[Table, list[VectorChange]]] = {}
         for table, change in changes:
             if change is not None:

@@ -199,6 +199,15 @@ class TestSearch:
         assert [(hit.memory.label, hit.memory.content) for hit in hits] == [("b", "Tea is at four.")]
         assert hits[0].score == pytest.approx(1, abs=1e-5)
 
+    async def test_the_index_follows_the_order_of_the_commits(self, db: Database) -> None:
+        """However many change one memory at once, it is found by what it says in the end, and only by that."""
+        made = await db.memories.create(agent_id="archive", label="a", content="start")
+        await db.memories.search_semantic("archive", "start")  # the index is loaded, and has to follow
+        await asyncio.gather(*(db.memories.update(made.id, content=f"number{n} word{n}") for n in range(12)))
+        (hit,) = await db.memories.search_semantic("archive", (await db.memories.get(made.id)).content)
+
+        assert hit.score == pytest.approx(1, abs=1e-5)
+
     async def test_inactive_blocks(self, db: Database) -> None:
         """An inactive block is found only where asked for."""
         made = await db.memories.create(agent_id="archive", label="a", content=COFFEE)

@@ -351,7 +351,8 @@ class Transaction(Session):
             for (name, id), row in self._read.items()
             if (name, id) not in self._staged
         ]
-        checks += [Check(self._tables[name], id) for name, id in self._required if (name, id) not in self._read]
+        known = self._read.keys() | self._staged.keys()
+        checks += [Check(self._tables[name], id) for name, id in self._required if (name, id) not in known]
         if not edits:
             return  # nothing to write: what was read was read
         try:
@@ -379,11 +380,10 @@ class Transaction(Session):
     async def _check(self, edit: Edit) -> None:
         """Refuse what could not be committed, now, where the caller can tell which call it was."""
         table = edit.table
-        (current,) = await self.get(table, [edit.id])
         if edit.before is None and edit.after is None:
-            if current is None:
-                raise NotFoundError(table.name, edit.id)
+            await self._require(table, edit.id)
             return
+        (current,) = await self.get(table, [edit.id])
         if edit.before is None and current is not None:
             raise self._taken(table, current, {"id": edit.id})
         if edit.after is None:
@@ -395,6 +395,15 @@ class Transaction(Session):
             same_key = And(tuple(Field(name) == value for name, value in key.items()))
             for other in await self.find(table, same_key & (Field("id") != edit.id), limit=1):
                 raise self._taken(table, other, key)
+
+    async def _require(self, table: Table, id: str) -> None:
+        """Refuse what refers to a missing record. That the record changes otherwise does no harm, so it is not read."""
+        key = (table.name, id)
+        known = self._staged[key] if key in self._staged else self._read.get(key)
+        if known is None and key not in self._staged:
+            (known,) = await self._direct.get(table, [id])
+        if known is None:
+            raise NotFoundError(table.name, id)
 
     def _taken(self, table: Table, other: Row, key: Row) -> PatternError:
         """Tell a key that was taken all along from one that somebody took since the transaction began."""

@@ -159,6 +159,14 @@ class TestClashes:
 
         assert await db.memories.count() == 0
 
+    async def test_a_parent_that_changed(self, db: Database) -> None:
+        """A child needs its parent to be there; what else becomes of the parent is no conflict."""
+        async with db.transaction() as tx:
+            await tx.memories.create(agent_id="archive", label="a", content="b")
+            await db.agents.save_state("archive", {"n": 1})
+
+        assert await db.memories.count() == 1
+
     async def test_mistakes_are_told_at_once(self, db: Database) -> None:
         """What cannot be committed, whatever others do, is an error at the call and not at the end."""
         async with db.transaction() as tx:

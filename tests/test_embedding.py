@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pattern_core.abc import Embedder, Signature, Vector
 from pattern_core.config import Overflow
 from pattern_core.embedding import Embeddings
-from pattern_core.errors import SignatureMismatchError, TextTooLongError, ValidationError
+from pattern_core.errors import ClosedError, EmbeddingError, SignatureMismatchError, TextTooLongError, ValidationError
 
 pytestmark = pytest.mark.anyio
 
@@ -149,6 +149,40 @@ async def test_queries_that_are_none(text: str) -> None:
         await wired.embeddings.query(text)
 
     assert wired.loads == []
+
+
+@pytest.mark.parametrize("answer", [ConnectionError("refused"), None, [[1.0, 2.0]], "text"])
+async def test_a_model_that_fails(answer: object) -> None:
+    """Whatever a model raises or returns that cannot be used is an error of ours."""
+
+    class Broken(WordCounter):
+        async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer  # type: ignore[return-value]  # the mistake under test
+
+    async def load() -> Embedder:
+        return Broken()
+
+    embeddings = Embeddings(load, "error")
+    with pytest.raises(EmbeddingError):
+        await embeddings.documents(["x"])
+    with pytest.raises(EmbeddingError):
+        await embeddings.query("x")
+
+
+async def test_closed() -> None:
+    """A closed model is not loaded again, and one that is being loaded is let go."""
+    wired = wire()
+    loading = asyncio.create_task(wired.embeddings.query("x"))
+    await asyncio.sleep(0)
+    await wired.embeddings.aclose()
+    await asyncio.gather(loading, return_exceptions=True)
+    with pytest.raises(ClosedError):
+        await wired.embeddings.documents(["x"])
+
+    assert wired.embeddings.loaded is None
+    assert wired.model.closed == len(wired.loads) == 1
 
 
 async def test_a_model_with_a_limit_counts() -> None:

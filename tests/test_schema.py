@@ -132,8 +132,8 @@ class TestFilters:
                 "contains does not work on a field that holds",
             ),
             (Field("complexity_score") > True, "complexity_score", "suits number, got True"),
-            (Field("due_at") < "2024-02-29", "due_at", "suits time, got '2024-02-29'"),
-            (Field("due_at") < NOON.replace(tzinfo=None), "due_at", "suits time"),
+            (Field("due_at") < "2024-02-29", "due_at", "suits a datetime with a time zone, got '2024-02-29'"),
+            (Field("due_at") < NOON.replace(tzinfo=None), "due_at", "suits a datetime with a time zone"),
             (Field("due_at").startswith("2024"), "due_at", "startswith does not work on a field that holds time"),
             (Field("tags") == "x", "tags", "== does not work on a field that holds texts"),
             (Field("tags").contains(1), "tags", "suits texts, got 1"),
@@ -197,6 +197,7 @@ class TestOrder:
         [
             ("titel", "Did you mean 'title'"),
             ("tags", "a field that holds texts has no order"),
+            ("priority", "a field that holds choices has no order"),
             ("metadata", "a field that holds object has no order"),
             ("embedding", "a field that holds vector has no order"),
         ],

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncResource",
     "Check",
+    "CheckNone",
     "Delete",
     "Embedder",
     "Health",
@@ -155,7 +156,22 @@ class Check:
     revision: int | None = None
 
 
-Write = Insert | Put | Patch | Delete | Check
+@attrs.frozen
+class CheckNone:
+    """Write nothing, but let the batch fail with `ConflictError` if a record satisfies a filter.
+
+    It sees the writes before it in the batch: behind deletions, it makes sure that nothing was added meanwhile.
+
+    Attributes:
+        table: The table.
+        where: The filter.
+    """
+
+    table: Table
+    where: Filter
+
+
+Write = Insert | Put | Patch | Delete | Check | CheckNone
 
 
 class Storage(AsyncResource):

@@ -118,12 +118,14 @@ def load_config(source: ConfigSource | None = None) -> Config:
         return source
     if isinstance(source, Mapping):
         return _parse(source, base=Path.cwd(), source=None)
+    if source is not None and not isinstance(source, str | os.PathLike):
+        raise ConfigError(f"expected the path of a file, a dict or a Config, got {shorten(source)}")
     path = Path(source) if source is not None else find_config()
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError("there is no such file. `pattern init` writes one.", source=str(path)) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot be read as TOML: {error}", source=str(path)) from error
     return _parse(raw, base=path.resolve().parent, source=path)
 
@@ -154,9 +156,8 @@ def _parse(raw: Mapping[str, Any], *, base: Path, source: Path | None) -> Config
 
 def _check_choice(value: object, choices: tuple[str, ...], key: str, source: str | None) -> None:
     if value not in choices:
-        raise ConfigError(
-            f"{key}: {shorten(value)} is no choice. {nearest(str(value), choices)}", key=key, source=source
-        )
+        # Not the value: it may be a secret in the wrong place.
+        raise ConfigError(f"{key}: that is no choice. {nearest(str(value), choices)}", key=key, source=source)
 
 
 _VARIABLE: Final = re.compile(r"(\$?)\$\{([^}]*)\}")

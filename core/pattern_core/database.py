@@ -28,6 +28,7 @@ from .repositories import (
     ToolCallRepository,
     UserRepository,
 )
+from .retry import repeat
 from .schema import TABLES
 from .session import Direct, Session, Transaction
 
@@ -121,7 +122,7 @@ class Database(Repositories, AsyncResource):
             async with self.transaction() as transaction:
                 return await work(transaction)
 
-        return await self._session.retry.run(once, attempts=attempts)
+        return await repeat(once, attempts=attempts)
 
     async def health(self) -> dict[str, Health]:
         """Ask every part whether it works.
@@ -197,7 +198,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
     Raises:
         ConfigError: The configuration cannot be used.
         PluginError: A plugin is missing or broken.
-        ModelUnavailableError: The embedding model cannot be loaded. Nothing was opened.
+        ModelUnavailableError: The embedding model cannot be loaded. Nothing was set up.
         DatabaseLockedError: Somebody else has the database open.
         SignatureMismatchError: The database's vectors were made by another embedding model.
         MigrationError: The database is newer than this library.

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+import numpy as np
 
 from .abc import Embedder, Health, Signature, Vector
 from .config import Overflow
-from .errors import InvalidVectorError, SignatureMismatchError, TextTooLongError, ValidationError
+from .errors import (
+    ClosedError,
+    EmbeddingError,
+    InvalidVectorError,
+    PatternError,
+    SignatureMismatchError,
+    TextTooLongError,
+    ValidationError,
+)
 from .validators import as_vector, check_text
 
 __all__ = ["Embeddings"]
@@ -27,6 +38,7 @@ class Embeddings:
         self._embedder: Embedder | None = None
         self._loading = asyncio.Lock()
         self._stored: Signature | None = None
+        self._closed = False
 
     @property
     def loaded(self) -> Embedder | None:
@@ -72,9 +84,10 @@ class Embeddings:
         vectors: dict[str, Vector] = {}
         for start in range(0, len(distinct), embedder.max_batch):
             part = distinct[start : start + embedder.max_batch]
-            found = await embedder.embed_documents(part)
-            if len(found) != len(part):
-                message = f"{embedder.signature} returned {len(found)} vectors for {len(part)} texts"
+            with _as_embedding_error(embedder.signature):
+                found = np.asarray(await embedder.embed_documents(part), dtype=np.float32)
+            if found.ndim == 0 or len(found) != len(part):
+                message = f"{embedder.signature} returned an array of shape {list(found.shape)} for {len(part)} texts"
                 raise InvalidVectorError(message)
             for text, vector in zip(part, found, strict=True):
                 vectors[text] = as_vector(vector, embedder.signature.dimensions)
@@ -97,7 +110,9 @@ class Embeddings:
         if not check_text(text, "search", "text").strip():
             raise ValidationError("the text to search for is blank", where="search", field="text")
         embedder = await self._ready()
-        return as_vector(await embedder.embed_query(text), embedder.signature.dimensions)
+        with _as_embedding_error(embedder.signature):
+            vector = await embedder.embed_query(text)
+        return as_vector(vector, embedder.signature.dimensions)
 
     async def health(self) -> Health:
         """Say which model is loaded, without loading one."""
@@ -110,12 +125,16 @@ class Embeddings:
 
     async def aclose(self) -> None:
         """Let the model go. A second call does nothing."""
-        embedder, self._embedder = self._embedder, None
-        if embedder is not None:
-            await embedder.aclose()
+        async with self._loading:  # one that is being loaded is let go as well
+            self._closed = True
+            embedder, self._embedder = self._embedder, None
+            if embedder is not None:
+                await embedder.aclose()
 
     async def _ready(self) -> Embedder:
         async with self._loading:
+            if self._closed:
+                raise ClosedError("the database is closed. Open it again with pattern_core.open(…).")
             if self._embedder is None:
                 embedder = await self._load()
                 try:
@@ -137,3 +156,15 @@ class Embeddings:
         for text, tokens in zip(distinct, await embedder.count_tokens(distinct), strict=True):
             if tokens > limit:
                 raise TextTooLongError(tokens, limit, list(texts).index(text), text)
+
+
+@contextlib.contextmanager
+def _as_embedding_error(signature: Signature) -> Iterator[None]:
+    """Turn whatever an embedder raises into an error of ours, with what it was behind it."""
+    try:
+        yield
+    except (PatternError, NotImplementedError):
+        raise
+    except Exception as error:
+        message = f"{signature} failed: {type(error).__name__}: {error}. Nothing was written; try again."
+        raise EmbeddingError(message, provider=signature.provider, model=signature.model) from error

@@ -293,8 +293,8 @@ class DatabaseLockedError(StorageError):
 
     def __init__(self, path: str, owner: str) -> None:
         super().__init__(
-            f"the database {path} is already open: {owner}. An embedded database has one owner at a time; close the "
-            f'other one, or use a server (type = "remote") where several processes share the data.'
+            f"the database {path} is already open: {owner}. An embedded database has one owner at a time: close the "
+            f"other one, or let it do this work."
         )
         self.path = path
         self.owner = owner

@@ -59,6 +59,13 @@ class Filter:
         raise TypeError("a filter has no truth value; combine filters with &, | and ~, each comparison in parentheses")
 
 
+def _plain(value: Any) -> Any:
+    """Turn members of enums into their values, as records hold them."""
+    if isinstance(value, tuple):
+        return tuple(_plain(each) for each in value)
+    return value.value if isinstance(value, enum.Enum) else value
+
+
 @attrs.frozen
 class Compare(Filter):
     """A comparison of one field, or of one place inside a JSON field, with a value.
@@ -71,7 +78,7 @@ class Compare(Filter):
 
     path: tuple[str, ...]
     op: Op
-    value: Scalar | tuple[Scalar, ...]
+    value: Scalar | tuple[Scalar, ...] = attrs.field(converter=_plain)
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 import cattrs
 
-from .errors import ConfigError, PatternError, UnknownOptionError, nearest, shorten
+from .errors import ConfigError, PatternError, UnknownOptionError, nearest
 
 __all__ = ["Secret", "structure_options"]
 
@@ -83,7 +83,10 @@ def structure_options(
         # attrs' own validators put the message first, and the attribute and its value behind it.
         raise ConfigError(f"[{section}] {error.args[0]}", key=section, source=source) from None
     paths = {name: getattr(made, name) for name in fields}
-    absolute = {name: base / path.expanduser() for name, path in paths.items() if isinstance(path, Path)}
+    try:
+        absolute = {name: base / path.expanduser() for name, path in paths.items() if isinstance(path, Path)}
+    except RuntimeError as error:
+        raise ConfigError(f"[{section}] a path cannot be made absolute: {error}", key=section, source=source) from error
     return options(**{**values, **absolute}) if absolute else made
 
 
@@ -92,10 +95,10 @@ def _structure(value: Any, kind: Any, key: str, source: str | None) -> Any:
         return _CONVERTER.structure(value, kind)
     except Exception:  # noqa: BLE001 - what cattrs raises has no common class below Exception in all its versions
         choices = _choices(kind)
+        # Never the value: it may be a secret in the wrong place.
         if choices and isinstance(value, str):
-            message = f"{key}: {shorten(value)} is no choice. {nearest(value, choices)}"
+            message = f"{key}: that is no choice. {nearest(value, choices)}"
         else:
-            # Never the value: it may be a secret in the wrong place.
             message = f"{key}: expected {_words(kind)}, got {_words(type(value))}"
         raise ConfigError(message, key=key, source=source) from None
 

@@ -29,6 +29,8 @@ def parse_order(table: Table, order: str | Sequence[str]) -> tuple[Order, ...]:
     Raises:
         FilterError: A column that the table does not have, or that has no order.
     """
+    if not isinstance(order, str | Sequence):
+        raise FilterError(f"an order is the name of a column, or several; got {shorten(order)}", where=table.name)
     names = (order,) if isinstance(order, str) else tuple(order)
     keys = [Order(str(name).removeprefix("-"), str(name).startswith("-")) for name in names]
     if all(key.column != "id" for key in keys):
@@ -53,7 +55,7 @@ def resume(table: Table, order: Sequence[Order], cursor: str) -> Filter:
         state = json.loads(base64.urlsafe_b64decode(cursor))
         keys = [Order(column, bool(descending)) for column, descending, _ in state]
         values = [_decode(table, key, value) for key, (_, _, value) in zip(keys, state, strict=True)]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         message = f"{shorten(cursor)} is no cursor; pass the one of the page before"
         raise FilterError(message, where=table.name) from error
     if tuple(keys) != tuple(order):

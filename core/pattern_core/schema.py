@@ -12,6 +12,7 @@ import attrs
 
 from .errors import FilterError, nearest, shorten
 from .filters import And, Compare, Filter, Not, Op, Or
+from .models import Energy, Priority, Role, TaskStatus
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -68,12 +69,14 @@ class Column:
         kind: What it holds.
         optional: Whether it may be null.
         references: The table whose record it names, if it names one.
+        choices: The texts that it may hold, if they are few. They are told apart, and have no order.
     """
 
     name: str
     kind: Kind
     optional: bool = False
     references: str | None = None
+    choices: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -146,13 +149,25 @@ class Table:
         if comparison.op not in _OPERATORS.get(column.kind, ()) and not null_test:
             message = f"{comparison.op.value} does not work on a field that holds {column.kind.value}"
             raise FilterError(message, where=self.name, field=column.name)
+        if column.choices:
+            self._check_choices(column, comparison, values)
         accepted = _SCALARS.get(column.kind, (str,))
         for value in values:
             if value is None and comparison.op in (Op.EQ, Op.IN):
                 continue
             wrong = not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted)
             if wrong or (isinstance(value, datetime) and value.tzinfo is None):
-                message = f"{comparison.op.value} needs a value that suits {column.kind.value}, got {shorten(value)}"
+                suits = "a datetime with a time zone" if column.kind is Kind.TIME else column.kind.value
+                message = f"{comparison.op.value} needs a value that suits {suits}, got {shorten(value)}"
+                raise FilterError(message, where=self.name, field=column.name)
+
+    def _check_choices(self, column: Column, comparison: Compare, values: Iterable[object]) -> None:
+        if comparison.op not in (Op.EQ, Op.IN):
+            message = f"{comparison.op.value} does not work on a field of choices; compare with == or in_"
+            raise FilterError(message, where=self.name, field=column.name)
+        for value in values:
+            if value is not None and value not in column.choices:
+                message = f"{shorten(value)} is no choice. {nearest(str(value), column.choices)}"
                 raise FilterError(message, where=self.name, field=column.name)
 
     def _check_path(self, column: Column, comparison: Compare, values: Iterable[object]) -> None:
@@ -174,8 +189,8 @@ class Table:
         """Raise `FilterError` unless every key is a column here that can be ordered."""
         for key in order:
             column = self.column(key.column)
-            if column.kind not in _SCALARS:
-                message = f"a field that holds {column.kind.value} has no order"
+            if column.kind not in _SCALARS or column.choices:
+                message = f"a field that holds {'choices' if column.choices else column.kind.value} has no order"
                 raise FilterError(message, where=self.name, field=column.name)
 
     def arrow_schema(self, columns: Iterable[str] | None = None) -> pa.Schema:
@@ -299,7 +314,7 @@ _ALL: Final = (
     _table(
         "messages",
         Column("conversation_id", Kind.TEXT, references="conversations"),
-        Column("role", Kind.TEXT),
+        Column("role", Kind.TEXT, choices=tuple(Role)),
         Column("content", Kind.TEXT),
         Column("metadata", Kind.OBJECT),
         Column("tool_calls", Kind.OBJECTS, optional=True),
@@ -324,12 +339,12 @@ _ALL: Final = (
         Column("parent_id", Kind.TEXT, optional=True, references="tasks"),
         Column("title", Kind.TEXT),
         Column("description", Kind.TEXT, optional=True),
-        Column("status", Kind.TEXT),
-        Column("priority", Kind.TEXT),
+        Column("status", Kind.TEXT, choices=tuple(TaskStatus)),
+        Column("priority", Kind.TEXT, choices=tuple(Priority)),
         Column("estimated_minutes", Kind.INTEGER, optional=True),
         Column("actual_minutes", Kind.INTEGER, optional=True),
         Column("complexity_score", Kind.NUMBER, optional=True),
-        Column("energy_required", Kind.TEXT),
+        Column("energy_required", Kind.TEXT, choices=tuple(Energy)),
         Column("tags", Kind.TEXTS),
         Column("metadata", Kind.OBJECT),
         Column("started_at", Kind.TIME, optional=True),

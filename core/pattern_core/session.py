@@ -7,21 +7,36 @@ has to hold, and what a read within the same transaction sees.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import cmp_to_key
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import attrs
 import numpy as np
 
-from .abc import Check, Delete, Insert, Matches, Patch, Row, Storage, Vector, VectorChange, VectorStore, Write
+from .abc import (
+    Check,
+    CheckNone,
+    Delete,
+    Insert,
+    Matches,
+    Patch,
+    Row,
+    Storage,
+    Vector,
+    VectorChange,
+    VectorStore,
+    Write,
+)
 from .clock import utc_now
 from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError
+from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError, StorageError
 from .exact import score
 from .filters import And, Field, Filter, matches
-from .retry import Retry
+from .retry import repeat
 from .schema import Order, Table
 
 __all__ = ["Direct", "Edit", "Found", "Session", "Transaction", "differs"]
@@ -29,7 +44,11 @@ __all__ = ["Direct", "Edit", "Found", "Session", "Transaction", "differs"]
 FIRST_SEARCH: Final = 4
 """How many times the wanted number a filtered search asks the index for, before it asks the storage which ids fit."""
 
+ATTEMPTS: Final = 50
+"""How often a single call is repeated where others change the same record at the same time."""
+
 Key = tuple[str, str]
+T = TypeVar("T")
 
 
 @attrs.frozen
@@ -41,21 +60,22 @@ class Edit:
         id: The record.
         before: Its columns as they were read; None for a new one.
         after: Its columns as they shall be; None for one that goes. Without a before and an after, nothing is
-            written, but the record has to exist.
-        any_revision: Whether the write also holds where the record has changed since it was read.
+            written, but the record has to exist. Where both are one object, nothing is written, but the record has to
+            be as it was read.
     """
 
     table: Table
     id: str
     before: Row | None = None
     after: Row | None = None
-    any_revision: bool = False
 
     def write(self) -> Write:
         """Return the write, with the revision that was read as its precondition."""
         if self.before is None:
             return Check(self.table, self.id) if self.after is None else Insert(self.table, self.after)
-        revision = None if self.any_revision else int(self.before["revision"])
+        revision = int(self.before["revision"])
+        if self.after is self.before:
+            return Check(self.table, self.id, revision)
         if self.after is None:
             return Delete(self.table, self.id, revision)
         before = self.before  # a column that was not read, the vector's, is in `after` only where it is new
@@ -78,10 +98,13 @@ def differs(new: Any, old: Any) -> bool:
     """Return whether two values of a column are not the same; two arrays are the same only if they are one object."""
     if new is old:
         return False
-    if isinstance(new, np.ndarray) or isinstance(old, np.ndarray):
-        return True
-    # 1 == True == 1.0, but they are three JSON values.
-    return bool(repr(new) != repr(old)) if isinstance(new, dict | list) else bool(new != old)
+    if isinstance(new, np.ndarray) or isinstance(old, np.ndarray) or type(new) is not type(old):
+        return True  # 1, 1.0 and True are equal, but three JSON values
+    if isinstance(new, dict):
+        return new.keys() != old.keys() or any(differs(value, old[key]) for key, value in new.items())
+    if isinstance(new, list):
+        return len(new) != len(old) or any(map(differs, new, old))
+    return bool(new != old)
 
 
 @attrs.frozen
@@ -98,11 +121,17 @@ class Session(ABC):
 
     Attributes:
         embeddings: The embedding model.
-        retry: How work is repeated that met a conflict.
     """
 
     embeddings: Embeddings
-    retry: Retry
+
+    @abstractmethod
+    async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work, and again where it met a conflict that another attempt may not meet."""
+
+    @abstractmethod
+    def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:
+        """Make those who name the same key wait for each other, as long as they are in this process."""
 
     @abstractmethod
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
@@ -125,8 +154,8 @@ class Session(ABC):
         """Count the records that satisfy a filter."""
 
     @abstractmethod
-    async def edit(self, edits: Sequence[Edit]) -> None:
-        """Carry out edits, all or none."""
+    async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
+        """Carry out edits, all or none, and return the records that they leave, in order."""
 
     @abstractmethod
     async def search(
@@ -150,7 +179,7 @@ class Direct(Session):
         self.storage = storage
         self.vectors = vectors
         self.embeddings = embeddings
-        self.retry = Retry()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
         self._closed = False
@@ -175,8 +204,19 @@ class Direct(Session):
         self._check_open()
         return await self.storage.count(table, where)
 
-    async def edit(self, edits: Sequence[Edit]) -> None:
-        await self.commit([edit.write() for edit in edits], [(e.table, e.vector_change()) for e in edits])
+    async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await repeat(work, attempts=ATTEMPTS)
+
+    def turn(self, key: str) -> asyncio.Lock:
+        return self._turns.setdefault(key, asyncio.Lock())
+
+    async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
+        own = [edit for edit in edits if isinstance(edit, Edit)]
+        await self.commit(
+            [edit.write() if isinstance(edit, Edit) else edit for edit in edits],
+            [(edit.table, edit.vector_change()) for edit in own],
+        )
+        return [edit.after for edit in own if edit.after is not None]
 
     async def commit(self, batch: Sequence[Write], changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
         """Commit a batch and make the index agree with it, also when the caller is cancelled meanwhile."""
@@ -188,8 +228,24 @@ class Direct(Session):
 
     async def _commit(self, batch: Sequence[Write], changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
         async with self._order:  # two commits of one record must reach the index in the order of the storage
-            await self.storage.commit(batch)
+            changes = list(changes)
+            try:
+                await self.storage.commit(batch)
+            except StorageError:
+                await self._read_back(changes)
+                raise
             await self._update_index(changes)
+
+    async def _read_back(self, changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
+        """Make the index agree with the storage where nobody knows whether a commit took effect."""
+        actual: list[tuple[Table, VectorChange | None]] = []
+        with contextlib.suppress(StorageError):  # an engine that is gone answers no search either
+            for table, change in changes:
+                if change is not None and table.vector is not None:
+                    (row,) = await self.storage.get(table, [change.id], vectors=True)
+                    vector = None if row is None else row[table.vector.name]
+                    actual.append((table, attrs.evolve(change, vector=vector)))
+            await self._update_index(actual)
 
     async def _update_index(self, changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
         by_table: dict[str, tuple[Table, list[VectorChange]]] = {}
@@ -252,11 +308,11 @@ class Transaction(Session):
     def __init__(self, direct: Direct) -> None:
         self._direct = direct
         self.embeddings = direct.embeddings
-        self.retry = direct.retry
         self._tables: dict[str, Table] = {}
         self._read: dict[Key, Row | None] = {}
         self._staged: dict[Key, Row | None] = {}
         self._required: dict[Key, None] = {}
+        self._vacant: list[CheckNone] = []
         self._began = utc_now()
         self._closed = False
 
@@ -298,12 +354,28 @@ class Transaction(Session):
             total += len(self._staged_rows(table, where))
         return total
 
-    async def edit(self, edits: Sequence[Edit]) -> None:
+    async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await work()  # what was read stays read: only the whole transaction can be repeated
+
+    def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:  # noqa: ARG002 - nobody sees it yet
+        return contextlib.nullcontext()
+
+    async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
         self._check_open()
-        for edit in edits:
-            await self._check(edit)
-        for edit in edits:
-            self._stage(edit)
+        before = dict(self._staged), dict(self._required), list(self._vacant)
+        left = []
+        try:
+            for edit in edits:
+                if isinstance(edit, CheckNone):
+                    self._tables[edit.table.name] = edit.table
+                    self._vacant.append(edit)
+                    continue
+                await self._check(edit)
+                left.append(self._stage(edit))
+        except BaseException:  # all or none, also within a transaction that goes on
+            self._staged, self._required, self._vacant = before
+            raise
+        return [row for row in left if row is not None]
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, where: Filter | None
@@ -344,8 +416,9 @@ class Transaction(Session):
         self._closed = True
         edits = [self._edit(key) for key in self._staged]
         edits = [edit for edit in edits if edit.before is not None or edit.after is not None]
-        # Deletions first, so that what they free can be taken again.
-        edits.sort(key=lambda edit: (edit.after is not None, edit.before is None))
+        # Deletions first, so that what they free can be taken again; the rest in the order of the last change.
+        gone = [edit for edit in edits if edit.after is None]
+        rest = sorted((edit for edit in edits if edit.after is not None), key=lambda edit: edit.before is None)
         checks: list[Write] = [
             Check(self._tables[name], id, 0 if row is None else int(row["revision"]))
             for (name, id), row in self._read.items()
@@ -357,7 +430,8 @@ class Transaction(Session):
             return  # nothing to write: what was read was read
         try:
             await self._direct.commit(
-                [*checks, *(edit.write() for edit in edits)], [(edit.table, edit.vector_change()) for edit in edits]
+                [*checks, *(edit.write() for edit in gone), *self._vacant, *(edit.write() for edit in rest)],
+                [(edit.table, edit.vector_change()) for edit in edits],
             )
         except AlreadyExistsError as error:
             # It was free when the edit was staged.
@@ -370,12 +444,7 @@ class Transaction(Session):
         self._closed = True
 
     def _edit(self, key: Key) -> Edit:
-        before, after = self._read.get(key), self._staged[key]
-        if before is not None and after is not None:
-            after = {**after, "revision": before["revision"] + 1}
-        elif after is not None:
-            after = {**after, "revision": 1}
-        return Edit(self._tables[key[0]], key[1], before, after)
+        return Edit(self._tables[key[0]], key[1], self._read.get(key), self._staged[key])
 
     async def _check(self, edit: Edit) -> None:
         """Refuse what could not be committed, now, where the caller can tell which call it was."""
@@ -411,13 +480,23 @@ class Transaction(Session):
             return ConflictError(table.name, str(key), None)
         return AlreadyExistsError(table.name, key)
 
-    def _stage(self, edit: Edit) -> None:
+    def _stage(self, edit: Edit) -> Row | None:
+        """Keep what the record shall be, and return it. However often it changes, it is one write, one revision."""
         key = (edit.table.name, edit.id)
         self._tables[edit.table.name] = edit.table
         if edit.before is None and edit.after is None:
             self._required[key] = None
-            return
-        self._staged[key] = edit.after
+        if edit.after is edit.before:
+            return edit.after
+        staged = self._staged.pop(key, None)  # so that it comes last
+        if edit.after is None:
+            self._staged[key] = None
+            return None
+        read, vector = self._read.get(key), edit.table.vector
+        kept = {vector.name: staged[vector.name]} if staged and vector and vector.name in staged else {}
+        revision = 1 if read is None else int(read["revision"]) + 1
+        self._staged[key] = {**kept, **edit.after, "revision": revision}
+        return dict(self._staged[key])  # type: ignore[arg-type]  # it was just set
 
     def _staged_ids(self, table: Table) -> set[str]:
         return {id for name, id in self._staged if name == table.name}

@@ -32,6 +32,16 @@ class TestConversations:
             await db.messages.create(conversation_id=thread, role="user", content="Hello?")
         assert await db.messages.count() == 0
 
+    async def test_ended_once_by_many(self, db: Database, thread: str) -> None:
+        """However many end a conversation at once, it ended at one time; nothing is appended after that."""
+        ends = await asyncio.gather(*(db.conversations.end(thread) for _ in range(5)))
+        appended = await asyncio.gather(
+            db.messages.create(conversation_id=thread, role="user", content="late"), return_exceptions=True
+        )
+
+        assert len({conversation.ended_at for conversation in ends}) == 1
+        assert isinstance(appended[0], ValidationError)
+
     async def test_needs_user_and_agent(self, db: Database) -> None:
         """A conversation needs a user and an agent that exist."""
         with pytest.raises(NotFoundError, match="users"):
@@ -54,15 +64,20 @@ class TestMessages:
         assert [each.content for each in await db.messages.recent(thread, 3)] == expected[-3:]
 
     async def test_order_when_the_clock_was_set_back(self, db: Database, thread: str) -> None:
-        """A message comes after those before it, even where its clock says otherwise."""
-        future = datetime.now(UTC) + timedelta(days=1)
+        """A message comes after those before it, even where its clock says otherwise; history keeps its times."""
+        past, future = (datetime.now(UTC) + timedelta(days=days) for days in (-1000, 1))
         await db.messages.create_many(
             [{"conversation_id": thread, "role": "user", "content": "first", "created_at": future}]
         )
         await db.messages.create(conversation_id=thread, role="user", content="second")
         await db.messages.create(conversation_id=thread, role="user", content="third")
 
-        assert [each.content for each in await db.messages.by_conversation(thread)] == ["first", "second", "third"]
+        await db.messages.create_many(
+            [{"conversation_id": thread, "role": "user", "content": "history", "created_at": past}]
+        )
+        contents = [each.content for each in await db.messages.by_conversation(thread)]
+
+        assert contents == ["history", "first", "second", "third"]
 
     async def test_content(self, db: Database, thread: str) -> None:
         """A message may be empty, and is then not found by meaning; its tool calls are kept as they are."""
@@ -102,7 +117,10 @@ class TestMessages:
         ]
         assert {hit.record.conversation_id for hit in of_agent} == {thread, second.id}
         assert [hit.record.content for hit in of_agent[:2]] == ["About the espresso"] * 2
-        assert await db.messages.search_semantic("espresso", agent_id="nobody") == []
+        with pytest.raises(NotFoundError, match="agents"):
+            await db.messages.search_semantic("espresso", agent_id="nobody")
+        with pytest.raises(NotFoundError, match="conversations"):
+            await db.messages.search_semantic("espresso", conversation_id="nowhere")
         with_filter = await db.messages.search_semantic("x", agent_id="archive", where=Field("role") == "tool")
         assert with_filter == []
 

@@ -45,7 +45,8 @@ async def test_cascade_takes_everything_of_one_user_only(db: Database, full: Non
         "tool_calls": 1,
         "tasks": 2,
     }
-    assert await db.memories.search_semantic("archive", "espresso") == []
+    with pytest.raises(NotFoundError):
+        await db.memories.search_semantic("archive", "espresso")
     assert len(await db.memories.search_semantic("bobs", "espresso")) == 3
     left = {name: await db.storage.count(table) for name, table in TABLES.items()}
     assert left == {"system_metadata": 1, **counts, "agents": 1}
@@ -76,6 +77,32 @@ async def test_a_cascade_leaves_no_orphans(db: Database) -> None:
 
     assert await db.memories.count() == 0
     assert await db.agents.find("archive") is None
+
+
+async def test_counts_are_exact(db: Database) -> None:
+    """Of many that delete one record at the same time, one reports it."""
+    counts = await asyncio.gather(*(db.agents.delete("planner") for _ in range(8)))
+
+    assert sorted(counts, key=len) == [{}] * 7 + [{"agents": 1}]
+
+
+async def test_no_child_is_left_without_its_parent(db: Database) -> None:
+    """Deleting a parent while a child is created ends with both or with neither, whoever wins."""
+    for n in range(6):
+        agent = await db.agents.create(user_id="ada", agent_type=f"t{n}", name="A")
+        create = db.memories.create(agent_id=agent.id, label="x", content="y")
+        await asyncio.gather(create, db.agents.delete(agent.id), return_exceptions=True)
+        children = await db.memories.count(Field("agent_id") == agent.id)
+        assert (await db.agents.find(agent.id) is not None) or children == 0
+
+
+async def test_a_record_of_another_kind(db: Database) -> None:
+    """A record of another table is refused where a record or its id is wanted."""
+    agent = await db.agents.get("archive")
+    with pytest.raises(PatternError, match="expected a User or its id, got a Agent"):
+        await db.users.delete(agent)  # type: ignore[arg-type]  # the mistake under test
+    with pytest.raises(PatternError, match="expected a User or its id"):
+        await db.users.update(agent, settings={})  # type: ignore[arg-type]  # as above
 
 
 @pytest.mark.parametrize("id", ["", 5, None, "x" * 513, "\ud800"])

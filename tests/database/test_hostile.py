@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pattern_core.database import Database
-from pattern_core.errors import InvalidVectorError, PatternError, ValidationError
+from pattern_core.errors import InvalidVectorError, NotFoundError, PatternError, ValidationError
 from pattern_core.filters import Field
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
@@ -54,7 +54,8 @@ async def test_texts_round_trip(db: Database, text: str) -> None:
     assert list(await db.memories.list(order="label", limit=1, cursor=None))
     (hit,) = await db.memories.search_semantic("archive", text[:2000])
     assert hit.memory == made
-    assert await db.memories.search_semantic(short, text[:2000]) == []
+    with pytest.raises(NotFoundError):
+        await db.memories.search_semantic(short, text[:2000])
     assert await db.memories.delete(short) == {"memory_blocks": 1}
     assert await db.memories.list(limit=5) is not None
     assert await db.memories.get(bystander.id) == bystander

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pattern_core.abc import Write
 from pattern_core.database import Database
-from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, ValidationError
+from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError, ValidationError
 from pattern_core.filters import Field
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
@@ -142,6 +143,30 @@ class TestEmbedding:
         with pytest.raises(NotFoundError):
             await db.memories.upsert("nobody", "a", "b")
 
+    async def test_an_id_that_is_taken(self, db: Database) -> None:
+        """An upsert under a new label with the id of another memory is an error at once: no repeat would help."""
+        await db.memories.create(agent_id="archive", label="a", content="b", id="one")
+        with pytest.raises(AlreadyExistsError) as caught:
+            await db.memories.upsert("archive", "fresh", "x", id="one")
+
+        assert caught.value.key == {"id": "one"}
+
+    async def test_by_agent(self, db: Database) -> None:
+        """An agent's memories are listed by label, the inactive ones only where asked."""
+        for label in ("b", "a", "c"):
+            await db.memories.create(agent_id="archive", label=label, content="text", is_active=label != "c")
+        await db.memories.create(agent_id="planner", label="d", content="text")
+
+        assert [each.label for each in await db.memories.by_agent("archive")] == ["a", "b"]
+        assert len(await db.memories.by_agent("archive", include_inactive=True)) == 3
+
+    async def test_the_order_of_keys_is_no_difference(self, db: Database) -> None:
+        """JSON that differs in the order of its keys only is the same: nothing is written."""
+        first = await db.memories.upsert("archive", "a", "b", metadata={"x": 1, "y": [{"p": 1, "q": 2}]})
+
+        assert await db.memories.upsert("archive", "a", "b", metadata={"y": [{"q": 2, "p": 1}], "x": 1}) == first
+        assert (await db.memories.upsert("archive", "a", "b", metadata={"x": True, "y": []})).revision == 2
+
     async def test_concurrent_upserts_of_a_new_label(self, db: Database) -> None:
         """However many upsert one new label at once, there is one record, and nobody gets an error."""
         await asyncio.gather(*(db.memories.upsert("archive", "race", f"text {n}") for n in range(10)))
@@ -184,7 +209,8 @@ class TestSearch:
             hits = await db.memories.search_semantic("archive", text, limit=100)
             assert [hit.memory.agent_id for hit in hits] == ["archive"]
 
-        assert await db.memories.search_semantic("nobody", COFFEE) == []
+        with pytest.raises(NotFoundError, match="agents has no record 'nobody'"):
+            await db.memories.search_semantic("nobody", COFFEE)
         assert len(await db.memories.search_semantic("planner", TRAIN, limit=100)) == 30
 
     async def test_deleted_and_changed_are_found_as_they_are(self, db: Database) -> None:
@@ -206,6 +232,30 @@ class TestSearch:
         await asyncio.gather(*(db.memories.update(made.id, content=f"number{n} word{n}") for n in range(12)))
         (hit,) = await db.memories.search_semantic("archive", (await db.memories.get(made.id)).content)
 
+        assert hit.score == pytest.approx(1, abs=1e-5)
+
+    @pytest.mark.parametrize("took_effect", [True, False])
+    async def test_a_commit_of_unknown_fate(
+        self, db: Database, monkeypatch: pytest.MonkeyPatch, took_effect: bool
+    ) -> None:
+        """Where the engine fails and nobody knows whether it wrote, search agrees with what is stored."""
+        made = await db.memories.create(agent_id="archive", label="a", content="zebra stripes")
+        await db.memories.search_semantic("archive", "zebra")  # the index is loaded
+        commit = db.storage.commit
+
+        async def fail(batch: Sequence[Write]) -> None:
+            if took_effect:
+                await commit(batch)
+            raise StorageError("the connection was cut; whether the batch took effect is not known")
+
+        with monkeypatch.context() as cut:
+            cut.setattr(db.storage, "commit", fail)
+            with pytest.raises(StorageError, match="not known"):
+                await db.memories.update(made, content="green tea")
+        expected = "green tea" if took_effect else "zebra stripes"
+        (hit,) = await db.memories.search_semantic("archive", expected)
+
+        assert (await db.memories.get(made.id)).content == hit.memory.content == expected
         assert hit.score == pytest.approx(1, abs=1e-5)
 
     async def test_inactive_blocks(self, db: Database) -> None:
@@ -253,6 +303,8 @@ class TestSearch:
         """A filter on an unknown field is an error that names the nearest one."""
         with pytest.raises(ValidationError, match="Did you mean 'label'"):
             await db.memories.search_semantic("archive", "tea", where=Field("lable") == "x")
+        with pytest.raises(ValidationError, match="expected a filter"):
+            await db.memories.search_semantic("archive", "tea", where={"label": "x"})  # type: ignore[arg-type]  # a mistake
 
 
 class TestRevisions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -60,6 +61,16 @@ class TestSubtasks:
             await db.tasks.update("move", parent_id="move")
         assert (await db.tasks.update("books", parent_id="move")).parent_id == "move"
         assert (await db.tasks.update("books", parent_id=None)).parent_id is None
+
+    async def test_no_circle_by_two_at_once(self, db: Database) -> None:
+        """Two that each make the other's task the parent of theirs cannot both succeed."""
+        one, two = await db.tasks.create_many([{"user_id": "ada", "title": "one"}, {"user_id": "ada", "title": "two"}])
+        await asyncio.gather(
+            db.tasks.update(one.id, parent_id=two.id), db.tasks.update(two.id, parent_id=one.id), return_exceptions=True
+        )
+        parents = [(await db.tasks.get(task.id)).parent_id for task in (one, two)]
+
+        assert parents in ([two.id, None], [None, one.id])
 
     async def test_the_parent_is_the_same_users(self, db: Database) -> None:
         """A parent of another user, or none that exists, is refused."""

@@ -84,6 +84,57 @@ class TestVisibility:
 
         assert (agent.revision, agent.state) == (2, {"n": 4})
 
+    async def test_a_second_change_keeps_the_first_ones_vector(self, db: Database) -> None:
+        """Text that changes first, and other fields that change after it, end in the new text's vector."""
+        made = await db.memories.create(agent_id="archive", label="a", content="alpha beta gamma")
+        async with db.transaction() as tx:
+            await tx.memories.update(made.id, content="zebra stripes")
+            await tx.memories.update(made.id, description="an animal")
+            new = await tx.memories.create(agent_id="archive", label="b", content="green tea")
+            await tx.memories.update(new.id, description="a drink")
+            await tx.memories.upsert("archive", "c", "first words")
+            await tx.memories.upsert("archive", "c", "second words")
+            task = await tx.tasks.create(user_id="ada", title="Write")
+            await tx.tasks.start(task.id)
+
+        for text in ("zebra stripes", "green tea", "second words"):
+            (hit, *_) = await db.memories.search_semantic("archive", text)
+            assert hit.memory.content == text
+            assert hit.score == pytest.approx(1, abs=1e-5)
+        assert (await db.tasks.get(task.id)).started_at is not None
+
+    async def test_what_is_returned_is_what_is_committed(self, db: Database) -> None:
+        """A record that a transaction returned, its revision included, is the record that is read afterwards."""
+        async with db.transaction() as tx:
+            await tx.users.update("ada", settings={"n": 1})
+            changed = await tx.users.update("ada", settings={"n": 2})
+            created = await tx.users.create(id="bob")
+            created = await tx.users.update(created, metadata={"n": 3})
+
+        assert await db.users.get("ada") == changed
+        assert await db.users.get("bob") == created
+        assert (changed.revision, created.revision) == (2, 1)
+
+    async def test_a_call_that_fails_stages_nothing(self, db: Database) -> None:
+        """A call of many records that is refused leaves nothing of them in a transaction that goes on."""
+        async with db.transaction() as tx:
+            with pytest.raises(AlreadyExistsError):
+                await tx.users.create_many([{"id": "bob"}, {"id": "dup"}, {"id": "dup"}])
+            await tx.users.create(id="eve")
+
+        assert sorted([user.id async for user in db.users.iterate()]) == ["ada", "eve"]
+
+    async def test_a_key_that_moves(self, db: Database) -> None:
+        """A label that one memory gives up can be taken by another, whichever was touched first."""
+        p = await db.memories.create(agent_id="archive", label="p", content="one")
+        q = await db.memories.create(agent_id="archive", label="q", content="two")
+        async with db.transaction() as tx:
+            await tx.memories.update(p.id, description="touched first")
+            await tx.memories.update(q.id, label="r")
+            await tx.memories.update(p.id, label="q")
+
+        assert (await db.memories.by_label("archive", "q")).id == p.id
+
     async def test_created_and_deleted_within(self, db: Database) -> None:
         """What a transaction makes and deletes again leaves no trace."""
         async with db.transaction() as tx:
@@ -195,6 +246,33 @@ class TestClashes:
                 await tx.agents.get("archive")
                 await db.agents.save_state("archive", {"n": 1})
                 await tx.agents.list()
+
+    async def test_children_that_come_while_the_parent_goes(self, db: Database) -> None:
+        """A parent is not deleted with children that came after the look: the transaction conflicts, and can repeat."""
+        with pytest.raises(ConflictError):
+            async with db.transaction() as tx:
+                await tx.agents.delete("planner", cascade=True)
+                await db.memories.create(agent_id="planner", label="late", content="late")
+        assert await db.agents.find("planner") is not None
+
+        assert await db.run(lambda tx: tx.agents.delete("planner", cascade=True)) == {"agents": 1, "memory_blocks": 1}
+        assert await db.memories.count() == 0
+
+    async def test_a_call_inside_does_not_repeat_what_cannot_succeed(self, db: Database) -> None:
+        """Within `run`, a call that meets a foreign change gives up at once, and the whole is repeated."""
+        runs = 0
+
+        async def work(tx: Repositories) -> None:
+            nonlocal runs
+            runs += 1
+            await tx.agents.get("archive")
+            if runs < 3:
+                await db.agents.save_state("archive", {"run": runs})
+            await tx.agents.update("archive", name=f"run {runs}")
+            await db.users.set_settings("ada", run=runs)
+
+        await asyncio.wait_for(db.run(work), 10)
+        assert (runs, (await db.agents.get("archive")).name) == (3, "run 3")
 
     async def test_after_the_end(self, db: Database) -> None:
         """A transaction that has ended cannot be used."""

@@ -23,7 +23,7 @@ SECTIONS: Final = {
         "init": "Write a configuration, pattern.toml.",
         "status": "Show what the database holds.",
         "doctor": "Check everything, and say what to do.",
-        "plugins": "List the installed plugins.",
+        "plugins": "List the plugins, installed or not.",
         "migrate": "Bring the schema up to date, or back.",
         "backup": "Write all records to files.",
         "restore": "Read a backup into an empty database.",

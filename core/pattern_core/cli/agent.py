@@ -9,7 +9,7 @@ import click
 from .arguments import confirm, entries_option, find_agent, find_user, merged, page_options, read_text, some, yes_option
 from .base import Settings, VerbGroup
 from .database import use_database
-from .output import Column, print_done, print_page, print_record, print_removed
+from .output import Column, note, print_done, print_page, print_record, print_removed
 
 if TYPE_CHECKING:
     from pattern_core.database import Database, Repositories
@@ -100,19 +100,26 @@ def list_(
     """List the agents, oldest first."""
     from pattern_core.filters import And, Field
 
-    async def read(db: Database) -> Page[Agent]:
-        parts: list[Filter] = [] if inactive else [Field("is_active") == True]
+    async def read(db: Database) -> tuple[Page[Agent], int]:
+        parts: list[Filter] = []
         if user is not None:
             parts.append(Field("user_id") == (await find_user(db, user)).id)
         if agent_type is not None:
             parts.append(Field("agent_type") == agent_type)
-        return await db.agents.list(And(tuple(parts)), limit=limit, cursor=cursor)
+        where = And(tuple(parts))
+        page = await db.agents.list(
+            where if inactive else where & (Field("is_active") == True), limit=limit, cursor=cursor
+        )
+        return page, 0 if page else await db.agents.count(where)
 
     def row(each: Agent) -> list[str]:
         return [each.name, each.agent_type, "yes" if each.is_active else "no", each.id]
 
     columns = [Column("name", share=1 / 3), Column("type", share=1 / 3), Column("active"), Column("id")]
-    print_page(settings, use_database(settings, read), columns, row)
+    page, others = use_database(settings, read)
+    print_page(settings, page, columns, row)
+    if others:
+        note(f"{others:,} are switched off: --all shows them.")
 
 
 @agent.command("show", examples="pattern agent show Archive")

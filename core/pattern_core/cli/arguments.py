@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from pattern_core.errors import NotFoundError, ValidationError, nearest, shorten
+
+from .output import note
 
 if TYPE_CHECKING:
     from pattern_core.database import Repositories
@@ -22,17 +25,22 @@ __all__ = [
     "find_memory",
     "find_user",
     "merged",
+    "note_if_inactive",
     "page_options",
     "read_file",
     "read_text",
+    "reworded",
     "some",
     "yes_option",
 ]
 
+E = TypeVar("E", bound=Exception)
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KNOWN: Final = 50
 """How many names an error looks through for the one that was meant."""
+_LABELS: Final = 1000
+"""How many labels it reads at a time."""
 
 
 def entries_option(*names: str, what: str) -> Callable[[F], F]:
@@ -140,9 +148,10 @@ async def find_user(repositories: Repositories, wanted: str | None) -> User:
     if len(found) == 1:
         return found[0]
     if found and wanted is None:
-        raise ValidationError(f"there are {_count(found)}; say which one, with --user", where="user")
+        names = ", ".join(_named(user) for user in found)
+        raise ValidationError(f"there are several users; say which one, with --user: {names}", where="user")
     if found:
-        raise ValidationError(f"{_count(found)} have the name {wanted!r}; give an id: {_ids(found)}", where="user")
+        raise ValidationError(f"{len(found)} users have the name {wanted!r}; give an id: {_ids(found)}", where="user")
     known = [str(user.metadata.get("name", user.id)) for user in await repositories.users.list(limit=_KNOWN)]
     raise _missing("user", "users", wanted or "", known)
 
@@ -189,21 +198,48 @@ async def find_memory(repositories: Repositories, wanted: str, label: str | None
     Raises:
         NotFoundError: There is no such memory, or no such agent.
     """
+    from pattern_core.filters import Field
+
     if label is None:
-        return await repositories.memories.get(wanted)
+        if memory := await repositories.memories.find(wanted):
+            return memory
+        raise reworded(
+            NotFoundError("memory_blocks", wanted),
+            f"there is no memory with the id {shorten(wanted)}. A memory is told by its id, or by its agent and its label: "
+            f"AGENT LABEL. `pattern memory list AGENT` shows the labels.",
+        )
     agent = await find_agent(repositories, wanted)
-    return await repositories.memories.by_label(agent.id, label)
+    try:
+        return await repositories.memories.by_label(agent.id, label)
+    except NotFoundError as error:
+        known = [
+            each.label async for each in repositories.memories.iterate(Field("agent_id") == agent.id, page=_LABELS)
+        ]
+        close = get_close_matches(label, known, n=1, cutoff=0.5)
+        way_out = f"Did you mean {close[0]!r}?" if close else f"`pattern memory list {agent.name}` shows the labels."
+        raise reworded(error, f"{agent.name} has no memory labelled {shorten(label)}. {way_out}") from None
+
+
+def note_if_inactive(agent: Agent) -> None:
+    """Say so where an agent that is to be used is switched off."""
+    if not agent.is_active:
+        note(f"The agent {agent.name} is switched off. `pattern agent reactivate` switches it on again.")
 
 
 def _missing(kind: str, table: str, wanted: str, known: Sequence[str]) -> NotFoundError:
-    error = NotFoundError(table, wanted)
     way_out = nearest(wanted, known) if known else f"There is none yet: `pattern {kind} add NAME` makes one."
-    error.args = (f"there is no {kind} {shorten(wanted)}. {way_out}",)  # what its id is, is not what was asked for
+    return reworded(NotFoundError(table, wanted), f"there is no {kind} {shorten(wanted)}. {way_out}")
+
+
+def reworded(error: E, message: str) -> E:
+    """Return an error with other words, those of the command line, where its own speak of what nobody typed."""
+    error.args = (message,)
     return error
 
 
-def _count(users: Iterable[User]) -> str:
-    return f"{len(list(users))} users"
+def _named(user: User) -> str:
+    name = user.metadata.get("name")
+    return f"{name} ({user.id})" if name else user.id
 
 
 def _ids(records: Iterable[User | Agent]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pattern_core.errors import PatternError, SignatureMismatchError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.plugins import ALIASES, load_plugin
 
 if TYPE_CHECKING:
+    from pattern_core.abc import Signature
     from pattern_core.config import Config
 
-__all__ = ["embeddings_of", "location_of", "storage_of", "vectors_of"]
+__all__ = ["embeddings_of", "is_missing", "location_of", "mismatch_of", "storage_of", "vectors_of"]
 
 
 def storage_of(config: Config) -> tuple[StorageSpec, Any]:
@@ -41,6 +44,38 @@ def location_of(config: Config) -> str:
         return str(path)
     address = urlsplit(str(getattr(options, "url", "")))
     return address._replace(netloc=address.netloc.rpartition("@")[2], query="").geturl()
+
+
+def is_missing(config: Config) -> bool:
+    """Return whether the database is one of a path where nothing stands yet; to open it would make it."""
+    path = getattr(storage_of(config)[1], "path", None)
+    return isinstance(path, Path) and not path.exists()
+
+
+def mismatch_of(config: Config, stored: Signature | None) -> str:
+    """Say why the configured model cannot be used with a database, as far as that shows without loading it.
+
+    Args:
+        config: The configuration.
+        stored: What made the database's vectors; None where it has none.
+
+    Returns:
+        The reason; empty where there is none.
+    """
+    try:
+        _, options = embeddings_of(config)
+    except PatternError as error:
+        return str(error)
+    if stored is None:
+        return ""
+    name = config.embeddings.provider or ""
+    configured = {"provider": ALIASES.get(name, name)} | {
+        field: value for field in ("model", "dimensions") if (value := getattr(options, field, None)) is not None
+    }
+    if all(getattr(stored, field) == value for field, value in configured.items()):
+        return ""
+    named = ", ".join(f"{field} = {value}" for field, value in configured.items())
+    return str(SignatureMismatchError(str(stored), named))
 
 
 def _options(config: Config, section: str, options: type[Any]) -> Any:

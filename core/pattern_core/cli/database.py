@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
+
+from .progress import loading
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
@@ -33,7 +36,9 @@ def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *
     from pattern_core.database import open as open_database
 
     async def run() -> T:
-        async with open_database(settings.config, load_model=load_model) as database:
+        with loading(settings) if load_model else contextlib.nullcontext():
+            database = await open_database(settings.config, load_model=load_model)
+        async with database:
             return await work(database)
 
     return asyncio.run(run())

@@ -17,7 +17,7 @@ import pattern_core
 from pattern_core.config import load_config
 from pattern_core.database import open as open_database
 from pattern_core.database import open_storage
-from pattern_core.errors import PatternError, SignatureMismatchError
+from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
 from pattern_core.filters import Field
 from pattern_core.maintenance.metadata import read_metadata
 from pattern_core.maintenance.migrate import LATEST, plan
@@ -110,29 +110,50 @@ async def _examine(source: str | None, report: Report) -> None:
     config = None
     with _failing(report, "configuration"):
         config = load_config(source)
-        report(Check("configuration", "ok", str(config.source)))
     if config is None:
         return
-    plugins = {role: _check_plugin(config, role, report) for role in ("storage", "vectors", "embeddings")}
-    stored = await _check_database(config, report) if plugins["storage"] else None
-    usable = plugins["embeddings"] and await _check_model(config, stored, report)
-    if usable and plugins["vectors"] and stored is not None and stored.schema_version == LATEST:
+    wrong, plugins = _check_plugins(config)
+    if not wrong:
+        report(Check("configuration", "ok", str(config.source)))
+    for check in (*wrong, *plugins):
+        report(check)
+    usable = {check.name for check in plugins if check.state == "ok"}
+    stored = await _check_database(config, report) if "storage" in usable else None
+    loads = "embeddings" in usable and await _check_model(config, stored, report)
+    if loads and "vectors" in usable and stored is not None and stored.schema_version == LATEST:
         await _check_index(config, report)
 
 
-def _check_plugin(config: Config, role: str, report: Report) -> bool:
-    with _failing(report, role):
-        if role == "storage":
-            spec: StorageSpec | VectorSpec | EmbeddingSpec = storage_of(config)[0]
-            name = config.database.provider
-        elif role == "vectors":
-            spec, _, name = vectors_of(config)
+def _check_plugins(config: Config) -> tuple[list[Check], list[Check]]:
+    """Load the plugins that a configuration names.
+
+    Returns:
+        What is wrong with the configuration, each thing once; and what there is to say of the plugins.
+    """
+
+    def storage() -> tuple[str | None, StorageSpec]:
+        return config.database.provider, storage_of(config)[0]
+
+    def vectors() -> tuple[str | None, VectorSpec]:
+        spec, _, name = vectors_of(config)
+        return name, spec
+
+    def embeddings() -> tuple[str | None, EmbeddingSpec]:
+        return config.embeddings.provider, embeddings_of(config)[0]
+
+    wrong: dict[str, Check] = {}
+    plugins: dict[str, Check] = {}
+    for describe in (storage, vectors, embeddings):
+        role = describe.__name__
+        try:
+            name, spec = describe()
+        except ConfigError as error:
+            wrong[str(error)] = Check("configuration", "fail", str(error))
+        except PatternError as error:  # without a storage it is not known which vector search it recommends
+            plugins.setdefault(str(error), Check(role, "fail", str(error)))
         else:
-            spec = embeddings_of(config)[0]
-            name = config.embeddings.provider
-        report(Check(role, "ok", f"{name}: {spec.summary}"))
-        return True
-    return False
+            plugins[role] = Check(role, "ok", f"{name}: {spec.summary}")
+    return list(wrong.values()), list(plugins.values())
 
 
 async def _check_database(config: Config, report: Report) -> Metadata | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pattern_core.errors import ConfigError, PatternError, ReferencedError
+from pattern_core.errors import ConfigError, PatternError, PluginError, ReferencedError
 
 from .output import as_data, clean, console
 
@@ -44,14 +44,23 @@ def report(error: Exception, args: Sequence[str]) -> int:
         terminal.print(f"[bold red]Error:[/] {_escape(describe(error))}", soft_wrap=not terminal.is_terminal)
     if isinstance(error, click.ClickException):
         return error.exit_code
-    return 2 if isinstance(error, ConfigError) else 1
+    return 2 if isinstance(error, ConfigError | PluginError) else 1  # the configuration names the plugins
 
 
 def describe(error: Exception) -> str:
     """Return an error's message, without control characters."""
-    message = error.format_message() if isinstance(error, click.ClickException) else str(error)
-    if isinstance(error, ReferencedError):
-        message = f"{message} Here, that is the option --cascade."
+    if isinstance(error, click.ClickException):
+        message = error.format_message()
+    elif isinstance(error, ReferencedError):
+        belonging = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in error.by.items())
+        message = (
+            f"{error.table} record {error.id} still has {belonging}. Delete those first, or add --cascade to delete "
+            f"everything that belongs to it."
+        )
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        message = str(error)
     return clean(message)
 
 

@@ -6,14 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pattern_core.errors import AlreadyExistsError, shorten
+
 from .arguments import (
     confirm,
     entries_option,
     find_agent,
     find_memory,
     merged,
+    note_if_inactive,
     page_options,
     read_text,
+    reworded,
     some,
     yes_option,
 )
@@ -21,6 +25,7 @@ from .base import Settings, VerbGroup
 from .database import use_database
 from .importing import import_file
 from .output import Column, print_done, print_page, print_record, print_removed, shown_time
+from .progress import loading
 
 if TYPE_CHECKING:
     from pattern_core.database import Database
@@ -75,10 +80,19 @@ def add(
 
     async def work(db: Database) -> Memory:
         found = await find_agent(db, agent)
+        note_if_inactive(found)
         about = merged({}, metadata)
-        return await db.memories.create(
-            agent_id=found.id, label=label, content=text, description=description, metadata=about, id=id
-        )
+        with loading(settings):
+            await db.embeddings.signature()
+        try:
+            return await db.memories.create(
+                agent_id=found.id, label=label, content=text, description=description, metadata=about, id=id
+            )
+        except AlreadyExistsError as error:
+            if "label" not in error.key:
+                raise
+            message = f"{found.name} already has a memory labelled {shorten(label)}. `pattern memory edit` changes it."
+            raise reworded(error, message) from None
 
     made = use_database(settings, work)
     print_done(settings, f"Remembered {made.label} ({made.id}).", made)
@@ -105,7 +119,7 @@ def list_(
             where &= Field("is_active") == True
         return await db.memories.list(where, limit=limit, cursor=cursor)
 
-    columns = [Column("label", share=1 / 3), Column("content", share=1), Column("updated")]
+    columns = [Column("label", share=1 / 3, middle=True), Column("content", share=1), Column("updated")]
     page = use_database(settings, read)
     print_page(settings, page, columns, lambda each: [each.label, each.content, shown_time(each.updated_at)])
 
@@ -148,6 +162,9 @@ def edit(
     async def change(db: Database) -> Memory:
         found = await find_memory(db, memory, label)
         about = {"metadata": merged(found.metadata, metadata)} if metadata else {}
+        if content is not None:
+            with loading(settings):
+                await db.embeddings.signature()
         return await db.memories.update(found, **{**given, **about})
 
     changed = use_database(settings, change)

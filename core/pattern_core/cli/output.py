@@ -6,10 +6,12 @@ Results go to stdout; notes, progress and errors go to stderr.
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import click
 
@@ -48,12 +50,14 @@ class Column(NamedTuple):
         share: The most that it takes of the terminal's width; what is longer is cut off. 0: whatever it needs.
         lines: How many lines a cell takes, about, before it is cut off.
         number: Whether it holds numbers.
+        middle: Whether what is cut off is the middle, as the end tells more than that.
     """
 
     title: str
     share: float = 0
     lines: int = 1
     number: bool = False
+    middle: bool = False
 
 
 def clean(text: str) -> str:
@@ -91,7 +95,7 @@ def print_done(settings: Settings, message: str, data: Any) -> None:
     if settings.json:
         print_json(data)
     else:
-        click.echo(clean(message))
+        click.echo(_wrapped(clean(message), sys.stdout))
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
@@ -118,6 +122,8 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
         cells = []
         for column, cell in zip(columns, row, strict=True):
             text = one_line(cell)
+            if column.middle:
+                text = _without_middle(text, int(width * column.share))
             if column.lines > 1 and len(text) > (most := column.lines * width // 2):
                 text = f"{text[:most]}…"
             cells.append(Text(text, no_wrap=column.lines == 1, overflow="ellipsis"))
@@ -125,11 +131,22 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
     console().print(table)
 
 
+def _without_middle(text: str, most: int) -> str:
+    """Cut a text that is longer than so many cells in the middle, so that its end shows."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= most:
+        return text
+    head = set_cell_size(text, most // 3)
+    tail = set_cell_size(text[::-1], most - most // 3 - 1)[::-1]
+    return f"{head}…{tail}"
+
+
 def print_fields(fields: Mapping[str, str]) -> None:
     """Print names and values, one below the other. A value may have several lines."""
     if not sys.stdout.isatty():
         for name, value in fields.items():
-            click.echo(f"{name}\t{one_line(value)}")
+            click.echo(f"{name}\t{clean(value)}")
         return
     from rich.table import Table
     from rich.text import Text
@@ -188,7 +205,7 @@ def _texts(record: Record) -> dict[str, str]:
         if isinstance(value, datetime):
             fields[name] = shown_time(value)
         elif value and isinstance(value, dict | list):
-            fields[name] = json.dumps(value, ensure_ascii=False, indent=2)
+            fields[name] = json.dumps(value, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
         elif isinstance(value, bool):
             fields[name] = "yes" if value else "no"
         elif value not in (None, "", {}, []):
@@ -198,7 +215,16 @@ def _texts(record: Record) -> dict[str, str]:
 
 def note(text: str) -> None:
     """Say something that is not the result."""
-    click.echo(clean(text), err=True)
+    click.echo(_wrapped(clean(text), sys.stderr), err=True)
+
+
+def _wrapped(text: str, stream: TextIO) -> str:
+    """Break lines that are longer than the terminal between words; paths and ids stay whole."""
+    if not stream.isatty():
+        return text
+    width = shutil.get_terminal_size().columns
+    lines = (textwrap.wrap(each, width, break_long_words=False, break_on_hyphens=False) for each in text.split("\n"))
+    return "\n".join("\n".join(parts) for parts in lines)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -1,4 +1,4 @@
-"""How far a long work is."""
+"""What a long work is about, and how far it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,21 @@ from typing import Any
 from .base import Settings
 from .output import console
 
-__all__ = ["progress"]
+__all__ = ["loading", "progress"]
+
+
+@contextlib.contextmanager
+def loading(settings: Settings) -> Iterator[None]:
+    """Show that the model is being loaded, where somebody looks at a terminal: it takes seconds.
+
+    Args:
+        settings: The shared options.
+    """
+    if settings.json or not sys.stderr.isatty():
+        yield
+        return
+    with console(stderr=True).status("Loading the model …"):
+        yield
 
 
 @contextlib.contextmanager

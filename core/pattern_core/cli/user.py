@@ -9,7 +9,7 @@ import click
 from .arguments import confirm, entries_option, find_user, merged, page_options, some, yes_option
 from .base import Settings, VerbGroup
 from .database import use_database
-from .output import Column, print_done, print_page, print_record, print_removed, shown_time
+from .output import Column, note, print_done, print_page, print_record, print_removed, shown_time
 
 if TYPE_CHECKING:
     from pattern_core.database import Database
@@ -48,8 +48,19 @@ _metadata_option = entries_option("--metadata", what="an entry of the metadata")
 @click.pass_obj
 def add(settings: Settings, name: str | None, id: str | None, setting: Entries, metadata: Entries) -> None:
     """Add a user, with a NAME to find it by."""
+    from pattern_core.filters import Field
+
     about = merged({"name": name}, metadata)
-    made = use_database(settings, lambda db: db.users.create(id=id, settings=merged({}, setting), metadata=about))
+
+    async def work(db: Database) -> tuple[User, list[str]]:
+        others = []
+        if called := about.get("name"):
+            others = [each.id for each in await db.users.list(Field("metadata")["name"] == called, limit=10)]
+        return await db.users.create(id=id, settings=merged({}, setting), metadata=about), others
+
+    made, others = use_database(settings, work)
+    if others:
+        note(f"Another user has this name ({', '.join(others)}): from now on their ids tell them apart.")
     print_done(settings, f"Added the user {made.metadata.get('name', '')} ({made.id}).", made)
 
 

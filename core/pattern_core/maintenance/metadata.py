@@ -6,6 +6,7 @@ import attrs
 
 from pattern_core.abc import Insert, Patch, Row, Signature, Storage
 from pattern_core.clock import utc_now
+from pattern_core.errors import MigrationError
 from pattern_core.schema import TABLES
 
 __all__ = ["Metadata", "read_metadata", "stamp"]
@@ -43,7 +44,14 @@ async def read_metadata(storage: Storage) -> Metadata:
     (row,) = await storage.get(_TABLE, [_ID])
     if row is None:
         return Metadata()
-    return Metadata(row["schema_version"], Signature.from_json(row["embedding_signature"]), row["revision"])
+    try:
+        signature = Signature.from_json(row["embedding_signature"])
+    except (TypeError, ValueError) as error:
+        raise MigrationError(
+            f"the database's embedding signature cannot be read ({error}); a newer version has probably written it. "
+            f"Update: pip install --upgrade pattern-core"
+        ) from error
+    return Metadata(row["schema_version"], signature, row["revision"])
 
 
 async def stamp(storage: Storage, known: Metadata, version: int, signature: Signature) -> Metadata:

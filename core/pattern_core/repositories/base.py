@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import builtins
 import enum
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import attrs
 
-from pattern_core.abc import Row
+from pattern_core.abc import CheckNone, Row
 from pattern_core.clock import utc_now
 from pattern_core.errors import ConflictError, NotFoundError, ReferencedError, ValidationError, nearest, shorten
 from pattern_core.filters import Field, Filter
@@ -19,14 +20,11 @@ from pattern_core.schema import TABLES, Table
 from pattern_core.session import Edit, Session, differs
 from pattern_core.validators import check_id
 
-__all__ = ["ATTEMPTS", "PAGE", "AppendRepository", "Repository"]
+__all__ = ["PAGE", "AppendRepository", "Repository"]
 
 R = TypeVar("R", bound=Record)
 
 PAGE: Final = 100
-ATTEMPTS: Final = 20
-"""How often an update of a record by id is repeated where others change the record at the same time."""
-
 _MANAGED: Final = frozenset({"id", "revision", "created_at", "updated_at", "embedding", "embedding_model"})
 
 
@@ -55,7 +53,7 @@ class AppendRepository(Generic[R]):
         Raises:
             ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
         """
-        made = [self._make(values) for values in records]
+        made = self._make_many(records)
         return await self._insert(made) if made else []
 
     async def get(self, id: str, *, with_embedding: bool = False) -> R:
@@ -104,8 +102,8 @@ class AppendRepository(Generic[R]):
             where: The filter, as ``Field("name") == value`` makes one; None for all.
             order: Columns to sort by, a minus before one for descending; null first, ties by id.
             limit: The most records to return.
-            cursor: The ``cursor`` of the page before. Records that are written meanwhile shift nothing: none comes
-                twice, and none that was there all the time is passed over.
+            cursor: The ``cursor`` of the page before. Records that come or go meanwhile shift nothing: no other comes
+                twice or is passed over. One whose place in the order changes comes where it is met.
 
         Returns:
             The records, and the cursor for the next page.
@@ -163,8 +161,17 @@ class AppendRepository(Generic[R]):
     def _load(self, row: Row) -> R:
         return self.record(**row)
 
+    def _make_many(self, records: Iterable[Mapping[str, Any]]) -> builtins.list[R]:
+        if isinstance(records, Mapping | str) or not isinstance(records, Iterable):
+            message = f"expected a list with a dict for each record, got {shorten(records)}"
+            raise ValidationError(message, where=self.table.name)
+        return [self._make(values) for values in records]
+
     def _make(self, values: Mapping[str, Any]) -> R:
         """Make a new record from what a caller gave."""
+        if not isinstance(values, Mapping):
+            message = f"expected a dict with the arguments of create, got {shorten(values)}"
+            raise ValidationError(message, where=self.record.__name__)
         fields = attrs.fields_dict(self.record)
         known = (fields.keys() - _MANAGED) | {"id", "created_at"}
         for name in values:
@@ -183,8 +190,9 @@ class AppendRepository(Generic[R]):
 
     async def _insert(self, records: Sequence[R]) -> builtins.list[R]:
         rows = await self._rows(records)
-        await self._session.edit([*self._requirements(rows), *(Edit(self.table, row["id"], None, row) for row in rows)])
-        return [self._load(self._without_vector(row)) for row in rows]
+        inserts = [Edit(self.table, row["id"], None, row) for row in rows]
+        written = await self._session.edit([*self._requirements(rows), *inserts])
+        return [self._load(self._without_vector(row)) for row in written]
 
     async def _rows(self, records: Sequence[R]) -> builtins.list[Row]:
         """Turn new records into rows."""
@@ -240,10 +248,19 @@ class Repository(AppendRepository[R]):
                 fixed = name in attrs.fields_dict(self.record)
                 message = f"cannot be changed. {known}" if fixed else f"unknown field. {known}"
                 raise ValidationError(message, where=self.record.__name__, field=name)
+        id, revision = self._target(target)
+        if revision is not None:
+            return await self._update(id, changes, revision)
+        return await self._session.repeat(lambda: self._update(id, changes, None))
+
+    def _target(self, target: R | str) -> tuple[str, int | None]:
+        """Return the id of a record, and its revision where a record is given."""
+        if isinstance(target, self.record):
+            return target.id, target.revision
         if isinstance(target, Record):
-            return await self._update(target.id, changes, target.revision)
-        check_id(target, self.table.name)
-        return await self._session.retry.run(lambda: self._update(target, changes, None), attempts=ATTEMPTS)
+            message = f"expected a {self.record.__name__} or its id, got a {type(target).__name__}"
+            raise ValidationError(message, where=self.table.name)
+        return check_id(target, self.table.name), None
 
     async def _update(self, id: str, changes: Mapping[str, Any], revision: int | None) -> R:
         (row,) = await self._session.get(self.table, [id])
@@ -251,21 +268,22 @@ class Repository(AppendRepository[R]):
             raise NotFoundError(self.table.name, id)
         if revision not in (None, row["revision"]):
             raise ConflictError(self.table.name, id, revision)
-        edit = await self._change(row, changes)
-        if edit is None or edit.after is None:
+        edits = await self._change(row, changes)
+        if not edits:
             return self._load(row)
-        referring = {"id": id, **{name: edit.after[name] for name in changes}}
-        await self._session.edit([*self._requirements([referring]), edit])
-        return self._load(self._without_vector(edit.after))
+        written = await self._session.edit(edits)
+        return self._load(self._without_vector(written[-1]))
 
-    async def _change(self, row: Row, changes: Mapping[str, Any]) -> Edit | None:
-        """Return the edit that sets some fields of a stored record; None where nothing is different."""
+    async def _change(self, row: Row, changes: Mapping[str, Any]) -> builtins.list[Edit]:
+        """Return the edits that set some fields of a stored record, its own last; none where nothing is different."""
         before = self._load(row)
         after = attrs.evolve(before, **changes)
         if not any(differs(value, row[name]) for name, value in self._without_vector(self._row(after)).items()):
-            return None
+            return []
         after = attrs.evolve(after, revision=before.revision + 1, updated_at=utc_now())
-        return Edit(self.table, before.id, row, await self._changed_row(before, after))
+        changed = await self._changed_row(before, after)
+        referring = {"id": before.id, **{name: changed[name] for name in changes}}
+        return [*self._requirements([referring]), Edit(self.table, before.id, row, changed)]
 
     async def _changed_row(self, before: R, after: R) -> Row:  # noqa: ARG002 - the embedded repositories need it
         """Turn a changed record into a row; the vector is in it only where it is new."""
@@ -285,41 +303,55 @@ class Repository(AppendRepository[R]):
             ReferencedError: Other records belong to it, and ``cascade`` was not given. Nothing was deleted.
             ConflictError: The given record has changed since it was read.
         """
-        id = target.id if isinstance(target, Record) else check_id(target, self.table.name)
+        id, revision = self._target(target)
+        if revision is not None:
+            return await self._delete(id, revision, cascade=cascade)
+        return await self._session.repeat(lambda: self._delete(id, None, cascade=cascade))
+
+    async def _delete(self, id: str, revision: int | None, *, cascade: bool) -> dict[str, int]:
         (row,) = await self._session.get(self.table, [id])
         if row is None:
             return {}
-        if isinstance(target, Record) and row["revision"] != target.revision:
-            raise ConflictError(self.table.name, id, target.revision)
-        edits = {(self.table.name, id): Edit(self.table, id, row, None, any_revision=not isinstance(target, Record))}
-        below = await self._below(self.table, [id])
-        if below and not cascade:
-            by: dict[str, int] = {}
-            for name, _ in below:
-                by[name] = by.get(name, 0) + 1
-            raise ReferencedError(self.table.name, id, by)
-        edits |= {key: edit for key, edit in below.items() if key not in edits}
-        await self._session.edit(list(edits.values()))
-        if cascade:  # a record may have been added below between the look and the commit; none can be any more
-            late = {key: edit for key, edit in (await self._below(self.table, [id])).items() if key not in edits}
-            if late:
-                await self._session.edit(list(late.values()))
-                edits |= late
-        counts: dict[str, int] = {}
-        for name, _ in edits:
-            counts[name] = counts.get(name, 0) + 1
-        return counts
+        if revision not in (None, row["revision"]):
+            raise ConflictError(self.table.name, id, revision)
+        edits, vacant = await self._below(id)
+        if edits and not cascade:
+            raise ReferencedError(self.table.name, id, _count(edits))
+        edits = [Edit(self.table, id, row, None), *edits]
+        # What was added below since we looked makes the batch fail, and the look is repeated.
+        await self._session.edit([*edits, *vacant])
+        return _count(edits)
 
-    async def _below(self, table: Table, ids: Sequence[str]) -> dict[tuple[str, str], Edit]:
-        """Find everything that belongs to some records, and to what belongs to them."""
+    async def _below(self, id: str) -> tuple[builtins.list[Edit], builtins.list[CheckNone]]:
+        """Find what belongs to a record, and to what belongs to it, level by level.
+
+        Returns:
+            The deletions, and the checks that nothing else belongs to any of them.
+        """
         found: dict[tuple[str, str], Edit] = {}
-        for below in TABLES.values():
-            for column in below.columns:
-                if column.references != table.name:
-                    continue
-                rows = await self._session.find(below, Field(column.name).in_(ids))
-                new = {(below.name, row["id"]): Edit(below, row["id"], row, None, any_revision=True) for row in rows}
-                found |= new
-                if new:
-                    found |= await self._below(below, [id for _, id in new])
-        return found
+        vacant: builtins.list[CheckNone] = []
+        level = {self.table.name: [id]}
+        while level:
+            lower: dict[str, builtins.list[str]] = {}
+            for name, ids in level.items():
+                for table, column in _REFERRING[name]:
+                    where = Field(column).in_(ids)
+                    vacant.append(CheckNone(table, where))
+                    for row in await self._session.find(table, where):
+                        key = (table.name, row["id"])
+                        if key not in found and key != (self.table.name, id):
+                            found[key] = Edit(table, row["id"], row, None)
+                            lower.setdefault(table.name, []).append(row["id"])
+            level = lower
+        return list(found.values()), vacant
+
+
+_REFERRING: Final = {
+    name: [(table, column.name) for table in TABLES.values() for column in table.columns if column.references == name]
+    for name in TABLES
+}
+"""For each table, the tables and columns that refer to it."""
+
+
+def _count(edits: Iterable[Edit]) -> dict[str, int]:
+    return dict(Counter(edit.table.name for edit in edits))

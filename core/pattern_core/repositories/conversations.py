@@ -58,7 +58,11 @@ class ConversationRepository(Repository[Conversation]):
         Raises:
             NotFoundError: There is no such conversation.
         """
-        conversation = await self.get(conversation_id)
-        if conversation.ended_at is not None:
-            return conversation
-        return await self.update(conversation_id, ended_at=utc_now())
+
+        async def work() -> Conversation:
+            conversation = await self.get(conversation_id)
+            if conversation.ended_at is not None:
+                return conversation
+            return await self.update(conversation, ended_at=utc_now())
+
+        return await self._session.repeat(work)

@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 
 from pattern_core.abc import Row
-from pattern_core.errors import ValidationError, shorten
+from pattern_core.errors import NotFoundError, ValidationError, shorten
 from pattern_core.filters import Filter
 from pattern_core.models import Hit
+from pattern_core.schema import TABLES
 
 from .base import R, Repository
 
@@ -53,3 +54,8 @@ class EmbeddedRepository(Repository[R]):
             return []
         found = await self._session.search(self.table, vector, partitions=partitions, limit=limit, where=where)
         return [Hit(self._load(each.row), each.score, each.exact) for each in found]
+
+    async def _exists(self, table: str, id: str) -> None:
+        """Tell a scope without hits from one that does not exist."""
+        if (await self._session.get(TABLES[table], [id])) == [None]:
+            raise NotFoundError(table, id)

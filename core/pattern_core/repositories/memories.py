@@ -7,12 +7,12 @@ from typing import Any
 
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import Field, Filter
-from pattern_core.models import Hit, Json, Memory
+from pattern_core.models import Hit, Json, Memory, Page
 from pattern_core.schema import TABLES
 from pattern_core.session import Edit
 from pattern_core.validators import check_id, check_text
 
-from .base import ATTEMPTS
+from .base import PAGE
 from .embedded import EmbeddedRepository
 
 __all__ = ["MemoryRepository"]
@@ -113,10 +113,13 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         async def work() -> list[Memory]:
             try:
                 return await self._upsert(agent_id, wanted)
-            except AlreadyExistsError as error:  # somebody else made one of them since we looked
+            except AlreadyExistsError as error:
+                if "id" in error.key:  # no other attempt will find it free
+                    raise
+                # Somebody else made one of them since we looked.
                 raise ConflictError(self.table.name, str(error.key), None) from error
 
-        return await self._session.retry.run(work, attempts=ATTEMPTS) if wanted else []
+        return await self._session.repeat(work) if wanted else []
 
     async def _upsert(self, agent_id: str, wanted: Mapping[str, tuple[Memory, Mapping[str, Any]]]) -> list[Memory]:
         where = (Field("agent_id") == agent_id) & Field("label").in_(wanted)
@@ -126,13 +129,9 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         edits = [*self._requirements(rows.values()), *(Edit(self.table, row["id"], None, row) for row in rows.values())]
         for label, before in known.items():
             changes = {name: value for name, value in wanted[label][1].items() if name not in ("agent_id", "id")}
-            edit = await self._change(before, changes)
-            if edit is not None:
-                edits.append(edit)
-            rows[label] = before if edit is None or edit.after is None else edit.after
-        if edits:
-            await self._session.edit(edits)
-        return [self._load(self._without_vector(rows[label])) for label in wanted]
+            edits += await self._change(before, changes)
+        written = {row["label"]: row for row in await self._session.edit(edits)} if edits else {}
+        return [self._load(self._without_vector({**known, **written}[label])) for label in wanted]
 
     async def by_label(self, agent_id: str, label: str) -> Memory:
         """Read the memory that an agent has under a label.
@@ -154,6 +153,25 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         if not rows:
             raise NotFoundError(self.table.name, label)
         return self._load(rows[0])
+
+    async def by_agent(
+        self, agent_id: str, *, include_inactive: bool = False, limit: int = PAGE, cursor: str | None = None
+    ) -> Page[Memory]:
+        """Read the memories of an agent, by label.
+
+        Args:
+            agent_id: The agent.
+            include_inactive: Whether to return the inactive ones, too.
+            limit: The most memories to return.
+            cursor: The ``cursor`` of the page before.
+
+        Returns:
+            The memories; empty where there is no such agent.
+        """
+        where = Field("agent_id") == agent_id
+        if not include_inactive:
+            where &= Field("is_active") == True
+        return await self.list(where, order="label", limit=limit, cursor=cursor)
 
     async def search_semantic(
         self,
@@ -177,11 +195,16 @@ class MemoryRepository(EmbeddedRepository[Memory]):
             The hits, best first, ties by id.
 
         Raises:
+            NotFoundError: There is no such agent.
             ValidationError: The text is blank, or the filter does not fit.
             EmbeddingError: The model failed.
         """
         check_id(agent_id, self.table.name, "agent_id")
         if not include_inactive:
             active = Field("is_active") == True
+            self.table.check_filter(where)
             where = active if where is None else where & active
-        return await self._search(text, partitions=[agent_id], limit=limit, where=where)
+        hits = await self._search(text, partitions=[agent_id], limit=limit, where=where)
+        if not hits:
+            await self._exists("agents", agent_id)
+        return hits

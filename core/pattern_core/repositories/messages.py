@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import attrs
-
+from pattern_core.abc import Row
+from pattern_core.clock import utc_now
 from pattern_core.errors import NotFoundError, ValidationError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Hit, Json, Message, Page, Role
 from pattern_core.schema import TABLES, Order
+from pattern_core.session import Edit
+from pattern_core.validators import check_id
 
 from .base import PAGE
 from .embedded import EmbeddedRepository
@@ -80,28 +83,43 @@ class MessageRepository(EmbeddedRepository[Message]):
         Raises:
             ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
         """
-        made = [self._make(values) for values in records]
-        last = {id: await self._last_moment(id) for id in dict.fromkeys(each.conversation_id for each in made)}
-        ordered = []
-        for message in made:
-            previous = last[message.conversation_id]
-            if previous is not None and message.created_at <= previous:  # the clock was set back, or it is another's
-                moment = previous + timedelta(microseconds=1)
-                message = attrs.evolve(message, created_at=moment, updated_at=moment)  # noqa: PLW2901
-            last[message.conversation_id] = message.created_at
-            ordered.append(message)
-        return await self._insert(ordered) if ordered else []
+        given = list(records) if isinstance(records, Iterable) else records
+        made = self._make_many(given)
+        rows = await self._rows(made)  # first, for it takes long: what is stamped later has to be committed later
+        dated = {row["id"] for row, values in zip(rows, given, strict=True) if "created_at" in values}
+        async with contextlib.AsyncExitStack() as turns:
+            for id in sorted({message.conversation_id for message in made}):
+                await turns.enter_async_context(self._session.turn(id))
+            return await self._session.repeat(lambda: self._append(rows, dated)) if rows else []
 
-    async def _last_moment(self, conversation_id: str) -> Any:
+    async def _append(self, rows: list[Row], dated: set[str]) -> list[Message]:
+        """Write messages behind those that are there. What came with a time of its own, history say, keeps it."""
+        edits = []
+        last: dict[str, datetime] = {}
+        for row in rows:
+            thread = row["conversation_id"]
+            if thread not in last:
+                edits.append(Edit(TABLES["conversations"], thread, *[await self._open_conversation(thread)] * 2))
+                last[thread] = await self._last_moment(thread)
+            if row["id"] not in dated:
+                row["created_at"] = row["updated_at"] = max(utc_now(), last[thread] + timedelta(microseconds=1))
+            last[thread] = max(last[thread], row["created_at"])
+        written = await self._session.edit([*edits, *(Edit(self.table, row["id"], None, row) for row in rows)])
+        return [self._load(self._without_vector(row)) for row in written[len(edits) :]]
+
+    async def _open_conversation(self, conversation_id: str) -> Row:
         (conversation,) = await self._session.get(TABLES["conversations"], [conversation_id])
         if conversation is None:
             raise NotFoundError("conversations", conversation_id)
         if conversation["ended_at"] is not None:
             message = f"the conversation {conversation_id} ended at {conversation['ended_at']}; begin another"
             raise ValidationError(message, where="Message", field="conversation_id")
+        return conversation
+
+    async def _last_moment(self, conversation_id: str) -> datetime:
         where = Field("conversation_id") == conversation_id
         rows = await self._session.find(self.table, where, order=[Order("created_at", descending=True)], limit=1)
-        return rows[0]["created_at"] if rows else None
+        return rows[0]["created_at"] if rows else datetime.min.replace(tzinfo=UTC)
 
     async def by_conversation(
         self, conversation_id: str, *, limit: int = PAGE, cursor: str | None = None
@@ -134,33 +152,38 @@ class MessageRepository(EmbeddedRepository[Message]):
     async def search_semantic(
         self,
         text: str,
-        limit: int = 10,
         *,
         conversation_id: str | None = None,
         agent_id: str | None = None,
+        limit: int = 10,
         where: Filter | None = None,
     ) -> list[Hit[Message]]:
         """Find messages by what they mean, in one conversation or in all of one agent's.
 
         Args:
             text: What to look for.
-            limit: The most hits to return.
             conversation_id: The conversation to look in.
             agent_id: The agent whose conversations to look in.
+            limit: The most hits to return.
             where: A further filter, on any field.
 
         Returns:
             The hits, best first, ties by id.
 
         Raises:
+            NotFoundError: There is no such conversation or agent.
             ValidationError: The text is blank, the filter does not fit, or not exactly one scope is given.
             EmbeddingError: The model failed.
         """
         if (conversation_id is None) == (agent_id is None):
             raise ValidationError("give either conversation_id or agent_id", where="messages.search_semantic")
-        if conversation_id is not None:
-            partitions = [conversation_id]
-        else:
-            threads = await self._session.find(TABLES["conversations"], Field("agent_id") == agent_id)
+        table, id = ("conversations", conversation_id) if conversation_id is not None else ("agents", agent_id)
+        scope = check_id(id, self.table.name, "conversation_id" if table == "conversations" else "agent_id")
+        partitions = [scope]
+        if table == "agents":
+            threads = await self._session.find(TABLES["conversations"], Field("agent_id") == scope)
             partitions = [row["id"] for row in threads]
-        return await self._search(text, partitions=partitions, limit=limit, where=where)
+        hits = await self._search(text, partitions=partitions, limit=limit, where=where)
+        if not hits:
+            await self._exists(table, scope)
+        return hits

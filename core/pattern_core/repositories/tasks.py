@@ -13,6 +13,7 @@ from pattern_core.filters import Field, Filter
 from pattern_core.models import Energy, Hit, Json, Page, Priority, Task, TaskStatus
 from pattern_core.schema import TABLES
 from pattern_core.session import Edit
+from pattern_core.validators import check_id
 
 from .base import PAGE
 from .embedded import EmbeddedRepository
@@ -103,7 +104,7 @@ class TaskRepository(EmbeddedRepository[Task]):
         Raises:
             ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
         """
-        made = [self._make(values) for values in records]
+        made = self._make_many(records)
         owners: dict[str, str] = {}
         for task in made:
             if task.parent_id is not None:
@@ -156,22 +157,28 @@ class TaskRepository(EmbeddedRepository[Task]):
         """
         return await self.update(task_id, status=TaskStatus.CANCELLED)
 
-    async def _change(self, row: Row, changes: Mapping[str, Any]) -> Edit | None:
-        if changes.get("parent_id") is not None:
-            await self._check_parent(row, changes["parent_id"])
-        return await super()._change(row, {**_moments(row, changes), **changes})
+    async def _change(self, row: Row, changes: Mapping[str, Any]) -> list[Edit]:
+        edits = await super()._change(row, {**_moments(row, changes), **changes})
+        if edits and changes.get("parent_id") is not None:
+            above = await self._above(row, changes["parent_id"])
+            # As they were read, or else two tasks may become parts of each other at the same time.
+            return [*(Edit(self.table, each["id"], each, each) for each in above), *edits]
+        return edits
 
-    async def _check_parent(self, row: Row, parent_id: str) -> None:
-        """Refuse a parent that is another user's, the task itself, or one of its own subtasks."""
+    async def _above(self, row: Row, parent_id: str) -> list[Row]:
+        """Return a parent and what is above it; refuse another user's, the task itself, and its own subtasks."""
+        found: list[Row] = []
         above: str | None = parent_id
         while above is not None:
-            if above == row["id"]:
+            if above == row["id"] or above in {each["id"] for each in found}:
                 raise ValidationError("a task cannot be a part of itself", where="Task", field="parent_id")
             (parent,) = await self._session.get(self.table, [above])
             if parent is None:
                 raise NotFoundError(self.table.name, above)
             _check_owner(row["user_id"], parent["user_id"])
+            found.append(parent)
             above = parent["parent_id"]
+        return found
 
     async def subtasks(self, task_id: str, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
         """Read the direct parts of a task, oldest first.
@@ -250,7 +257,7 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.list(where, limit=limit, cursor=cursor)
 
     async def next_actionable(self, user_id: str, limit: int = 5, *, energy: Energy | str | None = None) -> list[Task]:
-        """Say what to do next: pending tasks without open subtasks.
+        """Say what to do next: pending tasks without open direct subtasks.
 
         Args:
             user_id: The user.
@@ -290,10 +297,15 @@ class TaskRepository(EmbeddedRepository[Task]):
             The hits, best first, ties by id.
 
         Raises:
+            NotFoundError: There is no such user.
             ValidationError: The text is blank, or the filter does not fit.
             EmbeddingError: The model failed.
         """
-        return await self._search(text, partitions=[user_id], limit=limit, where=where)
+        check_id(user_id, self.table.name, "user_id")
+        hits = await self._search(text, partitions=[user_id], limit=limit, where=where)
+        if not hits:
+            await self._exists("users", user_id)
+        return hits
 
 
 def _open(user_id: str) -> Filter:

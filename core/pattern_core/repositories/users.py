@@ -8,7 +8,7 @@ from pattern_core.filters import Field
 from pattern_core.models import Agent, Json, User
 from pattern_core.schema import TABLES
 
-from .base import ATTEMPTS, Repository
+from .base import Repository
 
 __all__ = ["UserRepository"]
 
@@ -59,7 +59,7 @@ class UserRepository(Repository[User]):
         agents = [Agent(**row) for row in rows]
         return sorted(agents, key=lambda agent: (agent.created_at, agent.id))
 
-    async def set_settings(self, user_id: str, **settings: Any) -> User:
+    async def set_settings(self, user_id: str, /, **settings: Any) -> User:
         """Set some of a user's settings and keep the others; also where somebody else sets others at the same time.
 
         Args:
@@ -74,7 +74,7 @@ class UserRepository(Repository[User]):
         """
         return await self._merge(user_id, "settings", settings)
 
-    async def set_metadata(self, user_id: str, **metadata: Any) -> User:
+    async def set_metadata(self, user_id: str, /, **metadata: Any) -> User:
         """Set some of a user's metadata and keep the others; also where somebody else sets others at the same time.
 
         Args:
@@ -95,4 +95,4 @@ class UserRepository(Repository[User]):
             merged = {**getattr(user, field), **entries}
             return await self.update(user, **{field: {key: each for key, each in merged.items() if each is not None}})
 
-        return await self._session.retry.run(work, attempts=ATTEMPTS)
+        return await self._session.repeat(work)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pattern_core.abc import Check, Delete, Health, Insert, Patch, Put, Row, Storage, Write
+from pattern_core.abc import Check, CheckNone, Delete, Health, Insert, Patch, Put, Row, Storage, Write
 from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, StorageError, shorten
 from pattern_core.filters import Filter, matches
 from pattern_core.schema import Column, CreateTable, DropTable, Kind, Order, SchemaStep, Table
@@ -149,6 +149,9 @@ def _apply(rows: dict[str, Row], write: Write) -> None:
         case Delete(_, id, revision):
             _expect(table, rows.get(id), id, revision, must_exist=False)
             rows.pop(id, None)
+        case CheckNone(_, where):
+            if any(matches(where, row) for row in rows.values()):
+                raise ConflictError(table.name, str(where), None)
         case Check(_, id, 0):
             if id in rows:
                 raise ConflictError(table.name, id, None)

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pytest
 
-from pattern_core.abc import Check, Delete, Insert, Patch, Put, Row, Storage, Write
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Row, Storage, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, PatternError
+from pattern_core.filters import Field
 from pattern_core.schema import TABLES
 
 from .contract import Contract
@@ -52,6 +53,7 @@ _FAILING: Final[dict[str, tuple[Callable[[], Write], type[PatternError]]]] = {
     "check of another revision": (lambda: Check(USERS, "there", revision=8), ConflictError),
     "check of a revision of a missing record": (lambda: Check(USERS, "missing", revision=1), ConflictError),
     "check that a record is absent": (lambda: Check(USERS, "there", revision=0), ConflictError),
+    "check that no record fits": (lambda: CheckNone(AGENTS, Field("agent_type") == "taken"), ConflictError),
 }
 
 
@@ -121,6 +123,21 @@ class WriteRules(Contract):
         assert np.array_equal(await stored(), first)
         await storage.commit([Patch(TASKS, "t1", {"embedding": None})])
         assert await stored() is None
+
+    async def test_a_check_for_none_sees_the_writes_before_it(self, storage: Storage) -> None:
+        """That no record satisfies a filter is decided by what the batch has left so far, and writes nothing.
+
+        If it fails: evaluate the filter inside the transaction, at its place among the other writes.
+        """
+        of_u1 = Field("user_id") == "u1"
+        await storage.commit([Insert(AGENTS, _agent("a1", "x")), Insert(USERS, _user("u1"))])
+        with pytest.raises(ConflictError):
+            await storage.commit([CheckNone(AGENTS, of_u1), Delete(AGENTS, "a1"), Delete(USERS, "u1")])
+        assert await storage.count(AGENTS) == 1
+        await storage.commit([Delete(AGENTS, "a1"), CheckNone(AGENTS, of_u1), Delete(USERS, "u1")])
+        with pytest.raises(ConflictError):
+            await storage.commit([Insert(AGENTS, _agent("a2", "y")), CheckNone(AGENTS, of_u1)])
+        assert (await storage.count(AGENTS), await storage.count(USERS)) == (0, 0)
 
     @pytest.mark.parametrize("position", [0, 1, 2])
     @pytest.mark.parametrize("name", _FAILING)

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from pattern_core.errors import ClosedError, StorageError
 from pattern_surreal import StatementError, read_answer
+from pattern_surreal.connection import closed
 
 __all__ = ["EmbeddedEngine"]
 
@@ -80,7 +81,7 @@ class EmbeddedEngine:
     async def _call(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop.is_closed() or not self._thread.is_alive():
             work.close()
-            raise ClosedError("the database is closed; open it again")
+            raise closed()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     def _run(self) -> None:
@@ -111,7 +112,7 @@ class EmbeddedEngine:
     async def _query(self, text: str, variables: dict[str, Any]) -> list[Any]:
         database = self._database
         if database is None:
-            raise ClosedError("the database is closed; open it again")
+            raise closed()
         try:
             answer = await database.query_raw(text, variables)
         except (TypeError, ValueError, RecursionError) as error:  # before anything has reached the engine

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import attrs
 
-from pattern_core.abc import Check, Delete, Insert, Patch, Put, Row, Vector, Write
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Row, Vector, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, PatternError, StorageError
 
 from .connection import StatementError
-from .dialect import Parameters, index_columns, name
+from .dialect import Parameters, index_columns, name, where_clause
 from .values import encode_row, encode_value, record
 
 __all__ = ["Derived", "Transaction", "explain", "failed_write", "plan"]
@@ -99,6 +99,9 @@ def _statement(place: int, write: Write, parameters: Parameters, derived: Derive
             return f"IF array::is_empty((DELETE {at}{where} RETURN VALUE true)) {{ THROW '{thrown} {place}' }}"
         case Check():
             return _check(place, write, parameters)
+        case CheckNone(table, where):
+            found = f"SELECT VALUE `id` FROM {name(table.name)}{where_clause(table, where, parameters)} LIMIT 1"
+            return f"IF !array::is_empty(({found})) {{ THROW 'pattern conflict {place}' }}"
     raise TypeError(f"not a write: {write!r}")
 
 
@@ -156,8 +159,7 @@ def explain(batch: Sequence[Write], place: int, error: StatementError, before: R
     if thrown := _THROWN.fullmatch(error.detail):
         if thrown[1] == "missing":
             return NotFoundError(table.name, id)
-        absent = isinstance(write, Check) and write.revision == 0
-        return ConflictError(table.name, id, None if absent or isinstance(write, Insert | Put) else write.revision)
+        return ConflictError(table.name, id, getattr(write, "revision", None) or None)
     # Behind its start, the message holds values of the record; only the start is read.
     if isinstance(write, Insert) and error.kind == "AlreadyExists":
         return AlreadyExistsError(table.name, {"id": id})
@@ -173,4 +175,6 @@ def explain(batch: Sequence[Write], place: int, error: StatementError, before: R
 
 
 def _id(write: Write) -> str:
+    if isinstance(write, CheckNone):
+        return str(write.where)
     return str(write.row["id"]) if isinstance(write, Insert | Put) else write.id

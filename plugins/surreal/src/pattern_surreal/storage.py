@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
-from pattern_core.errors import ClosedError, PatternError, StorageError
+from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
 from pattern_core.schema import Column, CreateTable, Kind, Order, SchemaStep, Table
 
 from .commit import Derived, Transaction, explain, failed_write, plan
-from .connection import Connection, StatementError
+from .connection import Connection, StatementError, closed
 from .dialect import Parameters, create_table, drop_table, name, order_by, source, where_clause
 from .values import decode_row, record, record_batch, record_range
 
@@ -50,7 +50,7 @@ class SurrealStorage(Storage):
     async def query(self, text: str, variables: Mapping[str, Any] | None = None) -> list[Any]:
         """Run statements that read, and return the result of each."""
         if self._closed:
-            raise ClosedError("the database is closed; open it again")
+            raise closed()
         return await self._connection.query(text, variables or {})
 
     async def transact(self, make: Callable[[], Transaction]) -> list[Any]:

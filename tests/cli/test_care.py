@@ -83,7 +83,7 @@ def _configure(project: Path, embeddings: str) -> None:
 
 class TestStatus:
     def test_of_a_new_project(self, pattern: Pattern, project: Path) -> None:
-        """Looking sets up nothing, and says so."""
+        """Looking makes nothing and sets up nothing, and says so."""
         found = _json(pattern("status", "--json"))
 
         assert found["config"] == str(project / "pattern.toml")
@@ -92,7 +92,11 @@ class TestStatus:
         assert found["schema"] == {"version": 0, "latest": 1}
         assert found["embeddings"] == {"provider": "hashing", "signature": None}
         assert found["records"] == {}
-        assert "when it is next used" in pattern("status").stderr
+        assert found["database"]["exists"] is False
+        in_words = pattern("status")
+        assert "when it is next used" in in_words.stderr
+        assert "does not exist yet" in in_words.stdout
+        assert [each.name for each in project.iterdir()] == ["pattern.toml"]
 
     def test_of_a_used_one(self, pattern: Pattern, archive: Path) -> None:
         """The model, the records and the vectors are told."""
@@ -106,6 +110,44 @@ class TestStatus:
         lines = dict(line.split("\t") for line in pattern("status").stdout.splitlines())
         assert lines["memory blocks"] == "3"
         assert lines["database"] == f"surreal-embedded, {archive / 'pattern.db'}"
+
+    def test_of_one_that_others_have_open(self, pattern: Pattern, archive: Path) -> None:
+        """Where the database is locked, the configuration and the owner are told, and the exit code is 1."""
+
+        async def look() -> tuple[CompletedProcess[str], CompletedProcess[str]]:
+            async with open_storage(load_config(archive / "pattern.toml")):
+                in_words = await asyncio.to_thread(pattern, "status")
+                return in_words, await asyncio.to_thread(pattern, "status", "--json")
+
+        in_words, as_json = asyncio.run(look())
+
+        assert (in_words.returncode, as_json.returncode) == (1, 1)
+        assert f"configuration\t{archive / 'pattern.toml'}" in in_words.stdout
+        assert "this process on " in in_words.stdout
+        found = json.loads(as_json.stdout)
+        assert found["database"]["ok"] is False
+        assert "this process on " in found["database"]["error"]
+
+    @pytest.mark.parametrize(
+        ("embeddings", "said"),
+        [
+            ('provider = "no-such-provider"', "is not installed"),
+            ('provider = "hashing"\ndimensions = 64', "dimensions = 64"),
+            ('provider = "hashing"\ndimension = 64', "Did you mean 'dimensions'?"),
+        ],
+        ids=["missing", "another", "wrong"],
+    )
+    def test_with_another_model(self, pattern: Pattern, archive: Path, embeddings: str, said: str) -> None:
+        """A model that is missing, or did not make the database's vectors, is a warning beside the counts."""
+        _configure(archive, embeddings)
+
+        answer = pattern("status")
+
+        assert answer.returncode == 0
+        assert "memory blocks\t3" in answer.stdout
+        assert answer.stderr.startswith("Warning: ")
+        assert said in answer.stderr
+        assert _json(pattern("status", "--json"))["warnings"]
 
 
 class TestDoctor:
@@ -179,13 +221,19 @@ class TestDoctor:
         assert pattern("memory", "list", "Archive").returncode == 1
 
     def test_an_unknown_option(self, pattern: Pattern, project: Path) -> None:
-        """An option that the plugin does not know fails, with the nearest one it does."""
+        """An option that the plugin does not know is told once, as the configuration's mistake, with the nearest one."""
         _configure(project, 'provider = "hashing"\ndimension = 64')
+        first = pattern("doctor")
+        (project / "pattern.toml").write_text('[database]\npaht = "x"\n[embeddings]\nprovider = "hashing"\n')
+        second = pattern("doctor")
 
-        answer = pattern("doctor")
-
-        assert answer.returncode == 1
-        assert "Did you mean 'dimensions'?" in answer.stdout
+        for answer, meant in ((first, "dimensions"), (second, "path")):
+            assert answer.returncode == 1
+            failed = [line for line in answer.stdout.splitlines() if line.startswith("fail")]
+            assert len(failed) == 1
+            assert failed[0].startswith("fail\tconfiguration\t")
+            assert f"Did you mean {meant!r}?" in failed[0]
+            assert "ok\tconfiguration" not in answer.stdout
 
     @pytest.mark.parametrize("options", ["", "reachable = false", "reachable = 1", "mode = 1", "api_keys = 1"])
     @pytest.mark.parametrize("verb", [("doctor",), ("status",), ("agent", "add", "Archive"), ("plugins",)])
@@ -230,6 +278,25 @@ class TestPlugins:
         assert found["hashing"]["distribution"] == "pattern-core"
         assert found["hashing"]["loaded"] is True
         assert "exact\tvector search\tpattern-core\t" in pattern("plugins").stdout
+
+    def test_what_is_used_and_what_could_be_had(
+        self, pattern: Pattern, project: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The plugins that the configuration uses are marked; published ones that are missing tell how to get them."""
+        found = _json(pattern("plugins", "--json"))
+        assert {each["name"] for each in found["items"] if each["used"]} == {"surreal-embedded", "hashing"}
+        assert "hashing\tembeddings\tpattern-core\t" in pattern("plugins").stdout
+        assert "\tin use\n" in pattern("plugins").stdout
+
+        only_core = [entry for entry in entry_points(group="pattern_core") if entry.value.startswith("pattern_core.")]
+        monkeypatch.setattr("pattern_core.plugins.entry_points", lambda **_: only_core)
+
+        found = _json(pattern("plugins", "--json"))
+        assert found["available"] == [
+            {"name": "surreal-embedded", "install": 'pip install "pattern-core[surreal-embedded]"'},
+            {"name": "torch", "install": 'pip install "pattern-core[torch]"'},
+        ]
+        assert 'Not installed: torch. pip install "pattern-core[torch]"' in pattern("plugins").stderr
 
     def test_one_that_is_broken(self, pattern: Pattern, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that cannot be imported says why, and does no harm to the others."""

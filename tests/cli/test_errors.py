@@ -80,12 +80,12 @@ def test_the_configuration_that_is_named(
 
 
 def test_an_unknown_plugin(pattern: Pattern, project: Path) -> None:
-    """A plugin that is not installed is an error of exit code 1."""
+    """A plugin that is not installed is a mistake in the configuration: exit code 2."""
     (project / "pattern.toml").write_text('[embeddings]\nprovider = "hashng"', encoding="utf-8")
 
     answer = pattern("user", "list")
 
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert "Did you mean 'hashing'?" in answer.stderr
 
 

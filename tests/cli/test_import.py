@@ -90,6 +90,10 @@ def _import(pattern: Pattern, *args: str, **given: str) -> Any:
     return _json(pattern("memory", "import", "Archive", *args, "--json", **given))
 
 
+def _counts(**counts: int) -> dict[str, int]:
+    return {"added": 0, "changed": 0, "unchanged": 0, "older": 0, "pruned": 0} | counts
+
+
 def test_markdown(agent: Path, pattern: Pattern) -> None:
     """A Markdown file becomes memories, labelled by file and section, and found by what they say."""
     (agent / "notes.md").write_text(NOTES, encoding="utf-8")
@@ -97,7 +101,7 @@ def test_markdown(agent: Path, pattern: Pattern) -> None:
     counts = _import(pattern, "notes.md")
 
     memories = _memories(pattern)
-    assert counts == {"added": len(memories), "changed": 0, "unchanged": 0}
+    assert counts == _counts(added=len(memories))
     assert all(label.startswith("notes.md: ") for label in memories)
     for sentence in (
         "The night train to Vienna leaves at nine.",
@@ -117,12 +121,88 @@ def test_again(agent: Path, pattern: Pattern) -> None:
     first = _import(pattern, "notes.md")
     before = _json(pattern("memory", "list", "Archive", "--json"))
 
-    assert _import(pattern, "notes.md") == {"added": 0, "changed": 0, "unchanged": first["added"]}
+    assert _import(pattern, "notes.md") == _counts(unchanged=first["added"])
     assert _json(pattern("memory", "list", "Archive", "--json")) == before
 
     file.write_text(NOTES.replace("nine", "ten") + "\n# New\n\nSomething else.\n", encoding="utf-8")
-    assert _import(pattern, "notes.md") == {"added": 1, "changed": 1, "unchanged": first["added"] - 1}
+    assert _import(pattern, "notes.md") == _counts(added=1, changed=1, unchanged=first["added"] - 1)
     assert any("leaves at ten" in content for content in _memories(pattern).values())
+
+
+def test_two_files_of_one_name(agent: Path, pattern: Pattern) -> None:
+    """Files of one name in several folders stay apart, and each stays itself when it is imported again."""
+    for folder in ("a", "b", "c/b"):
+        (agent / folder).mkdir(parents=True)
+        (agent / folder / "README.md").write_text(f"# Title\n\nThis is {folder}.\n", encoding="utf-8")
+
+    assert _import(pattern, "a/README.md") == _counts(added=1)
+    answer = pattern("memory", "import", "Archive", "b/README.md")
+    assert "1 added" in answer.stdout
+    assert 'begin with "b/README.md"' in answer.stderr
+    assert _import(pattern, "c/../c/b/README.md") == _counts(added=1)
+
+    memories = _memories(pattern)
+    assert {label.partition(":")[0] for label in memories} == {"README.md", "b/README.md", "c/b/README.md"}
+    assert "This is c/b." in memories["c/b/README.md: Title"]
+    sources = [each["metadata"]["source"] for each in _json(pattern("memory", "list", "Archive", "--json"))["items"]]
+    assert sources == [str(agent / folder / "README.md") for folder in ("a", "b", "c/b")]
+
+    pattern("memory", "rm", "Archive", "README.md: Title", "--yes")
+    for file in ("b/README.md", str(agent / "c" / "b" / "README.md")):
+        assert _import(pattern, file) == _counts(unchanged=1)
+
+
+def test_two_files_under_one_prefix(agent: Path, pattern: Pattern) -> None:
+    """A prefix that another file has is completed by the file's name; what comes through a pipe needs another one."""
+    (agent / "one.txt").write_text("The same beginning.", encoding="utf-8")
+    (agent / "two.txt").write_text("The same beginning.", encoding="utf-8")
+
+    for prefix in ("mine", ""):
+        assert _import(pattern, "one.txt", "--prefix", prefix) == _counts(added=1, older=int(not prefix))
+        assert _import(pattern, "two.txt", "--prefix", prefix) == _counts(added=1, older=int(not prefix))
+        assert _import(pattern, "two.txt", "--prefix", prefix) == _counts(unchanged=1, older=int(not prefix))
+    refused = pattern("memory", "import", "Archive", "-", "--prefix", "mine", input="The same beginning.")
+
+    assert refused.returncode == 2
+    assert "--prefix" in refused.stderr
+    starts = [label.rpartition("The")[0] for label in _memories(pattern)]
+    assert starts == ["mine: ", "mine/two.txt: ", "", "two.txt: "]
+
+
+def test_prune(agent: Path, pattern: Pattern) -> None:
+    """What the file no longer holds stays and is counted, until --prune forgets it; nothing else goes."""
+    file = agent / "notes.md"
+    file.write_text(NOTES, encoding="utf-8")
+    (agent / "other.md").write_text(NOTES, encoding="utf-8")
+    first = _import(pattern, "notes.md")
+    _import(pattern, "other.md")
+    pattern("memory", "add", "Archive", "notes.md: by hand", "Not from the file.")
+    file.write_text("# Garden\n\nPrune the roses in March.\n", encoding="utf-8")
+    gone = first["added"] - 1
+
+    kept = pattern("memory", "import", "Archive", "notes.md").stdout
+    assert f"; {gone} older ones of this file remain (--prune removes them)." in kept
+    assert _json(pattern("search", "Archive", "night train to Vienna", "--json"))["items"][0]["score"] > 0.3
+
+    pruned = pattern("memory", "import", "Archive", "notes.md", "--prune").stdout
+    assert f"; {gone} older ones of this file were forgotten." in pruned
+    assert _import(pattern, "notes.md", "--prune") == _counts(unchanged=1)
+    labels = set(_memories(pattern))
+    assert {label for label in labels if label.startswith("notes.md: ")} == {"notes.md: Garden", "notes.md: by hand"}
+    assert len(labels) == 2 + first["added"]
+
+
+def test_metadata_stay(agent: Path, pattern: Pattern) -> None:
+    """What somebody wrote into the metadata of an imported memory stays when it is imported again."""
+    (agent / "notes.txt").write_text("One thought.", encoding="utf-8")
+    pattern("memory", "add", "Archive", "notes.txt: One thought.", "An older thought.", "--metadata", "mood=calm")
+
+    assert _import(pattern, "notes.txt") == _counts(changed=1)
+    pattern("memory", "edit", "Archive", "notes.txt: One thought.", "--metadata", "seen=true")
+    assert _import(pattern, "notes.txt") == _counts(unchanged=1)
+
+    metadata = _json(pattern("memory", "show", "Archive", "notes.txt: One thought.", "--json"))["metadata"]
+    assert metadata == {"mood": "calm", "seen": True, "source": str(agent / "notes.txt")}
 
 
 def test_many(agent: Path, pattern: Pattern) -> None:
@@ -154,7 +234,7 @@ def test_nothing(agent: Path, pattern: Pattern) -> None:
     """An empty file is no error, and adds nothing."""
     (agent / "empty.txt").write_text(" \n", encoding="utf-8")
 
-    assert _import(pattern, "empty.txt") == {"added": 0, "changed": 0, "unchanged": 0}
+    assert _import(pattern, "empty.txt") == _counts()
 
 
 def test_what_cannot_be_imported(agent: Path, pattern: Pattern) -> None:
@@ -196,7 +276,7 @@ def test_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
     assert all(len(content.split()) <= 8 for content in memories.values())
     assert len(parts) == len(memories) - 1 == counts["added"] - 1 >= 4
     assert set(words) <= set(" ".join(memories.values()).split())
-    assert _import(pattern, "notes.md") == {"added": 0, "changed": 0, "unchanged": counts["added"]}
+    assert _import(pattern, "notes.md") == _counts(unchanged=counts["added"])
 
 
 def test_longer_than_the_model_reads_by_choice(limited: Path, pattern: Pattern) -> None:

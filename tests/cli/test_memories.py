@@ -42,7 +42,7 @@ class TestMemories:
         refused = pattern("memory", "add", "Archive", "coffee", "Something else.")
 
         assert refused.returncode == 1
-        assert "coffee" in refused.stderr
+        assert "already has a memory labelled 'coffee'. `pattern memory edit`" in refused.stderr
         assert _json(pattern("memory", "show", "Archive", "coffee", "--json"))["content"] == COFFEE
 
     def test_list(self, pattern: Pattern) -> None:
@@ -63,8 +63,39 @@ class TestMemories:
 
         assert _json(pattern("memory", "show", shown["id"], "--json")) == shown
         assert f"content\t{COFFEE}" in pattern("memory", "show", "Archive", "coffee").stdout.splitlines()
-        assert pattern("memory", "show", "Archive", "cofee").returncode == 1
-        assert pattern("memory", "show", "coffee").returncode == 1
+
+    def test_what_is_not_there(self, pattern: Pattern) -> None:
+        """A label that the agent does not know is told with the nearest one; a label alone, or an agent, is not enough."""
+        misspelt = pattern("memory", "show", "Archive", "coffe")
+        unknown = pattern("memory", "edit", "Archive", "xyz", "--label", "abc")
+        alone = pattern("memory", "show", "Archive", "--json")
+
+        assert (misspelt.returncode, unknown.returncode, alone.returncode) == (1, 1, 1)
+        assert "Archive has no memory labelled 'coffe'. Did you mean 'coffee'?" in misspelt.stderr
+        assert "`pattern memory list Archive` shows the labels" in unknown.stderr
+        error = json.loads(alone.stderr)["error"]
+        assert (error["type"], error["table"], error["id"]) == ("NotFoundError", "memory_blocks", "Archive")
+        assert "AGENT LABEL" in error["message"]
+
+    def test_of_an_agent_that_is_switched_off(self, pattern: Pattern) -> None:
+        """An agent that is switched off still remembers, and that it is off is told beside the result."""
+        pattern("agent", "deactivate", "Archive")
+
+        for verb in (("memory", "add", "Archive", "new", "Something new."), ("search", "Archive", "espresso")):
+            answer = pattern(*verb)
+            assert answer.returncode == 0
+            assert "The agent Archive is switched off" in answer.stderr
+            assert "switched off" not in answer.stdout
+        pattern("agent", "reactivate", "Archive")
+        assert "switched off" not in pattern("search", "Archive", "espresso").stderr
+
+    def test_show_into_a_pipe(self, pattern: Pattern) -> None:
+        """A content of several lines comes out of a pipe as it went in."""
+        pattern("memory", "add", "Archive", "poem", "-", "--metadata", 'by={"name": "Goethe"}', input="Über\n\n  Ruh")
+
+        shown = pattern("memory", "show", "Archive", "poem").stdout
+        assert "content\tÜber\n\n  Ruh\n" in shown
+        assert 'metadata\t{"by": {"name": "Goethe"}}\n' in shown
 
     def test_edit(self, pattern: Pattern) -> None:
         """A new content is found at once; what is not named stays."""

@@ -77,6 +77,40 @@ def test_tables_fit(archive: Path, pattern: Pattern, columns: int) -> None:
         assert "Ada drinks" in told
 
 
+def test_long_labels_show_their_end(archive: Path, pattern: Pattern) -> None:
+    """Labels that differ at the end only are cut off in the middle, so that they can be told apart."""
+    words = ("Importing", "Searching")
+    text = "\n\n".join(f"## {word}\n\nAbout this, there is {word.lower()}." for word in words)
+    (archive / "NOTES.md").write_text(f"# A framework for memory\n\n{text}\n", encoding="utf-8")
+    pattern("memory", "import", "Archive", "NOTES.md")
+
+    for args in (["memory", "list", "Archive"], ["search", "Archive", "about framework"]):
+        told = SEQUENCE.sub("", _at_terminal(*args)[1])
+        for word in words:
+            assert re.search(rf"^(\d\.\d+ +)?NOTES.*….* {word} ", told, re.MULTILINE)
+
+
+def test_loading_is_shown(archive: Path) -> None:
+    """While the model is loaded that is said, on a terminal; not where a program reads."""
+    for args in (
+        ["search", "Archive", "espresso"],
+        ["memory", "add", "Archive", "new", "Something."],
+        ["memory", "edit", "Archive", "new", "--content", "Something else."],
+    ):
+        assert "Loading the model" in _at_terminal(*args)[1]
+    assert "Loading the model" not in _at_terminal("search", "Archive", "espresso", "--json")[1]
+    assert "Loading the model" not in _at_terminal("memory", "list", "Archive")[1]
+
+
+def test_sentences_are_wrapped(here: Path) -> None:
+    """What is said is as wide as the terminal at most, broken between words."""
+    _, told = _at_terminal("init", "--provider", "hashing", columns=50)
+
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= 50
+    assert "To find by meaning, install a language model" in " ".join(lines)
+
+
 def test_a_record_shows_everything(archive: Path, pattern: Pattern) -> None:
     """A record is shown whole, over as many lines as it takes."""
     words = [f"word{number}" for number in range(100)]
@@ -175,4 +209,4 @@ def test_interrupt_of_a_long_work(archive: Path, pattern: Pattern) -> None:
     before = json.loads(pattern("status", "--json").stdout)["records"]["memory_blocks"] - 3
     assert 0 < before < 1500
     done = json.loads(pattern(*args, "--json").stdout)
-    assert done == {"added": 1500 - before, "changed": 0, "unchanged": before}
+    assert done == {"added": 1500 - before, "changed": 0, "unchanged": before, "older": 0, "pruned": 0}

@@ -71,7 +71,9 @@ class TestUsers:
 
         refused = pattern("user", "rm", "Ada", "--yes")
         assert refused.returncode == 1
-        assert "--cascade" in refused.stderr
+        assert "users record" in refused.stderr
+        assert "still has 1 agents. Delete those first, or add --cascade" in refused.stderr
+        assert "cascade=True" not in refused.stderr
         assert _json(pattern("user", "rm", "Ada", "--yes", "--cascade", "--json")) == {
             "deleted": {"users": 1, "agents": 1}
         }
@@ -79,8 +81,8 @@ class TestUsers:
 
     def test_several_of_one_name(self, pattern: Pattern) -> None:
         """A name that two users have means neither; the ids are told."""
-        pattern("user", "add", "Ada", "--id", "first")
-        pattern("user", "add", "Ada", "--id", "second")
+        assert pattern("user", "add", "Ada", "--id", "first").stderr == ""
+        assert "Another user has this name (first)" in pattern("user", "add", "Ada", "--id", "second").stderr
 
         answer = pattern("user", "show", "Ada")
 
@@ -114,7 +116,7 @@ class TestAgents:
 
         refused = pattern("agent", "add", "Archive")
         assert refused.returncode == 1
-        assert "--user" in refused.stderr
+        assert "say which one, with --user: Ada (ada), Bob (bob)" in refused.stderr
         assert _json(pattern("agent", "add", "Archive", "--user", "Bob", "--json"))["user_id"] == "bob"
         assert "Added the agent Archive of type archive" in pattern("agent", "add", "Archive", "--user", "ada").stdout
         unknown = pattern("agent", "add", "Scribe", "--user", "Adda")
@@ -143,6 +145,8 @@ class TestAgents:
             return [each["id"] for each in _json(pattern("agent", "list", *options, "--json"))["items"]]
 
         assert ids() == ["a1"]
+        assert "1 are switched off: --all shows them." in pattern("agent", "list", "--type", "writer").stderr
+        assert "switched off" not in pattern("agent", "list", "--type", "nothing").stderr
         assert ids("--all") == ["a1", "a2"]
         assert ids("--all", "--type", "writer") == ["a2"]
         assert ids("--user", "Ada") == ["a1"]

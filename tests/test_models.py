@@ -279,7 +279,7 @@ class TestKinds:
     @pytest.mark.parametrize(
         ("status", "is_open"), [("pending", True), ("in_progress", True), ("completed", False), ("cancelled", False)]
     )
-    def test_open_tasks(self, status: TaskStatus, is_open: bool) -> None:  # noqa: FBT001 - a parameter of the test
+    def test_open_tasks(self, status: TaskStatus, is_open: bool) -> None:
         """Pending tasks and those in progress are open."""
         assert Task(user_id="u1", title="x", status=status).is_open is is_open
 

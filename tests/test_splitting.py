@@ -58,13 +58,13 @@ class TestLaws:
     """What holds for every document."""
 
     @given(documents, st.booleans(), st.integers(1, 200))
-    def test_nothing_is_lost_or_doubled(self, text: str, markdown: bool, limit: int) -> None:  # noqa: FBT001 - given
+    def test_nothing_is_lost_or_doubled(self, text: str, markdown: bool, limit: int) -> None:
         """The blocks, one after the other, are the document but for white space."""
         blocks = split_text(text, markdown=markdown, max_chars=limit)
         assert _ink("".join(block.content for block in blocks)) == _ink(text)
 
     @given(documents, st.booleans(), st.integers(1, 200))
-    def test_blocks_fit_and_have_names_of_their_own(self, text: str, markdown: bool, limit: int) -> None:  # noqa: FBT001 - given
+    def test_blocks_fit_and_have_names_of_their_own(self, text: str, markdown: bool, limit: int) -> None:
         """No block is blank or beyond the limit; labels are unique and not blank."""
         blocks = split_text(text, markdown=markdown, max_chars=limit)
         assert all(block.content.strip() and len(block.content) <= limit for block in blocks)

@@ -122,7 +122,7 @@ class Database(Repositories, AsyncResource):
             async with self.transaction() as transaction:
                 return await work(transaction)
 
-        return await repeat(once, attempts=attempts)
+        return await repeat(once, attempts=attempts, turn=self._session.retries)
 
     async def health(self) -> dict[str, Health]:
         """Ask every part whether it works.

@@ -182,6 +182,7 @@ class Direct(Session):
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
+        self.retries = asyncio.Lock()
         self._closed = False
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
@@ -205,7 +206,7 @@ class Direct(Session):
         return await self.storage.count(table, where)
 
     async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await repeat(work, attempts=ATTEMPTS)
+        return await repeat(work, attempts=ATTEMPTS, turn=self.retries)
 
     def turn(self, key: str) -> asyncio.Lock:
         return self._turns.setdefault(key, asyncio.Lock())

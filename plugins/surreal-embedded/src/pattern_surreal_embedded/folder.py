@@ -55,7 +55,8 @@ class Folder:
         if any(sign in str(path) for sign in "?\0"):
             raise StorageError(f"the embedded engine cannot open {path}: its path holds a sign that it does not take")
         path.mkdir(parents=True, exist_ok=True)
-        owner = file.open("r+b" if file.exists() else "w+b", buffering=0)
+        # Made or opened in one step: a second opener must not empty what the first one has written.
+        owner = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b", buffering=0)
         try:
             _lock(owner)
         except OSError:

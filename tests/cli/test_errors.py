@@ -162,7 +162,7 @@ class _Interrupted(io.BytesIO):
     read1 = readinto = read  # type: ignore[assignment]
 
 
-def test_ctrl_c(pattern: Pattern, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c(archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An interrupt ends the program with exit code 130, without a traceback."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(_Interrupted()))
 

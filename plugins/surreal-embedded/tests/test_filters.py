@@ -73,7 +73,6 @@ def _inside(path: list[str]) -> st.SearchStrategy[Filter]:
 
 _comparisons = st.one_of(
     *(_compare((column,), _texts, text=True) for column in ("id", "user_id", "parent_id", "title", "description")),
-    *(_compare((column,), _texts, text=True) for column in ("status", "user_id", "parent_id")),
     *(_compare((column,), _wanted_numbers) for column in ("estimated_minutes", "complexity_score")),
     _compare(("due_at",), _times),
     st.builds(Compare, st.just(("tags",)), st.just(Op.CONTAINS), _texts),
@@ -93,9 +92,7 @@ _filters = st.recursive(
 _orders = st.lists(
     st.builds(
         Order,
-        st.sampled_from(
-            ["id", "title", "description", "user_id", "status", "estimated_minutes", "complexity_score", "due_at"]
-        ),
+        st.sampled_from(["id", "title", "description", "user_id", "estimated_minutes", "complexity_score", "due_at"]),
         st.booleans(),
     ),
     max_size=3,

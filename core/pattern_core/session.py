@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cmp_to_key
 from typing import Any, Final, TypeVar
 
@@ -219,7 +219,7 @@ class Direct(Session):
         )
         return [edit.after for edit in own if edit.after is not None]
 
-    async def commit(self, batch: Sequence[Write], changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
+    async def commit(self, batch: Sequence[Write], changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
         """Commit a batch and make the index agree with it, also when the caller is cancelled meanwhile."""
         self._check_open()
         task = asyncio.create_task(self._commit(batch, changes))
@@ -227,9 +227,8 @@ class Direct(Session):
         task.add_done_callback(self._commits.discard)
         await asyncio.shield(task)
 
-    async def _commit(self, batch: Sequence[Write], changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
+    async def _commit(self, batch: Sequence[Write], changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
         async with self._order:  # two commits of one record must reach the index in the order of the storage
-            changes = list(changes)
             try:
                 await self.storage.commit(batch)
             except StorageError:
@@ -237,7 +236,7 @@ class Direct(Session):
                 raise
             await self._update_index(changes)
 
-    async def _read_back(self, changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
+    async def _read_back(self, changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
         """Make the index agree with the storage where nobody knows whether a commit took effect."""
         actual: list[tuple[Table, VectorChange | None]] = []
         with contextlib.suppress(StorageError):  # an engine that is gone answers no search either
@@ -248,7 +247,7 @@ class Direct(Session):
                     actual.append((table, attrs.evolve(change, vector=vector)))
             await self._update_index(actual)
 
-    async def _update_index(self, changes: Iterable[tuple[Table, VectorChange | None]]) -> None:
+    async def _update_index(self, changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
         by_table: dict[str, tuple[Table, list[VectorChange]]] = {}
         for table, change in changes:
             if change is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pattern_core.filters import Field, Filter
+from pattern_core.filters import Field
 from pattern_core.models import Agent, Json, Page
 from pattern_core.schema import TABLES
 
-from .base import PAGE, Repository
+from .base import PAGE, Repository, active
 
 __all__ = ["AgentRepository"]
 
@@ -119,7 +119,7 @@ class AgentRepository(Repository[Agent]):
         Returns:
             The agents; empty where there is no such user.
         """
-        where = _active(Field("user_id") == user_id, include_inactive=include_inactive)
+        where = active(Field("user_id") == user_id, include_inactive=include_inactive)
         return await self.list(where, limit=limit, cursor=cursor)
 
     async def by_type(
@@ -136,9 +136,5 @@ class AgentRepository(Repository[Agent]):
         Returns:
             The agents.
         """
-        where = _active(Field("agent_type") == agent_type, include_inactive=include_inactive)
+        where = active(Field("agent_type") == agent_type, include_inactive=include_inactive)
         return await self.list(where, limit=limit, cursor=cursor)
-
-
-def _active(where: Filter, *, include_inactive: bool) -> Filter:
-    return where if include_inactive else where & (Field("is_active") == True)

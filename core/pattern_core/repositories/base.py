@@ -20,7 +20,7 @@ from pattern_core.schema import TABLES, Table
 from pattern_core.session import Edit, Session, differs
 from pattern_core.validators import check_id
 
-__all__ = ["PAGE", "AppendRepository", "Repository"]
+__all__ = ["PAGE", "AppendRepository", "Repository", "active"]
 
 R = TypeVar("R", bound=Record)
 
@@ -355,3 +355,8 @@ _REFERRING: Final = {
 
 def _count(edits: Iterable[Edit]) -> dict[str, int]:
     return dict(Counter(edit.table.name for edit in edits))
+
+
+def active(where: Filter, *, include_inactive: bool) -> Filter:
+    """Narrow a filter to records that were not switched off, unless those are wanted, too."""
+    return where if include_inactive else where & (Field("is_active") == True)

@@ -12,7 +12,7 @@ from pattern_core.schema import TABLES
 from pattern_core.session import Edit
 from pattern_core.validators import check_id, check_text
 
-from .base import PAGE
+from .base import PAGE, active
 from .embedded import EmbeddedRepository
 
 __all__ = ["MemoryRepository"]
@@ -168,9 +168,7 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         Returns:
             The memories; empty where there is no such agent.
         """
-        where = Field("agent_id") == agent_id
-        if not include_inactive:
-            where &= Field("is_active") == True
+        where = active(Field("agent_id") == agent_id, include_inactive=include_inactive)
         return await self.list(where, order="label", limit=limit, cursor=cursor)
 
     async def search_semantic(

@@ -99,7 +99,8 @@ class MessageRepository(EmbeddedRepository[Message]):
         for row in rows:
             thread = row["conversation_id"]
             if thread not in last:
-                edits.append(Edit(TABLES["conversations"], thread, *[await self._open_conversation(thread)] * 2))
+                conversation = await self._open_conversation(thread)
+                edits.append(Edit(TABLES["conversations"], thread, conversation, conversation))
                 last[thread] = await self._last_moment(thread)
             if row["id"] not in dated:
                 row["created_at"] = row["updated_at"] = max(utc_now(), last[thread] + timedelta(microseconds=1))

@@ -6,9 +6,9 @@ from typing import Any
 
 from pattern_core.filters import Field
 from pattern_core.models import Agent, Json, User
-from pattern_core.schema import TABLES
+from pattern_core.schema import TABLES, Order
 
-from .base import Repository
+from .base import Repository, active
 
 __all__ = ["UserRepository"]
 
@@ -52,12 +52,9 @@ class UserRepository(Repository[User]):
             NotFoundError: There is no such user.
         """
         await self.get(user_id)
-        where = Field("user_id") == user_id
-        if not include_inactive:
-            where &= Field("is_active") == True
-        rows = await self._session.find(TABLES["agents"], where)
-        agents = [Agent(**row) for row in rows]
-        return sorted(agents, key=lambda agent: (agent.created_at, agent.id))
+        where = active(Field("user_id") == user_id, include_inactive=include_inactive)
+        rows = await self._session.find(TABLES["agents"], where, order=[Order("created_at")])
+        return [Agent(**row) for row in rows]
 
     async def set_settings(self, user_id: str, /, **settings: Any) -> User:
         """Set some of a user's settings and keep the others; also where somebody else sets others at the same time.

@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import attrs
 import numpy as np
@@ -18,7 +18,7 @@ from pattern_core.errors import ConfigError, InvalidVectorError, StorageError
 from pattern_core.exact import ExactIndex, score
 from pattern_core.filters import Filter
 from pattern_core.schema import TABLES, CreateTable, Table
-from pattern_core.testing import DIMENSIONS, MemoryData, MemoryStorage, VectorStoreContract, sample_row, sample_vector
+from pattern_core.testing import DIMENSIONS, MemoryStorage, VectorStoreContract, sample_row, sample_vector
 
 pytestmark = pytest.mark.anyio
 
@@ -98,26 +98,12 @@ async def opened(storage: Storage, metric: str = "cosine", dimensions: int = DIM
 class TestInAThread(VectorStoreContract):
     """The contract, with every search in a thread."""
 
-    @pytest.fixture
-    def open_storage(self) -> Callable[[], Awaitable[Storage]]:
-        """A storage in memory."""
-        data: MemoryData = {}
+    spec = exact.pattern_vectors()
 
-        async def open_storage() -> Storage:
-            return MemoryStorage(data)
-
-        return open_storage
-
-    @pytest.fixture
-    def open_vectors(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Storage], Awaitable[VectorStore]]:
-        """An index that takes every search for a large one."""
+    @pytest.fixture(autouse=True)
+    def _all_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Every search is taken for a large one."""
         monkeypatch.setattr(exact, "_INLINE_ELEMENTS", -1)
-        spec = exact.pattern_vectors()
-
-        async def open_vectors(storage: Storage) -> VectorStore:
-            return await spec.open(spec.options(), storage)
-
-        return open_vectors
 
 
 class TestLoading:

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattern_core import hashing
-from pattern_core.abc import Embedder
 from pattern_core.errors import ClosedError, ConfigError
 from pattern_core.hashing import HashingEmbedder, HashingOptions
 from pattern_core.hookspecs import EmbeddingSpec
@@ -61,10 +59,7 @@ EXPECTED: Final = {
 class TestHashing(EmbedderContract):
     """The contract of every embedder."""
 
-    @pytest.fixture
-    def open_embedder(self) -> Callable[[], Awaitable[Embedder]]:
-        """Open the provider through its spec."""
-        return lambda: hashing.pattern_embeddings().open(HashingOptions())
+    spec = hashing.pattern_embeddings()
 
 
 class TestRetrieval:

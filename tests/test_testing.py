@@ -4,8 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,31 +16,32 @@ from numpy.typing import NDArray
 
 from pattern_core.abc import (
     Delete,
-    Embedder,
     IndexSpec,
     Insert,
     Matches,
     Patch,
     Put,
     Row,
-    Signature,
     Storage,
     Vector,
     VectorChange,
-    VectorStore,
     Write,
 )
 from pattern_core.errors import FilterError, PatternError, StorageError
-from pattern_core.exact import ExactIndex
+from pattern_core.exact import ExactIndex, pattern_vectors
 from pattern_core.filters import Field, Filter
 from pattern_core.schema import TABLES, CreateTable, Order, Table
 from pattern_core.testing import (
     DIMENSIONS,
     EmbedderContract,
+    LetterEmbedder,
     MemoryData,
+    MemoryOptions,
     MemoryStorage,
     StorageContract,
     VectorStoreContract,
+    letter_embeddings,
+    memory_storage,
     sample_row,
 )
 from pattern_core.testing.scene import DIMENSIONS as SCENE_DIMENSIONS
@@ -52,90 +52,27 @@ pytestmark = pytest.mark.anyio
 FAILURES = (AssertionError, pytest.fail.Exception)
 
 
-@pytest.fixture
-def open_memory() -> Callable[[], Awaitable[Storage]]:
-    """Opens one storage in memory, again and again."""
-    data: MemoryData = {}
-
-    async def open_storage() -> Storage:
-        return MemoryStorage(data)
-
-    return open_storage
-
-
-class LetterEmbedder(Embedder):
-    """An embedder for these tests: it counts pairs of letters. It reads 300 tokens, a token being a character."""
-
-    def __init__(self) -> None:
-        self._signature = Signature(
-            provider="letters", model="pairs", revision="1", dimensions=64, normalized=True, max_tokens=300
-        )
-
-    @property
-    def signature(self) -> Signature:
-        return self._signature
-
-    @property
-    def max_batch(self) -> int:
-        return 8
-
-    async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        vectors = np.zeros((len(texts), 64), dtype=np.float32)
-        for vector, text in zip(vectors, texts, strict=True):
-            for pair in zip(f" {text}", f"{text} ", strict=True):
-                vector[zlib.crc32("".join(pair).encode()) % 64] += 1
-        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return unit
-
-    async def embed_query(self, text: str) -> Vector:
-        vector: Vector = (await self.embed_documents([text]))[0]
-        return vector
-
-    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return [len(text) for text in texts]
-
-    async def aclose(self) -> None:
-        """There is nothing to let go of."""
-
-
 class TestMemoryStorage(StorageContract):
     """The double keeps the contract that it stands in for."""
 
+    spec = memory_storage()
+
     @pytest.fixture
-    def open_storage(self, open_memory: Callable[[], Awaitable[Storage]]) -> Callable[[], Awaitable[Storage]]:
-        """The storage in memory."""
-        return open_memory
+    def options(self) -> MemoryOptions:
+        """A dict of its own."""
+        return MemoryOptions()
 
 
 class TestExactIndex(VectorStoreContract):
     """The built-in vector search keeps its contract."""
 
-    @pytest.fixture
-    def open_storage(self, open_memory: Callable[[], Awaitable[Storage]]) -> Callable[[], Awaitable[Storage]]:
-        """The storage in memory."""
-        return open_memory
-
-    @pytest.fixture
-    def open_vectors(self) -> Callable[[Storage], Awaitable[VectorStore]]:
-        """The exact index."""
-
-        async def open_vectors(storage: Storage) -> VectorStore:
-            return ExactIndex(storage)
-
-        return open_vectors
+    spec = pattern_vectors()
 
 
 class TestLetterEmbedder(EmbedderContract):
-    """A right embedder passes."""
+    """The double keeps the contract that it stands in for."""
 
-    @pytest.fixture
-    def open_embedder(self) -> Callable[[], Awaitable[Embedder]]:
-        """The embedder of letters."""
-
-        async def open_embedder() -> Embedder:
-            return LetterEmbedder()
-
-        return open_embedder
+    spec = letter_embeddings()
 
 
 class IgnoresRevisions(MemoryStorage):
@@ -333,7 +270,7 @@ class TestTheKitFindsWhatIsWrong:
             opened = kind()
             for table in TABLES.values():
                 await opened.apply_schema(CreateTable(table, DIMENSIONS))
-            test = getattr(StorageContract(), rule)(opened, *arguments)
+            test = getattr(TestMemoryStorage(), rule)(opened, *arguments)
             if wrong:
                 with pytest.raises((*FAILURES, PatternError)):
                     await test
@@ -352,7 +289,7 @@ class TestTheKitFindsWhatIsWrong:
             return MemoryStorage(data)
 
         with pytest.raises(FAILURES):
-            await StorageContract().test_records_survive_closing(storage, reopen)
+            await TestMemoryStorage().test_records_survive_closing(storage, reopen)
 
     @pytest.mark.parametrize(
         ("index", "rule", "arguments"),
@@ -373,7 +310,7 @@ class TestTheKitFindsWhatIsWrong:
             await storage.apply_schema(CreateTable(TASKS, SCENE_DIMENSIONS))
             vectors = kind(storage)
             await vectors.create(IndexSpec(TASKS, SCENE_DIMENSIONS, "cosine"))
-            test = getattr(VectorStoreContract(), rule)(Scene(storage, vectors, "cosine"), *arguments)
+            test = getattr(TestExactIndex(), rule)(Scene(storage, vectors, "cosine"), *arguments)
             if wrong:
                 with pytest.raises(FAILURES):
                     await test
@@ -393,7 +330,7 @@ class TestTheKitFindsWhatIsWrong:
     async def test_embedders(self, embedder: type[LetterEmbedder], rule: str) -> None:
         """The rule fails on the wrong embedder."""
         with pytest.raises(FAILURES):
-            await getattr(EmbedderContract(), rule)(embedder())
+            await getattr(TestLetterEmbedder(), rule)(embedder())
 
 
 def make_test() -> Callable[[object], None]:
@@ -407,7 +344,7 @@ def make_test() -> Callable[[object], None]:
 
 def make_subclass(test: object) -> type:
     """Make a subclass of the contract that redefines a rule."""
-    return type("Mine", (StorageContract,), {"test_no_update_is_lost": test, "__module__": __name__})
+    return type("Mine", (TestMemoryStorage,), {"test_no_update_is_lost": test, "__module__": __name__})
 
 
 class TestTheKitIsWhole:
@@ -450,7 +387,7 @@ class TestAuthors:
 
         def run(body: str, some: str = "") -> str:
             module = tmp_path / "test_mine.py"
-            head = "import pytest\nfrom pattern_core.testing import *\nfrom pattern_core.exact import ExactIndex\n"
+            head = "import attrs\nimport pytest\nfrom pattern_core.testing import *\nfrom pattern_core.exact import ExactIndex\n"
             module.write_text(head + textwrap.dedent(body), encoding="utf-8")
             command = [
                 sys.executable,
@@ -475,16 +412,14 @@ class TestAuthors:
         output = run(
             """
             class TestMine(StorageContract):
-                persistent = False
+                spec = memory_storage()
 
                 @pytest.fixture
-                def open_storage(self):
-                    async def open_storage():
-                        return MemoryStorage()
-                    return open_storage
+                def options(self):
+                    return MemoryOptions()
             """
         )
-        assert "2 skipped" in output
+        assert "5 skipped" in output
         assert "failed" not in output
         assert "error" not in output.lower()
 
@@ -496,13 +431,15 @@ class TestAuthors:
                 async def count(self, table, where=None):
                     return 4711
 
+            async def open_wrong(options):
+                return Wrong(options.data)
+
             class TestMine(StorageContract):
+                spec = attrs.evolve(memory_storage(), open=open_wrong)
+
                 @pytest.fixture
-                def open_storage(self):
-                    data = {}
-                    async def open_storage():
-                        return Wrong(data)
-                    return open_storage
+                def options(self):
+                    return MemoryOptions()
             """,
             "test_count_agrees_with_find",
         )
@@ -511,10 +448,10 @@ class TestAuthors:
 
     def test_a_forgotten_fixture_is_named(self, run: Callable[..., str]) -> None:
         """A subclass without its fixtures is told which to write."""
-        output = run("class TestMine(VectorStoreContract):\n    pass\n", "test_health")
-        assert "TestMine has to override the fixture open_storage" in output
+        output = run("class TestMine(StorageContract):\n    spec = memory_storage()\n", "test_health")
+        assert "TestMine has to override the fixture options" in output
         output = run("class TestMine(EmbedderContract):\n    pass\n", "signature")
-        assert "TestMine has to override the fixture open_embedder" in output
+        assert "TestMine has to set `spec` to what the plugin's hook returns" in output
 
 
 class TestDouble:

@@ -28,6 +28,7 @@ __all__ = [
     "Check",
     "CheckNone",
     "Delete",
+    "Detail",
     "Embedder",
     "Health",
     "IndexSpec",
@@ -67,6 +68,10 @@ class AsyncResource(ABC):
         await self.aclose()
 
 
+Detail = str | int | float | bool
+"""A figure or a word that is shown to people."""
+
+
 @attrs.frozen
 class Health:
     """What a part of the system says of itself.
@@ -79,7 +84,7 @@ class Health:
 
     ok: bool
     engine: str
-    details: Mapping[str, str | int | float | bool] = attrs.field(factory=dict)
+    details: Mapping[str, Detail] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -273,6 +278,13 @@ class Storage(AsyncResource):
     async def health(self) -> Health:
         """Ask the engine whether it works."""
 
+    async def maintain(self) -> Mapping[str, Detail]:
+        """Do now the upkeep that the engine needs from time to time, and say what was done.
+
+        A storage that does its own upkeep in the background does all that is due; one that needs none does nothing.
+        """
+        return {}
+
     @abstractmethod
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
         """Run a statement of the engine's own language: a way out that core itself never takes.
@@ -294,11 +306,14 @@ class IndexSpec:
         table: The table whose vectors it holds; ``table.partition`` names the column that partitions it.
         dimensions: The length of the vectors.
         metric: ``cosine``, ``euclidean`` or ``manhattan``.
+        database: What tells the database that the index belongs to from all others. An external index that was made
+            for another one is made anew.
     """
 
     table: Table
     dimensions: int
     metric: str
+    database: str = ""
 
 
 @attrs.frozen
@@ -337,11 +352,21 @@ class VectorStore(AsyncResource):
     Once it is closed, every call raises `ClosedError`; for a table without an index, `StorageError`.
     """
 
+    @property
+    def external(self) -> bool:
+        """Whether the index is kept in a place of its own, which a crash may leave behind the storage.
+
+        For such an index core keeps an outbox in the storage: a commit also records which records the index has yet to
+        learn of, and forgets it when `apply` has returned. So `apply` returns when its changes survive a crash; and an
+        index that `create` had not finished when it was interrupted does not pass for a ready one.
+        """
+        return False
+
     @abstractmethod
     async def create(self, index: IndexSpec) -> None:
         """Make the index of a table ready for search, from what the storage holds; do nothing where it is ready.
 
-        An index that was made for other dimensions, another metric or other parameters is made anew.
+        An index that was made for other dimensions, another metric, another database or other parameters is made anew.
         """
 
     @abstractmethod
@@ -352,7 +377,8 @@ class VectorStore(AsyncResource):
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
         """Make the index agree with records that a commit has changed. Repeats do no harm.
 
-        Core calls it in the order of the commits, one call at a time.
+        Core calls it in the order of the commits, one call at a time; where several processes write, each of them
+        does, and repeats itself until the index agrees with the storage.
 
         Args:
             table: The table.
@@ -386,6 +412,10 @@ class VectorStore(AsyncResource):
     @abstractmethod
     async def drop(self, table: Table) -> None:
         """Remove the index of a table; do nothing where there is none."""
+
+    async def maintain(self) -> Mapping[str, Detail]:
+        """Do now the upkeep that is due, and say what was done, as `Storage.maintain`."""
+        return {}
 
     @abstractmethod
     async def health(self) -> Health:

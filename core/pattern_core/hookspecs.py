@@ -41,12 +41,17 @@ class StorageSpec:
             absolute, relative to the configuration file; fields of type `pattern_core.options.Secret` are never shown.
         open: Opens the storage: ``await open(options)``. Raises `DatabaseLockedError` where somebody else owns it.
         vectors: The vector search to use where the configuration names none.
+        persistent: Whether what it has acknowledged survives the end of the process, however it ends.
+        processes: Whether several processes may have it open, and write, at once. Where not, ``open`` raises
+            `DatabaseLockedError` for all but the first.
         summary: One line for ``pattern plugins``.
     """
 
     options: type[Any]
     open: Callable[[Any], Awaitable[Storage]]
     vectors: str = "exact"
+    persistent: bool = True
+    processes: bool = False
     summary: str = ""
 
 
@@ -58,12 +63,16 @@ class VectorSpec:
         options: An attrs class: the options it takes under ``[vectors]``, besides ``metric``.
         open: Opens it over an open storage: ``await open(options, storage)``.
         metrics: The metrics it can use.
+        approximate: Whether its answers may be approximate; each answer says whether it is.
+        storages: The storages that it works over, by their names in the configuration; None for all.
         summary: One line for ``pattern plugins``.
     """
 
     options: type[Any]
     open: Callable[[Any, Storage], Awaitable[VectorStore]]
     metrics: frozenset[str] = frozenset({"cosine", "euclidean", "manhattan"})
+    approximate: bool = False
+    storages: frozenset[str] | None = None
     summary: str = ""
 
 

@@ -5,9 +5,11 @@ A plugin's test module says how to open the plugin, and no more::
     from pattern_core.testing import StorageContract
 
     class TestMyStorage(StorageContract):
+        spec = pattern_storage()
+
         @pytest.fixture
-        def open_storage(self, tmp_path):
-            return lambda: MyStorage.open(tmp_path / "data")
+        def options(self, tmp_path):
+            return MyOptions(path=tmp_path / "data")
 
 It needs the extra ``pattern-core[testing]``.
 """
@@ -25,6 +27,7 @@ pytest.register_assert_rewrite(
             "scene",
             "storage",
             "storage_filters",
+            "storage_processes",
             "storage_reads",
             "storage_values",
             "storage_writes",
@@ -34,7 +37,15 @@ pytest.register_assert_rewrite(
 )
 
 from .contract import Contract  # noqa: E402 - see above
-from .doubles import MemoryData, MemoryStorage  # noqa: E402
+from .doubles import (  # noqa: E402
+    LetterEmbedder,
+    LetterOptions,
+    MemoryData,
+    MemoryOptions,
+    MemoryStorage,
+    letter_embeddings,
+    memory_storage,
+)
 from .embedder import EmbedderContract  # noqa: E402
 from .rows import DIMENSIONS, NOON, sample_row, sample_vector  # noqa: E402
 from .storage import StorageContract  # noqa: E402
@@ -45,10 +56,15 @@ __all__ = [
     "NOON",
     "Contract",
     "EmbedderContract",
+    "LetterEmbedder",
+    "LetterOptions",
     "MemoryData",
+    "MemoryOptions",
     "MemoryStorage",
     "StorageContract",
     "VectorStoreContract",
+    "letter_embeddings",
+    "memory_storage",
     "sample_row",
     "sample_vector",
 ]

@@ -13,11 +13,23 @@ __all__ = ["Contract", "outcome_of"]
 class Contract:
     """A set of rules that are tests. A plugin's test module inherits from it and says how to open the plugin.
 
+    A subclass sets `spec` to what the plugin's hook returns, and overrides the fixture `options`. What the spec says
+    the plugin can do decides which rules run.
+
     A rule cannot be left out in silence: a subclass may redefine a test only to mark it
     ``@pytest.mark.xfail(strict=True, reason="…")`` and call the inherited one.
+
+    Attributes:
+        spec: What the plugin's hook returns.
     """
 
     pytestmark = pytest.mark.anyio
+    spec: Any
+
+    @pytest.fixture
+    def options(self) -> Any:
+        """Override: return options, an instance of ``spec.options``, that open an empty resource in each test."""
+        raise NotImplementedError(f"{type(self).__name__} has to override the fixture options")
 
     @pytest.fixture
     def anyio_backend(self) -> str:
@@ -28,6 +40,8 @@ class Contract:
         super().__init_subclass__(**kwargs)
         if cls.__module__.startswith(f"{__package__}."):
             return
+        if not hasattr(cls, "spec"):
+            raise TypeError(f"{cls.__name__} has to set `spec` to what the plugin's hook returns")
         rules = {name for base in cls.__mro__[1:] if issubclass(base, Contract) for name in vars(base)}
         for name in sorted(rules & vars(cls).keys()):
             if name.startswith("test") and not _is_excused(vars(cls)[name]):

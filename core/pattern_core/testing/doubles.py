@@ -1,27 +1,53 @@
-"""Real, small implementations for tests that need no engine: `MemoryStorage`.
+"""Real, small implementations for tests that need no engine and no model: `MemoryStorage` and `LetterEmbedder`.
 
-`pattern_core.exact.ExactIndex` is the vector search that goes with it.
+`pattern_core.exact.ExactIndex` is the vector search that goes with them.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+import attrs
 import numpy as np
+from numpy.typing import NDArray
 
-from pattern_core.abc import Check, CheckNone, Delete, Health, Insert, Patch, Put, Row, Storage, Write
+from pattern_core.abc import (
+    Check,
+    CheckNone,
+    Delete,
+    Embedder,
+    Health,
+    Insert,
+    Patch,
+    Put,
+    Row,
+    Signature,
+    Storage,
+    Vector,
+    Write,
+)
 from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, StorageError, shorten
 from pattern_core.filters import Filter, matches
+from pattern_core.hookspecs import EmbeddingSpec, StorageSpec
 from pattern_core.schema import Column, CreateTable, DropTable, Kind, Order, SchemaStep, Table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["MemoryData", "MemoryStorage"]
+__all__ = [
+    "LetterEmbedder",
+    "LetterOptions",
+    "MemoryData",
+    "MemoryOptions",
+    "MemoryStorage",
+    "letter_embeddings",
+    "memory_storage",
+]
 
 MemoryData = dict[str, dict[str, Row]]
 """The rows of each table by id: what a `MemoryStorage` keeps."""
@@ -111,7 +137,7 @@ class MemoryStorage(Storage):
         data = self._open()
         return Health(ok=True, engine="memory", details={"records": sum(map(len, data.values()))})
 
-    async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:  # noqa: ARG002
+    async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
         self._open()
         raise StorageError(f"a storage in memory has no language to run {shorten(statement)} in; use its methods")
 
@@ -200,3 +226,82 @@ def _arrow(column: Column, value: Any) -> Any:
     if value is not None and column.kind in (Kind.OBJECT, Kind.OBJECTS):
         return json.dumps(value, ensure_ascii=False)
     return value
+
+
+@attrs.frozen(kw_only=True)
+class MemoryOptions:
+    """The options of the storage in memory.
+
+    Attributes:
+        data: Where it keeps the rows.
+    """
+
+    data: MemoryData = attrs.field(factory=dict)
+
+
+async def _open_memory(options: MemoryOptions) -> MemoryStorage:
+    return MemoryStorage(options.data)
+
+
+def memory_storage() -> StorageSpec:
+    """Describe the storage in memory, as a plugin's hook does.
+
+    Returns:
+        The spec.
+    """
+    return StorageSpec(options=MemoryOptions, open=_open_memory, persistent=False, summary="a dict, for tests")
+
+
+class LetterEmbedder(Embedder):
+    """A deterministic embedder of 64 dimensions that counts pairs of letters: like words, like vectors.
+
+    It reads 300 tokens, a token being a character, so that limits can be tested as well.
+    """
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(
+            provider="letters", model="pairs", revision="1", dimensions=64, normalized=True, max_tokens=300
+        )
+
+    @property
+    def max_batch(self) -> int:
+        return 8
+
+    async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = np.zeros((len(texts), 64), dtype=np.float32)
+        for vector, text in zip(vectors, texts, strict=True):
+            for pair in zip(f" {text}", f"{text} ", strict=True):
+                vector[zlib.crc32("".join(pair).encode()) % 64] += 1
+        unit: NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+    async def embed_query(self, text: str) -> Vector:
+        vector: Vector = (await self.embed_documents([text]))[0]
+        return vector
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return [len(text) for text in texts]
+
+    async def aclose(self) -> None:
+        """There is nothing to let go of."""
+
+
+@attrs.frozen(kw_only=True)
+class LetterOptions:
+    """The embedder of letters has nothing to set."""
+
+
+async def _open_letters(options: LetterOptions) -> LetterEmbedder:  # noqa: ARG001 - there are no options to use
+    return LetterEmbedder()
+
+
+def letter_embeddings() -> EmbeddingSpec:
+    """Describe the embedder of letters, as a plugin's hook does.
+
+    Returns:
+        The spec.
+    """
+    return EmbeddingSpec(
+        options=LetterOptions, open=_open_letters, semantic=False, summary="pairs of letters, for tests"
+    )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature
+from pattern_core.hookspecs import EmbeddingSpec
 
 from .contract import Contract
 
@@ -49,18 +51,25 @@ def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[n
 
 
 class EmbedderContract(Contract):
-    """Every rule of `Embedder`. A subclass overrides `open_embedder`.
+    """Every rule of `Embedder`. A subclass sets `spec` and, where it has options to give, overrides `options`.
 
     Attributes:
+        spec: What the plugin's hook returns.
         rounding: How far the cosine of two vectors of one text may be from 1.
     """
 
+    spec: EmbeddingSpec
     rounding: float = 1e-4
 
     @pytest.fixture
-    def open_embedder(self) -> Callable[[], Awaitable[Embedder]]:
-        """Override: return a function without arguments that opens the embedder, the same at each call."""
-        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_embedder")
+    def options(self) -> Any:
+        """Override where there is something to set: the options of the embedder."""
+        return self.spec.options()
+
+    @pytest.fixture
+    def open_embedder(self, options: Any) -> Callable[[], Awaitable[Embedder]]:
+        """A function that opens the embedder, the same one at each call."""
+        return functools.partial(self.spec.open, options)
 
     @pytest.fixture
     async def embedder(self, open_embedder: Callable[[], Awaitable[Embedder]]) -> AsyncIterator[Embedder]:

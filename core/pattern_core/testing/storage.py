@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from pattern_core.abc import Insert, Storage
 from pattern_core.errors import ClosedError, StorageError
+from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable, DropTable
 
 from .contract import outcome_of
+from .doubles import MemoryStorage
 from .rows import DIMENSIONS, sample_row
 from .storage_filters import FilterRules
+from .storage_processes import ProcessRules
 from .storage_reads import ReadRules
 from .storage_values import ValueRules
 from .storage_writes import WriteRules
@@ -23,23 +28,15 @@ __all__ = ["StorageContract"]
 USERS = TABLES["users"]
 
 
-class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules):
-    """Every rule of `Storage`. A subclass overrides `open_storage`, and `persistent` where nothing is kept.
+class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRules):
+    """Every rule of `Storage`. A subclass sets `spec` and overrides `options`."""
 
-    Attributes:
-        persistent: Whether data is still there after closing and opening again. Where it is not, the tests that
-            need it are skipped.
-    """
-
-    persistent: bool = True
+    spec: StorageSpec
 
     @pytest.fixture
-    def open_storage(self) -> Callable[[], Awaitable[Storage]]:
-        """Override: return a function without arguments that opens the storage.
-
-        The first call in a test opens an empty one; the next calls, always after `aclose`, open the same data.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_storage")
+    def open_storage(self, options: Any) -> Callable[[], Awaitable[Storage]]:
+        """A function that opens the storage: an empty one at first, then, after `aclose`, the same data."""
+        return functools.partial(self.spec.open, options)
 
     @pytest.fixture
     async def storage(self, open_storage: Callable[[], Awaitable[Storage]]) -> AsyncIterator[Storage]:
@@ -54,7 +51,7 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules):
         self, storage: Storage, open_storage: Callable[[], Awaitable[Storage]]
     ) -> Callable[[], Awaitable[Storage]]:
         """A function that closes the storage and opens the same data again."""
-        if not self.persistent:
+        if not (self.spec.persistent or isinstance(storage, MemoryStorage)):
             pytest.skip("this storage keeps nothing")
 
         async def close_and_open() -> Storage:

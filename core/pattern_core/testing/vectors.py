@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pytest
 
 from pattern_core.abc import Storage, Vector, VectorChange, VectorStore
 from pattern_core.errors import ClosedError, InvalidVectorError, StorageError
+from pattern_core.hookspecs import StorageSpec, VectorSpec
 from pattern_core.schema import CreateTable
 
 from .contract import Contract, outcome_of
+from .doubles import MemoryStorage, memory_storage
 from .scene import DIMENSIONS, TASKS, USERS, Scene, axis, clustered
 
 __all__ = ["VectorStoreContract"]
@@ -22,34 +25,41 @@ METRICS: Final = ("cosine", "euclidean", "manhattan")
 
 
 class VectorStoreContract(Contract):
-    """Every rule of `VectorStore`. A subclass overrides `open_storage` and `open_vectors`.
+    """Every rule of `VectorStore`. A subclass sets `spec` and, where it has options to give, overrides `options`.
 
     Attributes:
-        metrics: The metrics that the store knows; tests of others are skipped.
-        persistent: Whether the storage keeps its data. Where it does not, the tests that need it are skipped.
+        spec: What the plugin's hook returns.
+        storage_spec: The storage to search over; if it is not the one in memory, `storage_options` goes with it.
     """
 
-    metrics: frozenset[str] = frozenset(METRICS)
-    persistent: bool = True
+    spec: VectorSpec
+    storage_spec: StorageSpec = memory_storage()
 
     @pytest.fixture
-    def open_storage(self) -> Callable[[], Awaitable[Storage]]:
-        """Override: return a function without arguments that opens the storage.
-
-        The first call in a test opens an empty one; the next calls, always after `aclose`, open the same data.
-        """
-        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_storage")
+    def options(self) -> Any:
+        """Override where there is something to set: the options of the vector store, an empty one in each test."""
+        return self.spec.options()
 
     @pytest.fixture
-    def open_vectors(self) -> Callable[[Storage], Awaitable[VectorStore]]:
-        """Override: return a function that opens the vector store over an open storage."""
-        raise NotImplementedError(f"{type(self).__name__} has to override the fixture open_vectors")
+    def storage_options(self) -> Any:
+        """Override along with `storage_spec`: options that open an empty storage in each test."""
+        return self.storage_spec.options()
+
+    @pytest.fixture
+    def open_storage(self, storage_options: Any) -> Callable[[], Awaitable[Storage]]:
+        """A function that opens the storage: an empty one at first, then, after `aclose`, the same data."""
+        return functools.partial(self.storage_spec.open, storage_options)
+
+    @pytest.fixture
+    def open_vectors(self, options: Any) -> Callable[[Storage], Awaitable[VectorStore]]:
+        """A function that opens the vector store over an open storage."""
+        return functools.partial(self.spec.open, options)
 
     @pytest.fixture(params=METRICS)
     def metric(self, request: pytest.FixtureRequest) -> str:
         """A metric that the store knows."""
         metric = str(request.param)
-        if metric not in self.metrics:
+        if metric not in self.spec.metrics:
             pytest.skip(f"this store does not know {metric}")
         return metric
 
@@ -275,7 +285,7 @@ class VectorStoreContract(Contract):
         If it fails: remember what an index was made for, and compare.
         """
         await scene.write({"near": ("ada", axis(0, 9)), "far": ("ada", (axis(0) + axis(1)))})
-        for metric in sorted(self.metrics):
+        for metric in sorted(self.spec.metrics):
             scene.metric = metric
             await scene.create()
             await scene.check(axis(0), ["ada"])
@@ -356,7 +366,7 @@ class VectorStoreContract(Contract):
 
         If it fails: an index on disk has to hold every change that `apply` acknowledged; one in memory is made anew.
         """
-        if not self.persistent:
+        if not (self.storage_spec.persistent or isinstance(scene.storage, MemoryStorage)):
             pytest.skip("this storage keeps nothing")
         vectors = clustered(np.random.default_rng(9), 60)
         await scene.write({f"t{n}": (USERS[n % 3], vector) for n, vector in enumerate(vectors)})

@@ -2,62 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
-from pattern_core.abc import Storage, VectorStore
 from pattern_core.testing import StorageContract, VectorStoreContract
 from pattern_surreal_embedded.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
-
-OpenStorage = Callable[[], Awaitable[Storage]]
-OpenVectors = Callable[[Storage], Awaitable[VectorStore]]
 
 
 class TestOnDisk(StorageContract):
     """The storage in a folder."""
 
+    spec = pattern_storage()
+
     @pytest.fixture
-    def open_storage(self, tmp_path: Path) -> OpenStorage:
-        """Open the same folder again and again."""
-        return lambda: pattern_storage().open(StorageOptions(path=tmp_path / "pattern.db"))
+    def options(self, tmp_path: Path) -> StorageOptions:
+        """A folder that is not there yet."""
+        return StorageOptions(path=tmp_path / "pattern.db")
 
 
 class TestTemporary(StorageContract):
     """The storage that keeps nothing, in strict mode."""
 
-    persistent = False
+    spec = attrs.evolve(pattern_storage(), persistent=False)
 
     @pytest.fixture
-    def open_storage(self) -> OpenStorage:
-        """Open a new database."""
-        return lambda: pattern_storage().open(StorageOptions(memory=True, strict_mode=True))
+    def options(self) -> StorageOptions:
+        """A new database."""
+        return StorageOptions(memory=True, strict_mode=True)
 
 
 class TestInProcess(VectorStoreContract):
     """The index in this process, which is the default."""
 
-    @pytest.fixture
-    def open_storage(self, tmp_path: Path) -> OpenStorage:
-        """Open the same folder again and again."""
-        return lambda: pattern_storage().open(StorageOptions(path=tmp_path / "pattern.db"))
+    spec = pattern_vectors()
+    storage_spec = pattern_storage()
 
     @pytest.fixture
-    def open_vectors(self) -> OpenVectors:
-        """Open the default index."""
-        return lambda storage: pattern_vectors().open(VectorOptions(), storage)
+    def storage_options(self, tmp_path: Path) -> StorageOptions:
+        """A folder that is not there yet."""
+        return StorageOptions(path=tmp_path / "pattern.db")
 
 
 class TestNative(VectorStoreContract):
     """The engine's own HNSW."""
 
-    @pytest.fixture
-    def open_storage(self, tmp_path: Path) -> OpenStorage:
-        """Open the same folder again and again."""
-        return lambda: pattern_storage().open(StorageOptions(path=tmp_path / "pattern.db"))
+    spec = pattern_vectors()
+    storage_spec = pattern_storage()
 
     @pytest.fixture
-    def open_vectors(self) -> OpenVectors:
-        """Open the engine's index."""
-        return lambda storage: pattern_vectors().open(VectorOptions(index="native"), storage)
+    def options(self) -> VectorOptions:
+        """The engine's index."""
+        return VectorOptions(index="native")
+
+    @pytest.fixture
+    def storage_options(self, tmp_path: Path) -> StorageOptions:
+        """A folder that is not there yet."""
+        return StorageOptions(path=tmp_path / "pattern.db")

@@ -87,5 +87,6 @@ def pattern_vectors() -> VectorSpec:
     return VectorSpec(
         options=VectorOptions,
         open=_open_vectors,
+        approximate=True,  # the native index
         summary="exact search in this process, or SurrealDB's own HNSW",
     )

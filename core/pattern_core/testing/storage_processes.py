@@ -1,0 +1,286 @@
+"""The rules of `Storage` that need a process to die, or several processes to write."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import attrs
+import pytest
+
+from pattern_core.abc import Delete, Insert, Patch, Put, Row, Storage, Write
+from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError, PatternError
+from pattern_core.hookspecs import StorageSpec
+from pattern_core.schema import TABLES, CreateTable
+
+from .contract import Contract
+from .rows import DIMENSIONS, sample_row
+
+__all__ = ["ProcessRules"]
+
+USERS = TABLES["users"]
+AGENTS = TABLES["agents"]
+KILLS: Final = 3
+"""How often a writer is killed in one test."""
+PATIENCE_S: Final = 60
+"""How long a child may be silent before it is taken for stuck, in seconds."""
+
+Open = Callable[[], Awaitable[Storage]]
+Work = Callable[[Storage, Connection, int], Awaitable[None]]
+
+
+@attrs.define
+class Child:
+    """A process of its own that works on the storage.
+
+    Attributes:
+        process: The process.
+        pipe: What the two say to each other.
+    """
+
+    process: Any
+    pipe: Connection
+
+    async def hear(self) -> Any:
+        """Return the next thing that the child says; raise `EOFError` where it has ended."""
+        if not await asyncio.to_thread(self.pipe.poll, PATIENCE_S):
+            pytest.fail(f"the child process said nothing for {PATIENCE_S} s")
+        return self.pipe.recv()
+
+    async def kill(self) -> list[Any]:
+        """Kill the child (SIGKILL), and return what it had said that was not heard yet."""
+        self.process.kill()
+        await asyncio.to_thread(self.process.join)
+        said = []
+        try:
+            while self.pipe.poll():
+                said.append(self.pipe.recv())
+        except EOFError:
+            pass
+        return said
+
+
+async def _run(open_storage: Open, work: Work, pipe: Connection, number: int) -> None:
+    try:
+        async with await open_storage() as storage:
+            await work(storage, pipe, number)
+    except PatternError as error:
+        pipe.send(type(error).__name__)
+
+
+def _main(open_storage: Open, work: Work, pipe: Connection, number: int) -> None:
+    """What a child process does."""
+    asyncio.run(_run(open_storage, work, pipe, number))
+
+
+def step(number: int) -> list[Write]:
+    """Return a batch over two tables that leads from one state to the next."""
+    name = f"{number:06}"
+    batch: list[Write] = [
+        Insert(USERS, sample_row(USERS, name)),
+        Insert(AGENTS, sample_row(AGENTS, name, user_id=name)),
+        Put(USERS, sample_row(USERS, "last", revision=number + 1)),
+    ]
+    if number >= 5:
+        batch += [Delete(USERS, f"{number - 5:06}"), Patch(AGENTS, f"{number - 5:06}", {"name": "gone"})]
+    return batch
+
+
+def state(steps: int) -> tuple[list[str], dict[str, str]]:
+    """Return what is there after some steps: the users, and each agent's name."""
+    users = [f"{n:06}" for n in range(max(0, steps - 5), steps)]
+    agents = {f"{n:06}": "gone" if n < steps - 5 else f"name of {n:06}" for n in range(steps)}
+    return [*users, "last"] if steps else [], agents
+
+
+async def write_without_end(storage: Storage, pipe: Connection, number: int) -> None:
+    """Take step after step, and say each that was acknowledged."""
+    while True:
+        await storage.commit(step(number))
+        pipe.send(number)
+        number += 1
+
+
+async def open_only(storage: Storage, pipe: Connection, number: int) -> None:  # noqa: ARG001 - as all work has
+    """Say what is there."""
+    pipe.send(sorted(await storage.tables()))
+
+
+async def increment(storage: Storage, pipe: Connection, number: int) -> None:
+    """Add 1 to a record's revision a number of times, as often as it takes."""
+    pipe.send("ready")
+    pipe.recv()
+    for _ in range(number):
+        while True:
+            (row,) = await storage.get(USERS, ["counter"])
+            assert row is not None
+            try:
+                await storage.commit([Patch(USERS, "counter", {"revision": row["revision"] + 1}, row["revision"])])
+            except ConflictError:
+                await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - so that they do not march in step
+            else:
+                break
+    pipe.send("done")
+
+
+async def insert_first(storage: Storage, pipe: Connection, number: int) -> None:
+    """Try to insert records that others try to insert at the same time, and say which were one's own."""
+    pipe.send("ready")
+    pipe.recv()
+    won = []
+    for key in range(10):
+        try:
+            agent = sample_row(AGENTS, f"{key} of {number}", user_id="u1", agent_type=f"type {key}")
+            await storage.commit([Insert(USERS, sample_row(USERS, f"u{key}")), Insert(AGENTS, agent)])
+        except AlreadyExistsError:
+            continue
+        won.append(key)
+    pipe.send(won)
+
+
+async def answer(storage: Storage, pipe: Connection, number: int) -> None:
+    """Insert a record, then say what one has seen of another's."""
+    await storage.commit([Insert(USERS, sample_row(USERS, f"child {number}"))])
+    pipe.send("written")
+    wanted = pipe.recv()
+    pipe.send([row is not None for row in await storage.get(USERS, wanted)] + [await storage.count(USERS)])
+
+
+class ProcessRules(Contract):
+    """Nothing acknowledged is lost when a process dies, and processes do not get into each other's way."""
+
+    spec: StorageSpec
+
+    @pytest.fixture
+    def start(self, open_storage: Open) -> Iterator[Callable[[Work, int], Child]]:
+        """A function that starts a child process on the storage. What it opens has to be picklable."""
+        context = multiprocessing.get_context("spawn")
+        children: list[Child] = []
+
+        def start(work: Work, number: int) -> Child:
+            mine, its = context.Pipe()
+            process = context.Process(target=_main, args=(open_storage, work, its, number), daemon=True)
+            process.start()
+            its.close()
+            children.append(Child(process, mine))
+            return children[-1]
+
+        yield start
+        for child in children:
+            child.process.kill()
+            child.process.join()
+            child.process.close()
+            child.pipe.close()
+
+    @pytest.fixture
+    async def tables(self, open_storage: Open) -> None:
+        """All tables are there, and nobody has them open."""
+        if not self.spec.persistent:
+            pytest.skip("this storage ends with its process")
+        async with await open_storage() as storage:
+            for table in TABLES.values():
+                await storage.apply_schema(CreateTable(table, DIMENSIONS))
+
+    @pytest.fixture
+    async def shared(self, tables: None, open_storage: Open) -> AsyncIterator[Storage]:
+        """An open storage with all tables, which others may open, too."""
+        if not self.spec.processes:
+            pytest.skip("this storage belongs to one process at a time")
+        async with await open_storage() as storage:
+            yield storage
+
+    async def test_a_killed_process_loses_nothing_acknowledged(
+        self, tables: None, open_storage: Open, start: Callable[[Work, int], Child]
+    ) -> None:
+        """After kill -9 at any moment, every acknowledged batch is there, and none is there in part.
+
+        If it fails: a batch over several tables needs one transaction, or a log that is replayed on opening; `commit`
+        returns after the engine has synced.
+        """
+        taken, dice = 0, random.Random(1)  # noqa: S311 - the moments of death, the same in each run
+        for _ in range(KILLS):
+            child = start(write_without_end, taken)
+            for _ in range(dice.randrange(1, 12)):
+                taken = await child.hear() + 1
+            await asyncio.sleep(dice.uniform(0, 0.02))
+            taken += len(await child.kill())
+            async with await open_storage() as storage:
+                found = await _state(storage)
+                assert found in (state(taken), state(taken + 1)), (
+                    "the last step may be there unacknowledged, as a whole"
+                )
+                taken = len(found[1])
+
+    async def test_a_second_process_is_refused_where_one_owns_the_storage(
+        self, tables: None, open_storage: Open, start: Callable[[Work, int], Child]
+    ) -> None:
+        """Where several processes cannot share the storage, `open` raises `DatabaseLockedError` for the second.
+
+        If it fails: take a lock file before anything is read. Where processes can share it, say so in the spec.
+        """
+        if self.spec.processes:
+            pytest.skip("this storage may be open in several processes")
+        async with await open_storage():
+            assert await start(open_only, 0).hear() == DatabaseLockedError.__name__
+        assert await start(open_only, 0).hear() == sorted(TABLES)
+
+    async def test_processes_lose_no_update(self, shared: Storage, start: Callable[[Work, int], Child]) -> None:
+        """Increments of one record from several processes, each with the revision it read, all count.
+
+        If it fails: check revisions inside the engine's transaction, or under a lock that all processes share.
+        """
+        await shared.commit([Insert(USERS, sample_row(USERS, "counter"))])
+        children = [start(increment, 10) for _ in range(3)]
+        await _together(children)
+        assert [await child.hear() for child in children] == ["done"] * 3
+        (row,) = await shared.get(USERS, ["counter"])
+        assert row is not None
+        assert row["revision"] == 31
+
+    async def test_one_insert_of_many_processes_wins(
+        self, shared: Storage, start: Callable[[Work, int], Child]
+    ) -> None:
+        """Of processes that insert the same ids and unique keys at once, each is won by one; nothing is there twice.
+
+        If it fails: check that ids and keys are free inside the engine's transaction, or under a lock of all processes.
+        """
+        children = [start(insert_first, number) for number in range(3)]
+        await _together(children)
+        won = [key for child in children for key in await child.hear()]
+        assert sorted(won) == list(range(10))
+        assert len(await shared.find(USERS)) == 10
+        assert sorted(row["agent_type"] for row in await shared.find(AGENTS)) == [f"type {key}" for key in range(10)]
+
+    async def test_processes_see_each_others_writes_at_once(
+        self, shared: Storage, start: Callable[[Work, int], Child]
+    ) -> None:
+        """What one process has acknowledged, another one's next read finds.
+
+        If it fails: look for a newer state before each read (a read consistency interval of zero, no cached snapshot).
+        """
+        await shared.find(USERS)
+        child = start(answer, 1)
+        assert await child.hear() == "written"
+        assert [row["id"] for row in await shared.find(USERS)] == ["child 1"]
+        assert await shared.get(USERS, ["child 1"]) != [None]
+        await shared.commit([Insert(USERS, sample_row(USERS, "parent")), Delete(USERS, "child 1")])
+        child.pipe.send(["parent", "child 1"])
+        assert await child.hear() == [True, False, 1]
+
+
+async def _together(children: list[Child]) -> None:
+    """Let children begin at the same moment."""
+    for child in children:
+        assert await child.hear() == "ready"
+    for child in children:
+        child.pipe.send("go")
+
+
+async def _state(storage: Storage) -> tuple[list[str], dict[str, str]]:
+    users: list[Row] = await storage.find(USERS)
+    agents = await storage.find(AGENTS)
+    return [row["id"] for row in users], {row["id"]: row["name"] for row in agents}

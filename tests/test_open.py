@@ -23,6 +23,7 @@ from pattern_core.errors import (
     UnknownOptionError,
 )
 from pattern_core.maintenance.metadata import read_metadata
+from pattern_core.maintenance.migrate import LATEST
 from pattern_core.schema import TABLES
 
 pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
@@ -138,7 +139,7 @@ class TestRefusals:
 
         assert (row["embedding_model"], row["embedding_dimensions"]) == (signature.model, 256)
         assert Signature.from_json(row["embedding_signature"]) == signature
-        assert row["schema_version"] == 1
+        assert row["schema_version"] == LATEST
 
     async def test_a_second_opener(self, tmp_path: Path) -> None:
         """A second opener gets a clear error at once that names the owner, in this process and in another."""
@@ -216,7 +217,7 @@ async def test_vectors_survive_to_the_bit(tmp_path: Path) -> None:
         before = (await db.memories.get(memory.id, with_embedding=True)).embedding
     async with pattern_core.open(config(tmp_path)) as db:
         after = (await db.memories.get(memory.id, with_embedding=True)).embedding
-        assert (await read_metadata(db.storage)).schema_version == 1
+        assert (await read_metadata(db.storage)).schema_version == LATEST
 
     assert before is not None
     assert after is not None

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pattern_core.errors import DuplicatePluginError, PluginError, PluginNotFoundError
+import pattern_core
+from pattern_core.errors import ConfigError, DuplicatePluginError, PluginError, PluginNotFoundError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from pattern_core.plugins import Role, installed_plugins, load_plugin
 
@@ -134,3 +135,33 @@ def test_only_the_named_one_is_imported(install: Install) -> None:
     load_plugin("acme", StorageSpec)
 
     assert "broken_module" not in sys.modules
+
+
+@pytest.mark.anyio
+async def test_a_vector_search_over_certain_storages(install: Install) -> None:
+    """A vector search that works over some storages only is refused over others, before anything is opened."""
+    install(
+        "third-memory",
+        "third_memory",
+        """
+import attrs
+from pattern_core import exact
+from pattern_core.hookspecs import hookimpl
+from pattern_core.testing import memory_storage
+
+@hookimpl
+def pattern_storage():
+    return memory_storage()
+
+@hookimpl
+def pattern_vectors():
+    return attrs.evolve(exact.pattern_vectors(), storages=frozenset({"hers", "his"}))
+""",
+        "mine",
+    )
+    config = {"database": {"type": "mine"}, "embeddings": {"provider": "hashing"}}
+    with pytest.raises(ConfigError, match="mine searches over hers, his only, and the database is mine") as caught:
+        await pattern_core.open(config | {"vectors": {"provider": "mine"}})
+    assert caught.value.key == "vectors.provider"
+    async with pattern_core.open(config) as db:
+        assert await db.users.count() == 0

@@ -42,6 +42,7 @@ from pattern_core.testing import (
     VectorStoreContract,
     letter_embeddings,
     memory_storage,
+    mirror_vectors,
     sample_row,
 )
 from pattern_core.testing.scene import DIMENSIONS as SCENE_DIMENSIONS
@@ -67,6 +68,12 @@ class TestExactIndex(VectorStoreContract):
     """The built-in vector search keeps its contract."""
 
     spec = pattern_vectors()
+
+
+class TestMirrorIndex(VectorStoreContract):
+    """The external double keeps the contract that it stands in for."""
+
+    spec = mirror_vectors()
 
 
 class TestLetterEmbedder(EmbedderContract):

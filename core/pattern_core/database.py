@@ -10,15 +10,16 @@ from typing import Any, Final, TypeVar
 
 import attrs
 
-from .abc import AsyncResource, Embedder, Health, IndexSpec, Storage, VectorStore
+from .abc import AsyncResource, Detail, Embedder, Health, Storage, VectorStore
 from .config import Config, ConfigSource, load_config
 from .embedding import Embeddings
 from .errors import ConfigError, PatternError, nearest
 from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from .maintenance.indexes import index_specs
 from .maintenance.metadata import read_metadata
 from .maintenance.migrate import migrate_up
 from .options import structure_options
-from .plugins import load_plugin
+from .plugins import load_plugin, plugin_name
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -29,7 +30,6 @@ from .repositories import (
     UserRepository,
 )
 from .retry import repeat
-from .schema import TABLES
 from .session import Direct, Session, Transaction
 
 __all__ = ["Database", "Repositories", "open", "open_storage"]
@@ -124,6 +124,22 @@ class Database(Repositories, AsyncResource):
 
         return await repeat(once, attempts=attempts, turn=self._session.retries)
 
+    async def catch_up(self) -> None:
+        """Return when the vector index holds all that is acknowledged. Opening and searching do this by themselves.
+
+        Raises:
+            PatternError: The index is kept in a place of its own, is behind, and cannot be reached.
+        """
+        await self._session.catch_up()
+
+    async def maintain(self) -> dict[str, Mapping[str, Detail]]:
+        """Do now the upkeep that storage and vector search would do in time.
+
+        Returns:
+            What was done, by part.
+        """
+        return {"storage": await self.storage.maintain(), "vectors": await self.vectors.maintain()}
+
     async def health(self) -> dict[str, Health]:
         """Ask every part whether it works.
 
@@ -166,6 +182,7 @@ def _parts(config: Config) -> _Parts:
     storage = load_plugin(config.database.provider or "", StorageSpec)
     name = config.vectors.provider or storage.vectors
     vectors = load_plugin(name, VectorSpec)
+    _check_storage(config, name, vectors)
     if config.metric not in vectors.metrics:
         message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
         raise ConfigError(message, key="vectors.metric")
@@ -175,6 +192,14 @@ def _parts(config: Config) -> _Parts:
         functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
         functools.partial(embeddings.open, _options(config, embeddings.options, "embeddings")),
     )
+
+
+def _check_storage(config: Config, name: str, vectors: VectorSpec) -> None:
+    chosen = plugin_name(config.database.provider or "")
+    if vectors.storages is not None and chosen not in vectors.storages:
+        over = ", ".join(sorted(vectors.storages))
+        message = f"vectors.provider: {name} searches over {over} only, and the database is {chosen}. Choose another."
+        raise ConfigError(message, key="vectors.provider")
 
 
 def _options(config: Config, options: type[Any], section: str) -> Any:
@@ -238,12 +263,13 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             signature = known.signature or await embeddings.signature()
             await migrate_up(storage, signature, backups=_backups(config))
             vectors = await opened.enter_async_context(await parts.vectors(storage))
-            for table in TABLES.values():
-                if table.vector is not None:
-                    await vectors.create(IndexSpec(table, signature.dimensions, config.metric))
+            for spec in await index_specs(storage, config.metric):
+                await vectors.create(spec)
             embeddings.expect(signature)
+            database = Database(config, storage, vectors, embeddings)
+            await database.catch_up()
             opened.pop_all()
-        return Database(config, storage, vectors, embeddings)
+        return database
 
 
 def _backups(config: Config) -> Any:

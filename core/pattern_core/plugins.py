@@ -16,13 +16,14 @@ from . import hookspecs
 from .errors import DuplicatePluginError, PluginError, PluginNotFoundError, nearest
 from .hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec, VectorSpec
 
-__all__ = ["ALIASES", "PluginInfo", "Role", "installed_plugins", "load_plugin"]
+__all__ = ["PluginInfo", "Role", "installed_plugins", "load_plugin", "plugin_name"]
 
 ALIASES: Final = {"embedded": "surreal-embedded", "remote": "surreal-remote", "candle": "torch"}
 """Words of older configurations, and what they mean here."""
 
 EXTRAS: Final = {
     "surreal-embedded": "surreal-embedded",
+    "lancedb": "lancedb",
     "torch": "torch",
 }
 """The plugins that are published with pattern-core, and the extra that installs each."""
@@ -71,6 +72,18 @@ class PluginInfo:
     error: str | None = None
 
 
+def plugin_name(word: str) -> str:
+    """Return the name of the plugin that a word of the configuration means.
+
+    Args:
+        word: The name, or an older word for it.
+
+    Returns:
+        The name as plugins declare it.
+    """
+    return ALIASES.get(word, word)
+
+
 def load_plugin(name: str, kind: type[Spec]) -> Spec:
     """Load one plugin and return what it says of one of its roles.
 
@@ -86,7 +99,7 @@ def load_plugin(name: str, kind: type[Spec]) -> Spec:
         DuplicatePluginError: Several distributions do.
         PluginError: It fails on import, or breaks the rules for hooks.
     """
-    name = ALIASES.get(name, name)
+    name = plugin_name(name)
     role = _ROLES[kind]
     found = _entry_points(name)
     if not found:

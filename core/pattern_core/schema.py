@@ -17,7 +17,7 @@ from .models import Energy, Priority, Role, TaskStatus
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TABLES", "Column", "CreateTable", "DropTable", "Kind", "Order", "SchemaStep", "Table"]
+__all__ = ["OUTBOX", "TABLES", "Column", "CreateTable", "DropTable", "Kind", "Order", "SchemaStep", "Table"]
 
 
 class Kind(enum.Enum):
@@ -357,4 +357,12 @@ _ALL: Final = (
 )
 
 TABLES: Final[Mapping[str, Table]] = MappingProxyType({table.name: table for table in _ALL})
-"""The tables by name, in the order in which they are created."""
+"""The tables of records by name, in the order in which they are created."""
+
+OUTBOX: Final = _table(
+    "vector_outbox",
+    Column("record_table", Kind.TEXT),
+    Column("record_id", Kind.TEXT),
+    Column("record_partition", Kind.TEXT),
+)
+"""Which records an external index has yet to learn of (`pattern_core.indexing`)."""

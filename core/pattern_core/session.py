@@ -33,9 +33,10 @@ from .abc import (
 )
 from .clock import utc_now
 from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError, StorageError
+from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError
 from .exact import score
 from .filters import And, Field, Filter, matches
+from .indexing import Change, indexer_for
 from .retry import repeat
 from .schema import Order, Table
 
@@ -92,6 +93,11 @@ class Edit:
         if column.name not in self.after:  # it was not read, and not made anew
             return None
         return VectorChange(self.id, self.after[partition], self.after[column.name])
+
+
+def _changes(edits: Sequence[Edit]) -> list[Change]:
+    found = [(edit.table, edit.vector_change()) for edit in edits]
+    return [(table, change) for table, change in found if change is not None]
 
 
 def differs(new: Any, old: Any) -> bool:
@@ -182,6 +188,7 @@ class Direct(Session):
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
+        self._indexer = indexer_for(storage, vectors)
         self.retries = asyncio.Lock()
         self._closed = False
 
@@ -215,11 +222,11 @@ class Direct(Session):
         own = [edit for edit in edits if isinstance(edit, Edit)]
         await self.commit(
             [edit.write() if isinstance(edit, Edit) else edit for edit in edits],
-            [(edit.table, edit.vector_change()) for edit in own],
+            _changes(own),
         )
         return [edit.after for edit in own if edit.after is not None]
 
-    async def commit(self, batch: Sequence[Write], changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
+    async def commit(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
         """Commit a batch and make the index agree with it, also when the caller is cancelled meanwhile."""
         self._check_open()
         task = asyncio.create_task(self._commit(batch, changes))
@@ -227,38 +234,19 @@ class Direct(Session):
         task.add_done_callback(self._commits.discard)
         await asyncio.shield(task)
 
-    async def _commit(self, batch: Sequence[Write], changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
+    async def _commit(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
         async with self._order:  # two commits of one record must reach the index in the order of the storage
-            try:
-                await self.storage.commit(batch)
-            except StorageError:
-                await self._read_back(changes)
-                raise
-            await self._update_index(changes)
+            await self._indexer.commit(batch, changes)
 
-    async def _read_back(self, changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
-        """Make the index agree with the storage where nobody knows whether a commit took effect."""
-        actual: list[tuple[Table, VectorChange | None]] = []
-        with contextlib.suppress(StorageError):  # an engine that is gone answers no search either
-            for table, change in changes:
-                if change is not None and table.vector is not None:
-                    (row,) = await self.storage.get(table, [change.id], vectors=True)
-                    vector = None if row is None else row[table.vector.name]
-                    actual.append((table, attrs.evolve(change, vector=vector)))
-            await self._update_index(actual)
-
-    async def _update_index(self, changes: Sequence[tuple[Table, VectorChange | None]]) -> None:
-        by_table: dict[str, tuple[Table, list[VectorChange]]] = {}
-        for table, change in changes:
-            if change is not None:
-                by_table.setdefault(table.name, (table, []))[1].append(change)
-        for table, found in by_table.values():
-            await self.vectors.apply(table, found)
+    async def catch_up(self) -> None:
+        """Return when the index holds everything that is acknowledged; only an external one may be behind."""
+        await self._indexer.catch_up(self._order)
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, where: Filter | None
     ) -> list[Found]:
         self._check_open()
+        await self.catch_up()
         wanted = limit if where is None else limit * FIRST_SEARCH
         found = await self.vectors.search(table, vector, partitions=partitions, limit=wanted)
         hits = await self._fetch(table, found, partitions, where)
@@ -289,6 +277,7 @@ class Direct(Session):
         self._closed = True
         if self._commits:
             await asyncio.wait(self._commits)
+        await self._indexer.finish()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -431,7 +420,7 @@ class Transaction(Session):
         try:
             await self._direct.commit(
                 [*checks, *(edit.write() for edit in gone), *self._vacant, *(edit.write() for edit in rest)],
-                [(edit.table, edit.vector_change()) for edit in edits],
+                _changes(edits),
             )
         except AlreadyExistsError as error:
             # It was free when the edit was staged.

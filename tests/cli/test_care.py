@@ -16,6 +16,7 @@ from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
 from pattern_core.database import open_storage
 from pattern_core.maintenance.metadata import read_metadata, stamp
+from pattern_core.maintenance.migrate import LATEST
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -89,7 +90,7 @@ class TestStatus:
         assert found["config"] == str(project / "pattern.toml")
         assert found["database"]["location"] == str(project / "pattern.db")
         assert found["database"]["ok"] is True
-        assert found["schema"] == {"version": 0, "latest": 1}
+        assert found["schema"] == {"version": 0, "latest": LATEST}
         assert found["embeddings"] == {"provider": "hashing", "signature": None}
         assert found["records"] == {}
         assert found["database"]["exists"] is False
@@ -102,7 +103,7 @@ class TestStatus:
         """The model, the records and the vectors are told."""
         found = _json(pattern("status", "--json"))
 
-        assert found["schema"]["version"] == 1
+        assert found["schema"]["version"] == LATEST
         assert found["embeddings"]["signature"]["provider"] == "hashing"
         assert found["records"]["memory_blocks"] == 3
         assert found["records"]["agents"] == 1
@@ -217,7 +218,7 @@ class TestDoctor:
         assert answer.returncode == 1
         assert "fail\tschema\tthe database has schema version 99" in answer.stdout
         assert "pip install --upgrade pattern-core" in answer.stdout
-        assert _json(pattern("status", "--json"))["schema"] == {"version": 99, "latest": 1}
+        assert _json(pattern("status", "--json"))["schema"] == {"version": 99, "latest": LATEST}
         assert pattern("memory", "list", "Archive").returncode == 1
 
     def test_an_unknown_option(self, pattern: Pattern, project: Path) -> None:
@@ -316,21 +317,23 @@ class TestPlugins:
 class TestMigrate:
     def test_up_and_down(self, pattern: Pattern, project: Path) -> None:
         """The schema goes up, and down again, and each step is told."""
-        assert pattern("migrate", "status").stdout == "Schema version 0 of 1: 1 to apply.\n"
+        assert pattern("migrate", "status").stdout == "Schema version 0 of 2: 2 to apply.\n"
         plan = _json(pattern("migrate", "plan", "--json"))
-        assert (plan["current"], plan["target"]) == (0, 1)
-        assert [each["version"] for each in plan["migrations"]] == [1]
+        assert (plan["current"], plan["target"]) == (0, 2)
+        assert [each["version"] for each in plan["migrations"]] == [1, 2]
         assert "up\tcreate the tables" in pattern("migrate", "plan").stdout
 
         assert _json(pattern("migrate", "up", "--json")) == plan
-        assert _json(pattern("migrate", "status", "--json")) == {"current": 1, "latest": 1, "pending": 0}
+        assert _json(pattern("migrate", "status", "--json")) == {"current": 2, "latest": 2, "pending": 0}
         assert "Nothing to do" in pattern("migrate", "plan").stderr
         assert "0 migrations were applied" in pattern("migrate", "up").stdout
         assert "down\tcreate the tables" in pattern("migrate", "plan", "--to", "0").stdout
 
         assert pattern("migrate", "down", "--to", "0").returncode == 2
+        assert _json(pattern("migrate", "down", "--to", "1", "--yes", "--json"))["target"] == 1
+        assert _json(pattern("migrate", "up", "--json"))["current"] == 1
         down = _json(pattern("migrate", "down", "--to", "0", "--yes", "--json"))
-        assert (down["current"], down["target"]) == (1, 0)
+        assert (down["current"], down["target"]) == (2, 0)
         assert _json(pattern("migrate", "status", "--json"))["current"] == 0
         assert list((project / "pattern-backups").iterdir())
 
@@ -340,6 +343,35 @@ class TestMigrate:
         assert pattern("migrate", "down", "--to", "0", "--yes").returncode == 1
         assert pattern("migrate", "down", "--yes").returncode == 2
         assert pattern("migrate", "plan", "--to", "-1").returncode == 2
+
+
+class TestVectors:
+    def test_they_agree(self, pattern: Pattern, archive: Path) -> None:
+        """The indexes hold what the records have, by counting and by looking for each; a new one does, too."""
+        found = {each["table"]: each for each in _json(pattern("vectors", "status", "--json"))["items"]}
+        assert found["memory_blocks"] == {
+            "ok": True,
+            "table": "memory_blocks",
+            "records": 3,
+            "indexed": 3,
+            "pending": 0,
+        }
+        (report,) = _json(pattern("vectors", "verify", "memory_blocks", "--json"))["items"]
+        assert (report["ok"], report["checked"], report["surplus"]) == (True, 3, 0)
+        assert "memory_blocks\t3\t0\t0\n" in pattern("vectors", "verify").stdout
+        assert _json(pattern("vectors", "rebuild", "memory_blocks", "--json")) == {"vectors": {"memory_blocks": 3}}
+        assert "memory_blocks\t3\t3\t0\n" in pattern("vectors", "status").stdout
+
+    def test_a_table_without_vectors(self, pattern: Pattern, archive: Path) -> None:
+        """A table that has no index is refused, with the nearest that has one."""
+        refused = pattern("vectors", "rebuild", "memory_block")
+        assert refused.returncode == 2
+        assert "memory_blocks" in refused.stderr
+
+    def test_upkeep(self, pattern: Pattern, archive: Path) -> None:
+        """What there was to do is told, also where an engine needs no upkeep."""
+        assert _json(pattern("maintain", "--json")).keys() == {"storage", "vectors"}
+        assert "nothing to do" in pattern("maintain").stdout
 
 
 class TestBackup:

@@ -14,6 +14,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from pattern_core.maintenance.migrate import LATEST
+
 pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
 termios = pytest.importorskip("termios")
 
@@ -172,7 +174,7 @@ def test_questions(archive: Path, pattern: Pattern) -> None:
         assert f"Delete the {verb} {name}" in told
     code, told = _at_terminal("migrate", "down", "--to", "0", answer="n\n")
     assert code == 1
-    assert "from version 1 down to 0" in told
+    assert f"from version {LATEST} down to 0" in told
     assert pattern("agent", "show", "Archive").returncode == 0
 
 

@@ -8,19 +8,19 @@ import pytest
 
 import pattern_core
 from pattern_core import hashing
-from pattern_core.abc import Embedder, IndexSpec
+from pattern_core.abc import Embedder
 from pattern_core.config import load_config
 from pattern_core.database import Database
 from pattern_core.embedding import Embeddings
 from pattern_core.exact import ExactIndex
+from pattern_core.maintenance.indexes import index_specs
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.schema import TABLES
-from pattern_core.testing.doubles import MemoryStorage
+from pattern_core.testing import MemoryStorage, MirrorIndex
 
 DIMENSIONS = 256
 
 
-async def _in_memory() -> Database:
+async def _in_memory(*, external: bool) -> Database:
     """Wire a database as `pattern_core.open` does, over the storage that needs no plugin."""
 
     async def load() -> Embedder:
@@ -31,18 +31,17 @@ async def _in_memory() -> Database:
     embeddings = Embeddings(load, "error")
     signature = await embeddings.signature()
     await migrate_up(storage, signature)
-    vectors = ExactIndex(storage)
-    for table in TABLES.values():
-        if table.vector is not None:
-            await vectors.create(IndexSpec(table, signature.dimensions, "cosine"))
+    vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)
+    for spec in await index_specs(storage, "cosine"):
+        await vectors.create(spec)
     return Database(load_config({}), storage, vectors, embeddings)
 
 
-@pytest.fixture(params=["memory", "surreal-embedded", "surreal-embedded-native"])
+@pytest.fixture(params=["memory", "memory-external", "surreal-embedded", "surreal-embedded-native"])
 async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """An empty database, on the storage double and on the real engine with both of its indexes."""
-    if request.param == "memory":
-        async with await _in_memory() as database:
+    if request.param.startswith("memory"):
+        async with await _in_memory(external=request.param == "memory-external") as database:
             yield database
         return
     pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")

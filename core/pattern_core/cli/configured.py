@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pattern_core.errors import PatternError, SignatureMismatchError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from pattern_core.options import structure_options
-from pattern_core.plugins import ALIASES, load_plugin
+from pattern_core.plugins import load_plugin, plugin_name
 
 if TYPE_CHECKING:
     from pattern_core.abc import Signature
@@ -69,7 +69,7 @@ def mismatch_of(config: Config, stored: Signature | None) -> str:
     if stored is None:
         return ""
     name = config.embeddings.provider or ""
-    configured = {"provider": ALIASES.get(name, name)} | {
+    configured = {"provider": plugin_name(name)} | {
         field: value for field in ("model", "dimensions") if (value := getattr(options, field, None)) is not None
     }
     if all(getattr(stored, field) == value for field, value in configured.items()):

@@ -18,10 +18,9 @@ from pattern_core.config import load_config
 from pattern_core.database import open as open_database
 from pattern_core.database import open_storage
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
-from pattern_core.filters import Field
+from pattern_core.maintenance.indexes import index_specs, index_status
 from pattern_core.maintenance.metadata import read_metadata
 from pattern_core.maintenance.migrate import LATEST, plan
-from pattern_core.schema import TABLES
 from pattern_core.validators import as_vector
 
 from .base import Settings, Verb
@@ -208,12 +207,9 @@ async def _check_index(config: Config, report: Report) -> None:
     """Compare what the vector index holds with what the storage does."""
     with _failing(report, "index"):
         async with open_database(config, load_model=False) as database:
-            found = {}
-            for table in TABLES.values():
-                if table.vector is not None:
-                    wanted = await database.storage.count(table, ~Field(table.vector.name).is_null())
-                    found[table.name.replace("_", " ")] = (await database.vectors.count(table), wanted)
-        words = ", ".join(f"{held:,} of {wanted:,} {name}" for name, (held, wanted) in found.items())
-        agrees = all(held == wanted for held, wanted in found.values())
-        hint = "" if agrees else ". The index does not agree with the storage: please report this as a bug."
+            specs = await index_specs(database.storage, config.metric)
+            found = [await index_status(database.storage, database.vectors, spec.table) for spec in specs]
+        words = ", ".join(f"{each.indexed:,} of {each.records:,} {each.table.replace('_', ' ')}" for each in found)
+        agrees = all(each.ok for each in found)
+        hint = "" if agrees else ". The index does not agree with the records: pattern vectors rebuild."
         report(Check("index", "ok" if agrees else "fail", f"can find {words}{hint}"))

@@ -74,12 +74,12 @@ def init(settings: Settings, path: str, force: bool, provider: str | None) -> No
     The database is made beside it when it is first used.
     """
     from pattern_core.hookspecs import EmbeddingSpec
-    from pattern_core.plugins import ALIASES, Role, installed_plugins, load_plugin
+    from pattern_core.plugins import Role, installed_plugins, load_plugin, plugin_name
 
     if provider is None:
         usable = {each.name for each in installed_plugins() if Role.EMBEDDINGS in each.roles}
         provider = "torch" if "torch" in usable else "hashing"
-    provider = ALIASES.get(provider, provider)
+    provider = plugin_name(provider)
     semantic = load_plugin(provider, EmbeddingSpec).semantic
     shipped = importlib.util.find_spec(WEIGHTS) is not None
     torch = TORCH + (SHIPPED if shipped else FETCHED) + NO_MODEL

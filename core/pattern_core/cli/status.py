@@ -161,7 +161,7 @@ def _used(settings: Settings) -> set[str | None]:
     from pattern_core.config import load_config
     from pattern_core.errors import PatternError
     from pattern_core.hookspecs import StorageSpec
-    from pattern_core.plugins import ALIASES, load_plugin
+    from pattern_core.plugins import load_plugin, plugin_name
 
     names: set[str | None] = set()
     with contextlib.suppress(PatternError):  # the plugins are listed all the same
@@ -169,4 +169,4 @@ def _used(settings: Settings) -> set[str | None]:
         names |= {config.database.provider, config.vectors.provider, config.embeddings.provider}
         if config.vectors.provider is None:
             names.add(load_plugin(config.database.provider or "", StorageSpec).vectors)
-    return {ALIASES.get(name or "", name) for name in names}
+    return {plugin_name(name) for name in names if name}

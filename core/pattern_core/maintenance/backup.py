@@ -14,7 +14,7 @@ import numpy as np
 from pattern_core.abc import Insert, Row, Storage
 from pattern_core.clock import utc_now
 from pattern_core.errors import StorageError
-from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
+from pattern_core.schema import OUTBOX, TABLES, CreateTable, DropTable, Kind, Table
 from pattern_core.validators import as_utc
 
 if TYPE_CHECKING:
@@ -95,12 +95,14 @@ async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) 
         raise StorageError(f"{folder} holds the backup of a database that was never set up: there is nothing to read")
     await _empty(storage)
     tables = [TABLES[name] for name in expected]
-    for table in tables:
+    for table in (*tables, OUTBOX):
         await storage.apply_schema(CreateTable(table, about[0]["embedding_dimensions"]))
     counts = {}
     for table in sorted(tables, key=lambda each: each is _METADATA):
         count = 0
         async for rows in _read(table, folder):
+            if table is _METADATA:  # another database, whose indexes are its own
+                rows = [row | {"created_at": utc_now()} for row in rows]  # noqa: PLW2901
             await storage.commit([Insert(table, row) for row in rows])
             count += len(rows)
             progress(table.name, len(rows))
@@ -131,9 +133,9 @@ def read_manifest(folder: Path) -> dict[str, int]:
 async def _empty(storage: Storage) -> None:
     """Remove all tables, if none of them holds what could be lost."""
     present = await storage.tables()
-    tables = [table for table in TABLES.values() if table.name in present]
+    tables = [table for table in (*TABLES.values(), OUTBOX) if table.name in present]
     for table in tables:
-        if table is not _METADATA and (count := await storage.count(table)):
+        if table.name in TABLES and table is not _METADATA and (count := await storage.count(table)):
             message = f"the database holds records ({count:,} {table.name}). Restore into a new one."
             raise StorageError(message)
     for table in reversed(tables):

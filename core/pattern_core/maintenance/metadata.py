@@ -23,11 +23,13 @@ class Metadata:
         schema_version: The version of its schema; 0 before the first migration.
         signature: What made its vectors; None before the first migration.
         revision: The revision of the record; 0 where there is none.
+        identity: What tells this database from all others; empty before the first migration.
     """
 
     schema_version: int = 0
     signature: Signature | None = None
     revision: int = 0
+    identity: str = ""
 
 
 async def read_metadata(storage: Storage) -> Metadata:
@@ -51,7 +53,7 @@ async def read_metadata(storage: Storage) -> Metadata:
             f"the database's embedding signature cannot be read ({error}); a newer version has probably written it. "
             f"Update: pip install --upgrade pattern-core"
         ) from error
-    return Metadata(row["schema_version"], signature, row["revision"])
+    return Metadata(row["schema_version"], signature, row["revision"], row["created_at"].isoformat())
 
 
 async def stamp(storage: Storage, known: Metadata, version: int, signature: Signature) -> Metadata:
@@ -83,4 +85,4 @@ async def stamp(storage: Storage, known: Metadata, version: int, signature: Sign
         await storage.commit([Patch(_TABLE, _ID, row, known.revision)])
     else:
         await storage.commit([Insert(_TABLE, {"id": _ID, "created_at": now, **row})])
-    return Metadata(version, signature, known.revision + 1)
+    return Metadata(version, signature, known.revision + 1, known.identity or now.isoformat())

@@ -14,12 +14,12 @@ import attrs
 
 from pattern_core.abc import Signature, Storage
 from pattern_core.errors import AlreadyExistsError, ConflictError, MigrationError
-from pattern_core.schema import TABLES, CreateTable, DropTable, Table
+from pattern_core.schema import OUTBOX, TABLES, CreateTable, DropTable, Table
 
 from .backup import back_up
 from .metadata import Metadata, read_metadata, stamp
 
-__all__ = ["MIGRATIONS", "Migration", "Plan", "migrate_down", "migrate_up", "plan"]
+__all__ = ["LATEST", "MIGRATIONS", "Migration", "Plan", "migrate_down", "migrate_up", "plan"]
 
 
 @attrs.frozen
@@ -43,6 +43,7 @@ MIGRATIONS: Final = (
         "create the tables of users, agents, memories, conversations, messages, tool calls and tasks",
         creates=tuple(TABLES.values()),
     ),
+    Migration(2, "create the outbox of external vector indexes", creates=(OUTBOX,)),
 )
 LATEST: Final = MIGRATIONS[-1].version
 
@@ -103,12 +104,12 @@ async def migrate_up(storage: Storage, signature: Signature, *, backups: Path | 
         MigrationError: The database is newer than this library, or does not verify.
     """
     steps = await plan(storage)
+    if steps.current and steps.pending and backups is not None:
+        await back_up(storage, backups / f"before-version-{steps.pending[0].version}")
     for migration in steps.pending:
         known = await read_metadata(storage)
         if known.schema_version >= migration.version:
             continue  # another process was here first
-        if known.schema_version and backups is not None:
-            await back_up(storage, backups / f"before-version-{migration.version}")
         if not known.schema_version:
             await _refuse_records(storage)
         for table in migration.creates:

@@ -43,8 +43,10 @@ from .doubles import (  # noqa: E402
     MemoryData,
     MemoryOptions,
     MemoryStorage,
+    MirrorIndex,
     letter_embeddings,
     memory_storage,
+    mirror_vectors,
 )
 from .embedder import EmbedderContract  # noqa: E402
 from .rows import DIMENSIONS, NOON, sample_row, sample_vector  # noqa: E402
@@ -61,10 +63,12 @@ __all__ = [
     "MemoryData",
     "MemoryOptions",
     "MemoryStorage",
+    "MirrorIndex",
     "StorageContract",
     "VectorStoreContract",
     "letter_embeddings",
     "memory_storage",
+    "mirror_vectors",
     "sample_row",
     "sample_vector",
 ]

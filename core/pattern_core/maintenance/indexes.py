@@ -1,0 +1,177 @@
+"""Look after vector indexes: say how they stand, compare them with the records, make them anew."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+import attrs
+import numpy as np
+
+from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
+from pattern_core.errors import StorageError
+from pattern_core.exact import score
+from pattern_core.filters import Field, Filter
+from pattern_core.schema import OUTBOX, TABLES, Table
+
+from .metadata import read_metadata
+
+__all__ = ["IndexReport", "IndexStatus", "index_specs", "index_status", "rebuild_index", "verify_index"]
+
+_SHOWN: Final = 10
+_TOLERANCE: Final = 1e-3
+"""How far the score of a vector's search for itself may be from the best there is, relative to the vector."""
+
+Progress = Callable[[int], None]
+
+
+def _ignore(_count: int) -> None: ...
+
+
+@attrs.frozen
+class IndexStatus:
+    """How an index stands.
+
+    Attributes:
+        table: The table's name.
+        records: How many of its records have a vector.
+        indexed: How many vectors can be found; None where there is no index.
+        pending: How many changes the index has yet to learn of.
+    """
+
+    table: str
+    records: int
+    indexed: int | None
+    pending: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the index is there and complete, as far as counting tells."""
+        return self.indexed == self.records and not self.pending
+
+
+@attrs.frozen
+class IndexReport:
+    """What a comparison of an index with the records found.
+
+    Attributes:
+        table: The table's name.
+        checked: How many records were looked for.
+        wrong: How many of them were not found, or not by their own vector.
+        examples: The ids of some of those.
+        surplus: How many vectors the index holds that belong to no record.
+    """
+
+    table: str
+    checked: int
+    wrong: int
+    examples: tuple[str, ...]
+    surplus: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the index agrees with the records."""
+        return not self.wrong and not self.surplus
+
+
+async def index_specs(storage: Storage, metric: str) -> list[IndexSpec]:
+    """Return the indexes that a database has.
+
+    Args:
+        storage: A database that is set up.
+        metric: How vectors are compared.
+
+    Returns:
+        For each table with vectors, what its index is for.
+
+    Raises:
+        StorageError: The database was never set up.
+    """
+    known = await read_metadata(storage)
+    if known.signature is None:
+        raise StorageError("the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…).")
+    dimensions = known.signature.dimensions
+    return [
+        IndexSpec(table, dimensions, metric, known.identity) for table in TABLES.values() if table.vector is not None
+    ]
+
+
+async def index_status(storage: Storage, vectors: VectorStore, table: Table) -> IndexStatus:
+    """Say how the index of a table stands.
+
+    Args:
+        storage: The database.
+        vectors: The vector search over it.
+        table: A table with vectors.
+
+    Returns:
+        The status.
+    """
+    pending = await storage.count(OUTBOX, Field("record_table") == table.name) if vectors.external else 0
+    indexed = await vectors.count(table) if await vectors.exists(table) else None
+    return IndexStatus(table.name, await storage.count(table, _with_vector(table)), indexed, pending)
+
+
+async def rebuild_index(vectors: VectorStore, spec: IndexSpec) -> None:
+    """Make an index anew from what the storage holds. Until it is ready, searches of the table fail.
+
+    Args:
+        vectors: The vector search.
+        spec: What the index is for.
+    """
+    await vectors.drop(spec.table)
+    await vectors.create(spec)
+
+
+async def verify_index(
+    storage: Storage, vectors: VectorStore, spec: IndexSpec, progress: Progress = _ignore
+) -> IndexReport:
+    """Look for every record by its own vector, in its own partition.
+
+    A record that changes meanwhile is not counted as wrong.
+
+    Args:
+        storage: The database.
+        vectors: The vector search over it.
+        spec: What the index is for.
+        progress: Called with the number of records compared since the last call.
+
+    Returns:
+        What was found.
+    """
+    checked, wrong = 0, []
+    async for id, partition, vector in _vectors(storage, spec.table):
+        if not await _is_found(vectors, spec, id, partition, vector) and await _still(storage, spec.table, id, vector):
+            wrong.append(id)
+        checked += 1
+        progress(1)
+    surplus = max(0, await vectors.count(spec.table) - await storage.count(spec.table, _with_vector(spec.table)))
+    return IndexReport(spec.table.name, checked, len(wrong), tuple(wrong[:_SHOWN]), surplus)
+
+
+async def _is_found(vectors: VectorStore, spec: IndexSpec, id: str, partition: str, vector: Vector) -> bool:
+    found = await vectors.search(spec.table, vector, partitions=[partition], limit=1, ids=[id])
+    slack = _TOLERANCE * (1 if spec.metric == "cosine" else float(np.abs(vector).sum()))
+    return found.ids == (id,) and found.scores[0] >= score(vector, vector, spec.metric) - slack
+
+
+async def _still(storage: Storage, table: Table, id: str, vector: Vector) -> bool:
+    """Return whether a record is as it was when the comparison read it."""
+    (row,) = await storage.get(table, [id], vectors=True)
+    now = None if row is None or table.vector is None else row[table.vector.name]
+    return now is not None and np.array_equal(now, vector)
+
+
+async def _vectors(storage: Storage, table: Table) -> AsyncIterator[tuple[str, str, Vector]]:
+    column, partition = table.vector, table.partition
+    if column is None or partition is None:
+        return
+    wanted = ["id", partition, column.name]
+    async for batch in storage.scan(table, _with_vector(table), columns=wanted):
+        values = (batch.column(name).to_pylist() for name in ("id", partition))
+        for id, home, vector in zip(*values, batch.column(column.name), strict=True):
+            yield id, home, vector.values.to_numpy(zero_copy_only=False).astype(np.float32)
+
+
+def _with_vector(table: Table) -> Filter:
+    return ~Field(table.vector.name if table.vector else "id").is_null()

@@ -1,0 +1,293 @@
+"""An external index agrees with the storage, whatever happens between the two commits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Storage, Vector, VectorChange, Write
+from pattern_core.errors import ConflictError, StorageError
+from pattern_core.exact import ExactIndex
+from pattern_core.indexing import Change, InStep, Outbox, indexer_for
+from pattern_core.maintenance.indexes import IndexStatus, index_specs, index_status, rebuild_index, verify_index
+from pattern_core.maintenance.migrate import migrate_up
+from pattern_core.schema import OUTBOX, TABLES, Table
+from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row
+
+pytestmark = pytest.mark.anyio
+
+TASKS = TABLES["tasks"]
+
+
+def vector(seed: int) -> Vector:
+    """A vector, float32 ``[DIMENSIONS]``."""
+    drawn: Vector = np.random.default_rng(seed).standard_normal(DIMENSIONS).astype(np.float32)
+    return drawn
+
+
+class Unreliable(MirrorIndex):
+    """An index that can be out of reach, and can be slow to take what it is told."""
+
+    down = False
+    gate: asyncio.Event | None = None
+    arrived: asyncio.Event
+
+    async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
+        if self.down:
+            raise StorageError("the index is out of reach")
+        if self.gate is not None:
+            self.arrived.set()
+            gate, self.gate = self.gate, None
+            await gate.wait()
+        await super().apply(table, changes)
+
+
+@attrs.define
+class Process:
+    """What one process has of a database: its storage, its index, and what keeps them in agreement."""
+
+    storage: Storage
+    vectors: Unreliable
+    outbox: Outbox
+    turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+
+    async def write(self, id: str, seed: int | None, user: str = "ada") -> None:
+        """Write a task with a vector, or delete it."""
+        write: Write
+        if seed is None:
+            write, change = Delete(TASKS, id), VectorChange(id, user, None)
+        else:
+            row = sample_row(TASKS, id, user_id=user, embedding=vector(seed), revision=seed + 1)
+            write, change = Put(TASKS, row), VectorChange(id, user, vector(seed))
+        async with self.turn:
+            await self.outbox.commit([write], [(TASKS, change)])
+
+    async def closest(self, seed: int, user: str = "ada") -> tuple[str, ...]:
+        """Search as a session does."""
+        await self.outbox.catch_up(self.turn)
+        return (await self.vectors.search(TASKS, vector(seed), partitions=[user], limit=3)).ids
+
+    async def entries(self) -> int:
+        """Count what stands in the outbox."""
+        return await self.storage.count(OUTBOX)
+
+
+@pytest.fixture
+async def places() -> tuple[MemoryData, MemoryData]:
+    """Where the records and the index are kept, set up."""
+    records: MemoryData = {}
+    index: MemoryData = {}
+    storage = MemoryStorage(records)
+    await migrate_up(storage, attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
+    return records, index
+
+
+async def start(places: tuple[MemoryData, MemoryData]) -> Process:
+    """Open the database in another process."""
+    storage = MemoryStorage(places[0])
+    vectors = Unreliable(storage, MemoryStorage(places[1]))
+    for spec in await index_specs(storage, "cosine"):
+        await vectors.create(spec)
+    return Process(storage, vectors, Outbox(storage, vectors))
+
+
+@pytest.fixture
+async def process(places: tuple[MemoryData, MemoryData]) -> AsyncIterator[Process]:
+    """A process that has the database open."""
+    started = await start(places)
+    yield started
+    await started.outbox.finish()
+
+
+async def status(process: Process) -> IndexStatus:
+    return await index_status(process.storage, process.vectors, TASKS)
+
+
+async def spec_of(process: Process) -> IndexSpec:
+    (spec,) = [each for each in await index_specs(process.storage, "cosine") if each.table is TASKS]
+    return spec
+
+
+class TestOutbox:
+    async def test_only_external_indexes_have_one(self, process: Process) -> None:
+        """An index that lives with the storage, or in this process, is told at once; another one has an outbox."""
+        assert isinstance(indexer_for(process.storage, ExactIndex(process.storage)), InStep)
+        assert isinstance(indexer_for(process.storage, process.vectors), Outbox)
+
+    async def test_a_write_is_found_at_once(self, process: Process) -> None:
+        """A write that was acknowledged is found, a deleted record is not, and the outbox is empty in the end."""
+        await process.write("t1", 1)
+        await process.write("t2", 2)
+        assert await process.closest(2) == ("t2", "t1")
+        await process.write("t2", None)
+        assert await process.closest(2) == ("t1",)
+        await process.outbox.finish()
+        assert await process.entries() == 0
+
+    async def test_a_crash_after_the_commit(
+        self, process: Process, places: tuple[MemoryData, MemoryData], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What was committed before the index had learned of it is found by the next process, before it searches."""
+        await process.write("t1", 1)
+        process.vectors.down = True
+        with caplog.at_level(logging.WARNING, "pattern_core"):
+            await process.write("t1", 2)
+            await process.write("t2", 3)
+        assert "has yet to learn of 1 records" in caplog.text
+        another = await start(places)
+        assert await status(another) == IndexStatus("tasks", 2, 1, 2)
+        assert (await another.closest(3))[0] == "t2"
+        assert (await another.closest(2))[0] == "t1"
+        assert await status(another) == IndexStatus("tasks", 2, 2, 0)
+
+    async def test_a_search_is_never_silently_incomplete(self, process: Process) -> None:
+        """While the index cannot be told, writes stand and searches fail; once it can, they find everything."""
+        process.vectors.down = True
+        await process.write("t1", 1)
+        with pytest.raises(StorageError, match="out of reach"):
+            await process.closest(1)
+        process.vectors.down = False
+        assert await process.closest(1) == ("t1",)
+
+    async def test_a_batch_that_fails_leaves_no_entry(self, process: Process) -> None:
+        """A commit that is refused writes nothing to the outbox, and what was done with is still removed later."""
+        await process.write("t1", 1)
+        change = VectorChange("t1", "ada", vector(2))
+        with pytest.raises(ConflictError):
+            await process.outbox.commit([Patch(TASKS, "t1", {"title": "x"}, revision=99)], [(TASKS, change)])
+        assert await process.closest(1) == ("t1",)
+        await process.outbox.finish()
+        assert await process.entries() == 0
+
+    async def test_a_large_batch_is_removed_at_once(self, process: Process) -> None:
+        """Entries that are done with do not pile up: a few wait for the next commit, many do not wait."""
+        rows = [sample_row(TASKS, f"t{n}", user_id="ada", embedding=vector(n)) for n in range(100)]
+        changes: list[Change] = [(TASKS, VectorChange(row["id"], "ada", row["embedding"])) for row in rows]
+        await process.outbox.commit([Insert(TASKS, row) for row in rows], changes)
+        assert await process.entries() == 0
+        for n in range(5):
+            await process.write(f"u{n}", n)
+            assert await process.entries() == 1
+
+    async def test_the_slower_of_two_processes_does_not_win(
+        self, process: Process, places: tuple[MemoryData, MemoryData]
+    ) -> None:
+        """A process that tells the index late, and what is old by then, looks again and puts it right."""
+        another = await start(places)
+        await process.write("t1", 1)
+        process.vectors.gate, process.vectors.arrived = asyncio.Event(), asyncio.Event()
+        gate = process.vectors.gate
+        late = asyncio.create_task(process.write("t1", 2))
+        await process.vectors.arrived.wait()
+        await another.write("t1", 3, user="grace")
+        gate.set()
+        await late
+        assert await another.closest(3, "ada") == ()
+        assert await another.closest(3, "grace") == ("t1",)
+        assert (await verify_index(another.storage, another.vectors, await spec_of(another))).ok
+
+    async def test_the_slower_of_two_processes_does_not_bring_back_what_is_gone(
+        self, process: Process, places: tuple[MemoryData, MemoryData]
+    ) -> None:
+        """A process that tells the index late of a record that another has deleted leaves nothing there."""
+        another = await start(places)
+        process.vectors.gate, process.vectors.arrived = asyncio.Event(), asyncio.Event()
+        gate = process.vectors.gate
+        late = asyncio.create_task(process.write("t1", 2))
+        await process.vectors.arrived.wait()
+        await another.write("t1", None)
+        gate.set()
+        await late
+        assert await another.closest(2) == ()
+        assert await another.vectors.count(TASKS) == 0
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["write", "fail", "crash", "search"]),
+                st.sampled_from(["t1", "t2", "t3"]),
+                st.one_of(st.none(), st.integers(0, 50)),
+                st.sampled_from(["ada", "grace"]),
+            ),
+            max_size=25,
+        )
+    )
+    async def test_any_history(self, events: list[tuple[str, str, int | None, str]]) -> None:
+        """After any writes, failures of the index and deaths of the process, the index agrees with the storage."""
+        records: MemoryData = {}
+        places = (records, MemoryData())
+        await migrate_up(MemoryStorage(records), attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
+        process = await start(places)
+        for event, id, seed, user in events:
+            process.vectors.down = event == "fail"
+            if event == "search":
+                await process.closest(seed or 0, user)
+            else:
+                await process.write(id, seed, user)
+            if event == "crash":
+                process = await start(places)
+        process.vectors.down = False
+        await process.closest(0)
+        await process.outbox.finish()
+        report = await verify_index(process.storage, process.vectors, await spec_of(process))
+        assert report.ok, report
+        assert await process.entries() == 0
+
+
+class TestUpkeep:
+    async def test_what_is_wrong_is_found_and_mended(self, process: Process) -> None:
+        """`verify_index` finds what is missing, elsewhere, different, or too much; `rebuild_index` puts it right."""
+        for n in range(6):
+            await process.write(f"t{n}", n)
+        spec = await spec_of(process)
+        assert (await verify_index(process.storage, process.vectors, spec)).ok
+        await process.vectors.apply(
+            TASKS,
+            [
+                VectorChange("t0", "ada", None),
+                VectorChange("t1", "grace", vector(1)),
+                VectorChange("t2", "ada", -vector(2)),
+                VectorChange("ghost", "ada", vector(9)),
+                VectorChange("ghoul", "ada", vector(9)),
+            ],
+        )
+        report = await verify_index(process.storage, process.vectors, spec)
+        assert (report.checked, report.wrong, sorted(report.examples)) == (6, 3, ["t0", "t1", "t2"])
+        assert report.surplus == 1
+        assert not report.ok
+        await rebuild_index(process.vectors, spec)
+        assert (await verify_index(process.storage, process.vectors, spec)).ok
+        await process.outbox.finish()
+        assert (await status(process)).ok
+
+    async def test_a_missing_index_is_told(self, process: Process) -> None:
+        """The status of a table whose index was dropped says so."""
+        await process.write("t1", 1)
+        await process.vectors.drop(TASKS)
+        assert await status(process) == IndexStatus("tasks", 1, None, 1)
+
+    async def test_an_index_of_another_database_is_made_anew(
+        self, process: Process, places: tuple[MemoryData, MemoryData]
+    ) -> None:
+        """An index that belongs to another database is not taken for one's own."""
+        await process.write("t1", 1)
+        other: MemoryData = {}
+        await migrate_up(MemoryStorage(other), attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
+        stranger = await start((other, places[1]))
+        assert await stranger.vectors.count(TASKS) == 0
+        assert await stranger.closest(1) == ()
+        back = await start(places)
+        assert await back.closest(1) == ("t1",)
+
+    async def test_a_database_that_was_never_set_up(self) -> None:
+        """Without a signature there are no indexes, and the error says what to do."""
+        with pytest.raises(StorageError, match="not set up yet"):
+            await index_specs(MemoryStorage(), "cosine")

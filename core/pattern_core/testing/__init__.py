@@ -23,6 +23,7 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
         for module in (
+            "children",
             "embedder",
             "scene",
             "storage",
@@ -32,6 +33,7 @@ pytest.register_assert_rewrite(
             "storage_values",
             "storage_writes",
             "vectors",
+            "vectors_processes",
         )
     )
 )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
 
-import attrs
 import pytest
 
 from pattern_core.abc import Delete, Insert, Patch, Put, Row, Storage, Write
-from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError, PatternError
+from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError
 from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
 
-from .contract import Contract
+from .children import Child, ChildRules, Start
 from .rows import DIMENSIONS, sample_row
 
 __all__ = ["ProcessRules"]
@@ -26,55 +24,8 @@ USERS = TABLES["users"]
 AGENTS = TABLES["agents"]
 KILLS: Final = 3
 """How often a writer is killed in one test."""
-PATIENCE_S: Final = 60
-"""How long a child may be silent before it is taken for stuck, in seconds."""
 
 Open = Callable[[], Awaitable[Storage]]
-Work = Callable[[Storage, Connection, int], Awaitable[None]]
-
-
-@attrs.define
-class Child:
-    """A process of its own that works on the storage.
-
-    Attributes:
-        process: The process.
-        pipe: What the two say to each other.
-    """
-
-    process: Any
-    pipe: Connection
-
-    async def hear(self) -> Any:
-        """Return the next thing that the child says; raise `EOFError` where it has ended."""
-        if not await asyncio.to_thread(self.pipe.poll, PATIENCE_S):
-            pytest.fail(f"the child process said nothing for {PATIENCE_S} s")
-        return self.pipe.recv()
-
-    async def kill(self) -> list[Any]:
-        """Kill the child (SIGKILL), and return what it had said that was not heard yet."""
-        self.process.kill()
-        await asyncio.to_thread(self.process.join)
-        said = []
-        try:
-            while self.pipe.poll():
-                said.append(self.pipe.recv())
-        except EOFError:
-            pass
-        return said
-
-
-async def _run(open_storage: Open, work: Work, pipe: Connection, number: int) -> None:
-    try:
-        async with await open_storage() as storage:
-            await work(storage, pipe, number)
-    except PatternError as error:
-        pipe.send(type(error).__name__)
-
-
-def _main(open_storage: Open, work: Work, pipe: Connection, number: int) -> None:
-    """What a child process does."""
-    asyncio.run(_run(open_storage, work, pipe, number))
 
 
 def step(number: int) -> list[Write]:
@@ -97,84 +48,67 @@ def state(steps: int) -> tuple[list[str], dict[str, str]]:
     return [*users, "last"] if steps else [], agents
 
 
-async def write_without_end(storage: Storage, pipe: Connection, number: int) -> None:
+async def write_without_end(pipe: Connection, open_storage: Open, number: int) -> None:
     """Take step after step, and say each that was acknowledged."""
-    while True:
-        await storage.commit(step(number))
-        pipe.send(number)
-        number += 1
-
-
-async def open_only(storage: Storage, pipe: Connection, number: int) -> None:  # noqa: ARG001 - as all work has
-    """Say what is there."""
-    pipe.send(sorted(await storage.tables()))
-
-
-async def increment(storage: Storage, pipe: Connection, number: int) -> None:
-    """Add 1 to a record's revision a number of times, as often as it takes."""
-    pipe.send("ready")
-    pipe.recv()
-    for _ in range(number):
+    async with await open_storage() as storage:
         while True:
+            await storage.commit(step(number))
+            pipe.send(number)
+            number += 1
+
+
+async def open_only(pipe: Connection, open_storage: Open) -> None:
+    """Say what is there."""
+    async with await open_storage() as storage:
+        pipe.send(sorted(await storage.tables()))
+
+
+async def increment(pipe: Connection, open_storage: Open, times: int) -> None:
+    """Add 1 to a record's revision a number of times, as often as it takes."""
+    async with await open_storage() as storage:
+        pipe.send("ready")
+        pipe.recv()
+        done = 0
+        while done < times:
             (row,) = await storage.get(USERS, ["counter"])
             assert row is not None
             try:
                 await storage.commit([Patch(USERS, "counter", {"revision": row["revision"] + 1}, row["revision"])])
+                done += 1
             except ConflictError:
                 await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - so that they do not march in step
-            else:
-                break
-    pipe.send("done")
+        pipe.send("done")
 
 
-async def insert_first(storage: Storage, pipe: Connection, number: int) -> None:
+async def insert_first(pipe: Connection, open_storage: Open, name: str) -> None:
     """Try to insert records that others try to insert at the same time, and say which were one's own."""
-    pipe.send("ready")
-    pipe.recv()
-    won = []
-    for key in range(10):
-        try:
-            agent = sample_row(AGENTS, f"{key} of {number}", user_id="u1", agent_type=f"type {key}")
-            await storage.commit([Insert(USERS, sample_row(USERS, f"u{key}")), Insert(AGENTS, agent)])
-        except AlreadyExistsError:
-            continue
-        won.append(key)
-    pipe.send(won)
+    async with await open_storage() as storage:
+        pipe.send("ready")
+        pipe.recv()
+        won = []
+        for key in range(10):
+            agent = sample_row(AGENTS, f"{key} of {name}", user_id="u1", agent_type=f"type {key}")
+            try:
+                await storage.commit([Insert(USERS, sample_row(USERS, f"u{key}")), Insert(AGENTS, agent)])
+                won.append(key)
+            except AlreadyExistsError:
+                continue
+        pipe.send(won)
 
 
-async def answer(storage: Storage, pipe: Connection, number: int) -> None:
+async def answer(pipe: Connection, open_storage: Open) -> None:
     """Insert a record, then say what one has seen of another's."""
-    await storage.commit([Insert(USERS, sample_row(USERS, f"child {number}"))])
-    pipe.send("written")
-    wanted = pipe.recv()
-    pipe.send([row is not None for row in await storage.get(USERS, wanted)] + [await storage.count(USERS)])
+    async with await open_storage() as storage:
+        await storage.commit([Insert(USERS, sample_row(USERS, "child"))])
+        pipe.send("written")
+        wanted = pipe.recv()
+        pipe.send([row is not None for row in await storage.get(USERS, wanted)] + [await storage.count(USERS)])
 
 
-class ProcessRules(Contract):
+class ProcessRules(ChildRules):
     """Nothing acknowledged is lost when a process dies, and processes do not get into each other's way."""
 
     spec: StorageSpec
-
-    @pytest.fixture
-    def start(self, open_storage: Open) -> Iterator[Callable[[Work, int], Child]]:
-        """A function that starts a child process on the storage. What it opens has to be picklable."""
-        context = multiprocessing.get_context("spawn")
-        children: list[Child] = []
-
-        def start(work: Work, number: int) -> Child:
-            mine, its = context.Pipe()
-            process = context.Process(target=_main, args=(open_storage, work, its, number), daemon=True)
-            process.start()
-            its.close()
-            children.append(Child(process, mine))
-            return children[-1]
-
-        yield start
-        for child in children:
-            child.process.kill()
-            child.process.join()
-            child.process.close()
-            child.pipe.close()
 
     @pytest.fixture
     async def tables(self, open_storage: Open) -> None:
@@ -194,7 +128,7 @@ class ProcessRules(Contract):
             yield storage
 
     async def test_a_killed_process_loses_nothing_acknowledged(
-        self, tables: None, open_storage: Open, start: Callable[[Work, int], Child]
+        self, tables: None, open_storage: Open, start: Start
     ) -> None:
         """After kill -9 at any moment, every acknowledged batch is there, and none is there in part.
 
@@ -203,7 +137,7 @@ class ProcessRules(Contract):
         """
         taken, dice = 0, random.Random(1)  # noqa: S311 - the moments of death, the same in each run
         for _ in range(KILLS):
-            child = start(write_without_end, taken)
+            child = start(write_without_end, open_storage, taken)
             for _ in range(dice.randrange(1, 12)):
                 taken = await child.hear() + 1
             await asyncio.sleep(dice.uniform(0, 0.02))
@@ -216,7 +150,7 @@ class ProcessRules(Contract):
                 taken = len(found[1])
 
     async def test_a_second_process_is_refused_where_one_owns_the_storage(
-        self, tables: None, open_storage: Open, start: Callable[[Work, int], Child]
+        self, tables: None, open_storage: Open, start: Start
     ) -> None:
         """Where several processes cannot share the storage, `open` raises `DatabaseLockedError` for the second.
 
@@ -225,30 +159,28 @@ class ProcessRules(Contract):
         if self.spec.processes:
             pytest.skip("this storage may be open in several processes")
         async with await open_storage():
-            assert await start(open_only, 0).hear() == DatabaseLockedError.__name__
-        assert await start(open_only, 0).hear() == sorted(TABLES)
+            assert await start(open_only, open_storage).hear() == DatabaseLockedError.__name__
+        assert await start(open_only, open_storage).hear() == sorted(TABLES)
 
-    async def test_processes_lose_no_update(self, shared: Storage, start: Callable[[Work, int], Child]) -> None:
+    async def test_processes_lose_no_update(self, shared: Storage, open_storage: Open, start: Start) -> None:
         """Increments of one record from several processes, each with the revision it read, all count.
 
         If it fails: check revisions inside the engine's transaction, or under a lock that all processes share.
         """
         await shared.commit([Insert(USERS, sample_row(USERS, "counter"))])
-        children = [start(increment, 10) for _ in range(3)]
+        children = [start(increment, open_storage, 10) for _ in range(3)]
         await _together(children)
         assert [await child.hear() for child in children] == ["done"] * 3
         (row,) = await shared.get(USERS, ["counter"])
         assert row is not None
         assert row["revision"] == 31
 
-    async def test_one_insert_of_many_processes_wins(
-        self, shared: Storage, start: Callable[[Work, int], Child]
-    ) -> None:
+    async def test_one_insert_of_many_processes_wins(self, shared: Storage, open_storage: Open, start: Start) -> None:
         """Of processes that insert the same ids and unique keys at once, each is won by one; nothing is there twice.
 
         If it fails: check that ids and keys are free inside the engine's transaction, or under a lock of all processes.
         """
-        children = [start(insert_first, number) for number in range(3)]
+        children = [start(insert_first, open_storage, name) for name in "abc"]
         await _together(children)
         won = [key for child in children for key in await child.hear()]
         assert sorted(won) == list(range(10))
@@ -256,19 +188,19 @@ class ProcessRules(Contract):
         assert sorted(row["agent_type"] for row in await shared.find(AGENTS)) == [f"type {key}" for key in range(10)]
 
     async def test_processes_see_each_others_writes_at_once(
-        self, shared: Storage, start: Callable[[Work, int], Child]
+        self, shared: Storage, open_storage: Open, start: Start
     ) -> None:
         """What one process has acknowledged, another one's next read finds.
 
         If it fails: look for a newer state before each read (a read consistency interval of zero, no cached snapshot).
         """
         await shared.find(USERS)
-        child = start(answer, 1)
+        child = start(answer, open_storage)
         assert await child.hear() == "written"
-        assert [row["id"] for row in await shared.find(USERS)] == ["child 1"]
-        assert await shared.get(USERS, ["child 1"]) != [None]
-        await shared.commit([Insert(USERS, sample_row(USERS, "parent")), Delete(USERS, "child 1")])
-        child.pipe.send(["parent", "child 1"])
+        assert [row["id"] for row in await shared.find(USERS)] == ["child"]
+        assert await shared.get(USERS, ["child"]) != [None]
+        await shared.commit([Insert(USERS, sample_row(USERS, "parent")), Delete(USERS, "child")])
+        child.pipe.send(["parent", "child"])
         assert await child.hear() == [True, False, 1]
 
 

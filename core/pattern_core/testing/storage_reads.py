@@ -10,6 +10,7 @@ import pytest
 
 from pattern_core.abc import Delete, Insert, Patch, Row, Storage
 from pattern_core.filters import Field
+from pattern_core.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Kind, Order
 
 from .contract import Contract
@@ -272,6 +273,31 @@ class ReadRules(Contract):
             step += 1
         assert seen == sorted(set(seen))
         assert set(seen) >= set(steady)
+
+    @pytest.mark.parametrize("order", ["id", "-due_at", ("estimated_minutes", "-id"), ("-complexity_score", "title")])
+    async def test_pages_while_others_write(self, storage: Storage, order: str | tuple[str, ...]) -> None:
+        """Pages that follow cursors bring each record that was there all along exactly once, in order, nulls included.
+
+        If it fails: the filter of a cursor compares with `<`, `>`, `is_null` and `or`; nulls come first, ties by id.
+        """
+        keys = parse_order(TASKS, order)
+
+        def row(id: str, n: int) -> Row:
+            moment = NOON.replace(minute=n % 7) if n % 3 else None
+            numbers = {"estimated_minutes": n % 4 if n % 5 else None, "complexity_score": n / 8 if n % 2 else None}
+            return sample_row(TASKS, id, title=f"title {n % 6}", due_at=moment, **numbers)
+
+        await storage.commit([Insert(TASKS, row(f"t{n:02}", n)) for n in range(40)])
+        expected = [each["id"] for each in await storage.find(TASKS, order=keys)]
+        seen: list[str] = []
+        where = None
+        while page := await storage.find(TASKS, where, order=keys, limit=7):
+            seen += [each["id"] for each in page]
+            where = resume(TASKS, keys, cursor_after(keys, page[-1]))
+            await storage.commit([Insert(TASKS, row(f"new {len(seen)} {n}", n)) for n in range(3)])
+            assert len(seen) <= 200, "the pages do not end"
+        assert [id for id in seen if id.startswith("t")] == expected
+        assert len(seen) == len(set(seen))
 
     async def test_a_scan_may_be_left_halfway(self, storage: Storage) -> None:
         """Leaving a scan before its end leaves the storage as usable as before.

@@ -15,16 +15,17 @@ from pattern_core.errors import ClosedError, InvalidVectorError, StorageError
 from pattern_core.hookspecs import StorageSpec, VectorSpec
 from pattern_core.schema import CreateTable
 
-from .contract import Contract, outcome_of
+from .contract import outcome_of
 from .doubles import MemoryStorage, memory_storage
 from .scene import DIMENSIONS, TASKS, USERS, Scene, axis, clustered
+from .vectors_processes import ExternalRules
 
 __all__ = ["VectorStoreContract"]
 
 METRICS: Final = ("cosine", "euclidean", "manhattan")
 
 
-class VectorStoreContract(Contract):
+class VectorStoreContract(ExternalRules):
     """Every rule of `VectorStore`. A subclass sets `spec` and, where it has options to give, overrides `options`.
 
     Attributes:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pattern_core.config import Section, find_config, load_config, user_config
+from pattern_core.config import EmbeddingPolicy, Section, find_config, load_config, user_config
 from pattern_core.errors import ConfigError, MissingVariableError, UnknownOptionError
 
 ORIGINAL = """
@@ -36,7 +36,7 @@ class TestReading:
         assert config.database == Section("embedded", {"path": "./pattern.db", "strict_mode": False})
         assert config.embeddings == Section("candle", {"model": "BAAI/bge-small-en-v1.5"})
         assert config.vectors == Section(None, {})
-        assert (config.metric, config.overflow, config.base) == ("cosine", "error", tmp_path)
+        assert (config.metric, config.policy, config.base) == ("cosine", EmbeddingPolicy(), tmp_path)
 
     def test_defaults(self) -> None:
         """An empty configuration means the embedded database and the local model."""
@@ -50,7 +50,7 @@ class TestReading:
         config = load_config({"vectors": {"metric": "euclidean"}, "embeddings": {"overflow": "truncate"}})
 
         assert load_config(config) is config
-        assert (config.metric, config.overflow) == ("euclidean", "truncate")
+        assert (config.metric, config.policy.overflow) == ("euclidean", "truncate")
 
     @pytest.mark.parametrize(
         ("raw", "key", "hint"),

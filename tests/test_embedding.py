@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature, Vector
-from pattern_core.config import Overflow
+from pattern_core.cache import VectorCache
+from pattern_core.config import EmbeddingPolicy, Overflow
 from pattern_core.embedding import Embeddings
 from pattern_core.errors import ClosedError, EmbeddingError, SignatureMismatchError, TextTooLongError, ValidationError
 
@@ -63,7 +65,7 @@ def wire(overflow: Overflow = "error") -> Loaded:
         loads.append(None)
         return model
 
-    return Loaded(Embeddings(load, overflow), model, loads)
+    return Loaded(Embeddings(load, EmbeddingPolicy(overflow=overflow)), model, loads)
 
 
 async def test_batches_and_repeats() -> None:
@@ -128,7 +130,12 @@ async def test_the_same_signature() -> None:
     wired.embeddings.expect(Signature.from_json(WordCounter().signature.to_json()))
 
     assert len(await wired.embeddings.query("x")) == 3
-    assert (await wired.embeddings.health()).details == {"loaded": True, "dimensions": 3}
+    assert (await wired.embeddings.health()).details == {
+        "loaded": True,
+        "dimensions": 3,
+        "embedded": 1,
+        "from_cache": 0,
+    }
 
 
 async def test_health_loads_nothing() -> None:
@@ -164,7 +171,7 @@ async def test_a_model_that_fails(answer: object) -> None:
     async def load() -> Embedder:
         return Broken()
 
-    embeddings = Embeddings(load, "error")
+    embeddings = Embeddings(load)
     with pytest.raises(EmbeddingError):
         await embeddings.documents(["x"])
     with pytest.raises(EmbeddingError):
@@ -195,4 +202,210 @@ async def test_a_model_with_a_limit_counts() -> None:
         return Forgetful()
 
     with pytest.raises(NotImplementedError, match="Forgetful"):
-        await Embeddings(load, "error").documents(["x"])
+        await Embeddings(load).documents(["x"])
+
+
+class Moody(WordCounter):
+    """A model behind a service that fails now and then: what it raises is said in advance, call by call."""
+
+    def __init__(self, *moods: EmbeddingError | None, at_once: int = 1, tokens: int | None = None) -> None:
+        super().__init__()
+        self.moods = list(moods)
+        self.attempts = 0
+        self.busy = 0
+        self.busiest = 0
+        self.begun = asyncio.Event()
+        self._at_once = at_once
+        self._tokens = tokens
+
+    @property
+    def concurrency(self) -> int:
+        return self._at_once
+
+    @property
+    def max_batch_tokens(self) -> int | None:
+        return self._tokens
+
+    async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.attempts += 1
+        self.busy += 1
+        self.begun.set()
+        self.busiest = max(self.busiest, self.busy)
+        try:
+            await asyncio.sleep(0)
+            if self.moods and (mood := self.moods.pop(0)) is not None:
+                raise mood
+            return await super().embed_documents(texts)
+        finally:
+            self.busy -= 1
+
+
+def over(model: Embedder, *, deadline: float = 60, cache: VectorCache | None = None) -> Embeddings:
+    async def load() -> Embedder:
+        return model
+
+    return Embeddings(load, EmbeddingPolicy(deadline=deadline), cache=cache)
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long was waited, in seconds, without waiting: the loop's clock is moved on instead."""
+    waited: list[float] = []
+    loop_time = asyncio.BaseEventLoop.time
+    real_sleep = asyncio.sleep
+
+    async def sleep(delay: float, result: object = None) -> None:
+        if delay > 0:
+            waited.append(delay)
+        await real_sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: loop_time(loop) + sum(waited))
+    return waited
+
+
+def busy(retry_after: float | None = None) -> EmbeddingError:
+    return EmbeddingError("the service is busy", transient=True, retry_after=retry_after)
+
+
+class TestFailuresForAWhile:
+    async def test_only_what_failed_is_sent_again(self, pauses: list[float]) -> None:
+        """A batch that fails for a while is repeated, alone, after a pause; the others are sent once."""
+        model = Moody(None, busy(), busy(), None)
+        vectors = await over(model).documents(["a", "b", "c", "d d", "e"])
+
+        assert model.calls == [["a", "b", "c"], ["d d", "e"]]
+        assert model.attempts == 4
+        assert len(vectors) == 5
+        assert len(pauses) == 2
+        assert pauses[0] <= 0.5
+        assert pauses[1] <= 1.0
+
+    async def test_the_service_says_when(self, pauses: list[float]) -> None:
+        """Nobody calls again before the time that the service asks for, not even for another batch."""
+        model = Moody(busy(retry_after=7), at_once=2)
+        await over(model).documents(["a", "b", "c", "d"])
+
+        assert max(pauses) == pytest.approx(7, abs=0.1)
+        assert model.attempts == 3
+
+    async def test_not_for_ever(self, pauses: list[float]) -> None:
+        """When the deadline has passed, or would pass before the service may be called, the failure is told."""
+        model = Moody(*[busy() for _ in range(99)])
+        with pytest.raises(EmbeddingError, match="busy"):
+            await over(model, deadline=10).documents(["a"])
+        assert sum(pauses) <= 10
+        assert model.attempts == len(pauses) + 1 > 3
+        pauses.clear()
+        with pytest.raises(EmbeddingError, match="busy"):
+            await over(Moody(busy(retry_after=11)), deadline=10).documents(["a"])
+        assert pauses == []
+
+    async def test_what_will_fail_again_is_not_repeated(self, pauses: list[float]) -> None:
+        """An error that is not for a while (a wrong key) is told at once."""
+        model = Moody(EmbeddingError("401"))
+        with pytest.raises(EmbeddingError, match="401"):
+            await over(model).documents(["a"])
+        assert (model.attempts, pauses) == (1, [])
+
+    async def test_queries_are_repeated_as_well(self, pauses: list[float]) -> None:
+        """A query is as patient as a document."""
+        assert len(await over(Moody(busy(), None)).query("a")) == 3
+        assert len(pauses) == 1
+
+
+class TestPacking:
+    async def test_tokens_of_a_batch(self) -> None:
+        """A batch has no more texts, and no more tokens in all, than one call takes."""
+        model = Moody(tokens=4)
+        await over(model).documents(["a a a", "b", "c c", "d d", "e", "f", "g", "h h h h h"])
+
+        assert model.calls == [["a a a", "b"], ["c c", "d d"], ["e", "f", "g"], ["h h h h h"]]
+
+    async def test_some_at_once(self) -> None:
+        """As many calls are under way as the model takes, and no more."""
+        model = Moody(at_once=3)
+        await over(model).documents([f"{n}" for n in range(40)])
+
+        assert model.busiest == 3
+
+    async def test_a_failure_ends_the_others(self) -> None:
+        """When one batch fails for good, the calls beside it have ended before that is told."""
+        model = Moody(EmbeddingError("no"), at_once=4)
+        with pytest.raises(EmbeddingError, match="no"):
+            await over(model).documents([f"{n}" for n in range(40)])
+
+        assert model.busy == 0
+
+    async def test_cancelled(self) -> None:
+        """A call that is cancelled leaves nothing running."""
+        model = Moody(at_once=2)
+        call = asyncio.create_task(over(model).documents([f"{n}" for n in range(40)]))
+        await model.begun.wait()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+        assert call.cancelled()
+        assert model.busy == 0
+
+    async def test_repeats_cost_nothing(self) -> None:
+        """Of 10,000 texts of which 9,000 are repeats, 1,000 are embedded, and all are told as done."""
+        model, done = Moody(), list[int]()
+        texts = [f"text {n % 1000}" for n in range(10_000)]
+        vectors = await over(model).documents(texts, progress=done.append)
+
+        assert sum(map(len, model.calls)) == 1000
+        assert sum(done) == len(vectors) == 10_000
+
+
+class TestCached:
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> VectorCache:
+        """A cache in a file."""
+        return VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000)
+
+    async def test_nothing_is_embedded_twice(self, cache: VectorCache, tmp_path: Path) -> None:
+        """Another run, over the same file, asks the model for nothing that was embedded before."""
+        texts = ["a", "b b", "a", "é\x00"]
+        first = await over(Moody(), cache=cache).documents(texts)
+        await over(Moody(), cache=cache).query("a")
+        await cache.aclose()
+        again = Moody()
+        embeddings = over(again, cache=VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000))
+        done: list[int] = []
+
+        assert np.array_equal(await embeddings.documents(texts, progress=done.append), first)
+        assert np.array_equal(await embeddings.query("a"), [1, 1, 1])
+        assert again.calls == []
+        assert sum(done) == 4
+        assert (await embeddings.health()).details["from_cache"] == 4
+        await embeddings.aclose()
+
+    async def test_what_was_done_before_a_failure_is_kept(self, cache: VectorCache) -> None:
+        """After a failure, another call embeds only what is missing."""
+        with pytest.raises(EmbeddingError):
+            await over(Moody(None, EmbeddingError("no")), cache=cache).documents(["a", "b", "c", "d", "e"])
+        again = Moody()
+        await over(again, cache=cache).documents(["a", "b", "c", "d", "e"])
+
+        assert again.calls == [["d", "e"]]
+
+    async def test_a_query_is_no_document(self, cache: VectorCache) -> None:
+        """A text that was embedded to be found is embedded anew to find others by."""
+        model = Moody()
+        embeddings = over(model, cache=cache)
+        await embeddings.documents(["a"])
+        await embeddings.query("a")
+
+        assert model.calls == [["a"], ["a"]]
+
+    async def test_a_text_that_was_cut_off_does_not_pass_for_one_that_fits(self, cache: VectorCache) -> None:
+        """What was embedded with ``overflow = "truncate"`` does not hide that the text is too long."""
+        long = "one two three four five six"
+
+        async def load() -> Embedder:
+            return Moody()
+
+        await Embeddings(load, EmbeddingPolicy(overflow="truncate"), cache=cache).documents([long])
+        with pytest.raises(TextTooLongError):
+            await Embeddings(load, EmbeddingPolicy(), cache=cache).documents([long])

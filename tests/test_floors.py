@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "clock", "validators", "filters", "models", "splitting"),
     ("schema", "abc", "hookspecs"),
     ("options", "config", "plugins", "exact", "hashing"),
-    ("retry", "embedding", "indexing", "session", "paging", "repositories", "maintenance"),
+    ("retry", "cache", "embedding", "indexing", "session", "paging", "repositories", "maintenance"),
     ("database", "__init__"),
     ("cli", "testing"),
 )

@@ -462,7 +462,8 @@ class Signature:
 class Embedder(AsyncResource):
     """A model that turns texts into vectors.
 
-    Core cuts long lists into batches, removes repeats and checks what comes back; an embedder only embeds.
+    Core cuts long lists into batches, removes repeats, checks what comes back, keeps it for the next time, and repeats
+    calls that fail with an error that says it is ``transient``; an embedder only embeds.
     """
 
     @property
@@ -474,6 +475,16 @@ class Embedder(AsyncResource):
     @abstractmethod
     def max_batch(self) -> int:
         """How many texts one call of `embed_documents` takes at most."""
+
+    @property
+    def max_batch_tokens(self) -> int | None:
+        """How many tokens the texts of one call may have in all; None without a limit. Needs `count_tokens`."""
+        return None
+
+    @property
+    def concurrency(self) -> int:
+        """How many calls of `embed_documents` core may have under way at once."""
+        return 1
 
     @abstractmethod
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:

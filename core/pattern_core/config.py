@@ -17,13 +17,13 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from .errors import ConfigError, MissingVariableError, UnknownOptionError, nearest, shorten
+from .options import structure_options
 
-__all__ = ["Config", "ConfigSource", "Section", "find_config", "load_config", "user_config"]
+__all__ = ["Config", "ConfigSource", "EmbeddingPolicy", "Section", "find_config", "load_config", "user_config"]
 
 CONFIG_NAME: Final = "pattern.toml"
 CONFIG_VARIABLE: Final = "PATTERN_CONFIG"
 METRICS: Final = ("cosine", "euclidean", "manhattan")
-OVERFLOWS: Final = ("error", "truncate")
 
 Overflow: TypeAlias = Literal["error", "truncate"]
 
@@ -42,6 +42,24 @@ class Section:
 
 
 @attrs.frozen(kw_only=True)
+class EmbeddingPolicy:
+    """How texts are embedded, whoever the provider is: options under ``[embeddings]``.
+
+    Attributes:
+        overflow: What happens to a text that is longer than the model reads: ``error`` refuses it, ``truncate`` embeds
+            its beginning.
+        deadline: How long a call that fails for a while (a time-out, a busy service) is repeated at most, in seconds.
+        cache: Whether vectors are kept on this machine, so that the same text is not embedded twice.
+        cache_mb: How large the cache may become, in MB.
+    """
+
+    overflow: Overflow = "error"
+    deadline: float = attrs.field(default=120.0, validator=[attrs.validators.ge(0), attrs.validators.lt(86_400)])
+    cache: bool = True
+    cache_mb: int = attrs.field(default=512, validator=attrs.validators.in_(range(1, 1_000_000)))
+
+
+@attrs.frozen(kw_only=True)
 class Config:
     """A configuration, read and checked as far as that can be done without the plugins.
 
@@ -50,7 +68,7 @@ class Config:
         vectors: The vector search.
         embeddings: The embedding provider.
         metric: How vectors are compared: ``cosine``, ``euclidean`` or ``manhattan``.
-        overflow: What happens to a text that is longer than the model reads: ``error`` or ``truncate``.
+        policy: How texts are embedded.
         base: The folder that relative paths start from.
         source: The file it was read from; None for a dict.
     """
@@ -59,7 +77,7 @@ class Config:
     vectors: Section
     embeddings: Section
     metric: str = "cosine"
-    overflow: Overflow = "error"
+    policy: EmbeddingPolicy = attrs.field(factory=EmbeddingPolicy)
     base: Path = attrs.field(factory=Path.cwd)
     source: Path | None = None
 
@@ -141,9 +159,10 @@ def _parse(raw: Mapping[str, Any], *, base: Path, source: Path | None) -> Config
             raise ConfigError(f"{name} has to be a section, [{name}], got {shorten(content)}", key=name, source=shown)
         sections[name] = {str(key): _expand(value, f"{name}.{key}", shown) for key, value in content.items()}
     metric = sections["vectors"].pop("metric", "cosine")
-    overflow = sections["embeddings"].pop("overflow", "error")
     _check_choice(metric, METRICS, "vectors.metric", shown)
-    _check_choice(overflow, OVERFLOWS, "embeddings.overflow", shown)
+    own = {each.name: sections["embeddings"] for each in attrs.fields(EmbeddingPolicy)}
+    given = {name: section.pop(name) for name, section in own.items() if name in section}
+    policy = structure_options(EmbeddingPolicy, given, section="embeddings", base=base, source=shown)
     defaults = {"database": "surreal-embedded", "vectors": None, "embeddings": "torch"}
     parsed = {}
     for name, word in known.items():
@@ -151,7 +170,7 @@ def _parse(raw: Mapping[str, Any], *, base: Path, source: Path | None) -> Config
         if provider is not None and not isinstance(provider, str):
             raise ConfigError(f"expected a text, got a {type(provider).__name__}", key=f"{name}.{word}", source=shown)
         parsed[name] = Section(provider, sections[name])
-    return Config(**parsed, metric=metric, overflow=overflow, base=base, source=source)
+    return Config(**parsed, metric=metric, policy=policy, base=base, source=source)
 
 
 def _check_choice(value: object, choices: tuple[str, ...], key: str, source: str | None) -> None:

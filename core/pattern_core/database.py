@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from .abc import AsyncResource, Detail, Embedder, Health, Storage, VectorStore
+from .cache import VectorCache, user_cache
 from .config import Config, ConfigSource, load_config
 from .embedding import Embeddings
 from .errors import ConfigError, PatternError, nearest
@@ -175,6 +176,7 @@ class _Parts:
     storage: Callable[[], Awaitable[Storage]]
     vectors: Callable[[Storage], Awaitable[VectorStore]]
     embeddings: Callable[[], Awaitable[Embedder]]
+    cache: VectorCache | None
 
 
 def _parts(config: Config) -> _Parts:
@@ -191,6 +193,9 @@ def _parts(config: Config) -> _Parts:
         functools.partial(storage.open, _options(config, storage.options, "database")),
         functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
         functools.partial(embeddings.open, _options(config, embeddings.options, "embeddings")),
+        VectorCache(user_cache(), config.policy.cache_mb * 1_000_000)
+        if config.policy.cache and embeddings.cached
+        else None,
     )
 
 
@@ -251,7 +256,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
     async def _open(self) -> Database:
         config = load_config(self._source)
         parts = _parts(config)
-        embeddings = Embeddings(parts.embeddings, config.overflow)
+        embeddings = Embeddings(parts.embeddings, config.policy, cache=parts.cache)
         async with contextlib.AsyncExitStack() as opened:  # closes what is open where a later step fails
             opened.push_async_callback(embeddings.aclose)
             if self._load_model:  # first, so that a model that cannot be had leaves no trace of a database

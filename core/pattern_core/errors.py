@@ -123,7 +123,11 @@ class ConfigError(PatternError, ValueError):
 
 
 class UnknownOptionError(ConfigError):
-    """Raised when the configuration holds a section or an option that nobody knows."""
+    """Raised when the configuration holds a section or an option that nobody knows.
+
+    Attributes:
+        known: The names that would have been right.
+    """
 
     def __init__(self, key: str, known: Iterable[str], *, source: str | None = None) -> None:
         self.known = tuple(sorted(known))
@@ -326,12 +330,25 @@ class EmbeddingError(PatternError):
     Attributes:
         provider: The embedding plugin.
         model: The model.
+        transient: Whether the same call may succeed a little later, as after a time-out. Then core has repeated it
+            until its deadline.
+        retry_after: How long the service asked to be left alone, in seconds; None where it did not say.
     """
 
-    def __init__(self, message: str, *, provider: str = "", model: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str = "",
+        model: str = "",
+        transient: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.provider = provider
         self.model = model
+        self.transient = transient
+        self.retry_after = retry_after
 
 
 class ModelUnavailableError(EmbeddingError):

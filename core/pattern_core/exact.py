@@ -25,7 +25,7 @@ from .validators import as_vector
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ExactIndex", "ExactOptions", "pattern_vectors", "score"]
+__all__ = ["ExactIndex", "ExactOptions", "closest", "pattern_vectors", "prepare", "score"]
 
 _METRICS: Final = frozenset({"cosine", "euclidean", "manhattan"})
 _INLINE_ELEMENTS: Final = 1 << 21
@@ -86,6 +86,38 @@ def _scores(rows: _Rows, query: Vector, metric: str) -> _Scores:
     return np.concatenate(parts)
 
 
+def prepare(vectors: _Rows, metric: str) -> _Rows:
+    """Make vectors ready for `closest`, which for the cosine similarity means to scale them to length 1.
+
+    Args:
+        vectors: A float32 array, shape ``[..., dimensions]``, finite, no vector all zeros.
+        metric: ``cosine``, ``euclidean`` or ``manhattan``.
+
+    Returns:
+        A float32 array of the same shape.
+    """
+    return _unit(vectors) if metric == "cosine" else vectors
+
+
+def closest(query: Vector, rows: _Rows, metric: str, limit: int) -> tuple[NDArray[np.intp], _Scores]:
+    """Find the rows that are closest to a query. Equal rows have equal scores, wherever they stand.
+
+    Args:
+        query: A float32 array, shape ``[dimensions]``, prepared.
+        rows: A float32 array, shape ``[n, dimensions]``, prepared.
+        metric: ``cosine``, ``euclidean`` or ``manhattan``.
+        limit: How many to find, at least 1.
+
+    Returns:
+        The rows' positions, in no order, and their scores, float64: the `limit` closest ones are among them, and all
+        that are as close as the last of these.
+    """
+    if not len(rows):
+        return np.empty(0, dtype=np.intp), np.empty(0)
+    near = _candidates(rows, query, metric, min(limit, len(rows)))
+    return near, _scores(rows[near], query, metric)
+
+
 def score(query: Vector, vector: Vector, metric: str) -> float:
     """Say how close two vectors are, as a search does: the cosine similarity, or the distance times -1.
 
@@ -97,8 +129,7 @@ def score(query: Vector, vector: Vector, metric: str) -> float:
     Returns:
         The score; more is closer.
     """
-    pair = np.stack([query, vector])
-    first, second = _unit(pair) if metric == "cosine" else pair
+    first, second = prepare(np.stack([query, vector]), metric)
     return float(_scores(second[None], first, metric)[0])
 
 
@@ -147,10 +178,7 @@ class _Block:
         if only is not None:
             chosen = np.array(sorted(self._rows[each] for each in only & self._rows.keys()), dtype=np.intp)
             rows = rows[chosen]
-        if not len(rows):
-            return []
-        near = _candidates(rows, query, metric, min(limit, len(rows)))
-        scores = _scores(rows[near], query, metric)
+        near, scores = closest(query, rows, metric, limit)
         places = near if chosen is None else chosen[near]
         return [(-score, self.ids[place]) for score, place in zip(scores.tolist(), places.tolist(), strict=True)]
 
@@ -203,7 +231,7 @@ class _TableIndex:
             self._homes[change.id] = change.partition
 
     def _prepare(self, vectors: _Rows) -> _Rows:
-        return _unit(vectors) if self.spec.metric == "cosine" else vectors
+        return prepare(vectors, self.spec.metric)
 
     async def search(
         self, storage: Storage, vector: Vector, partitions: Iterable[str], limit: int, ids: Sequence[str] | None

@@ -157,5 +157,6 @@ def pattern_embeddings() -> EmbeddingSpec:
         options=HashingOptions,
         open=_open,
         semantic=False,
+        cached=False,
         summary="finds texts of like words (not of like meaning); needs no download",
     )

@@ -30,6 +30,7 @@ ENTRY_POINT_GROUP = "pattern_core"
 
 hookspec = pluggy.HookspecMarker(ENTRY_POINT_GROUP)
 hookimpl = pluggy.HookimplMarker(ENTRY_POINT_GROUP)
+"""Marks a function of a plugin as one of the hooks below."""
 
 
 @attrs.frozen(kw_only=True)
@@ -85,12 +86,14 @@ class EmbeddingSpec:
             ``model``, that is the model's name.
         open: Loads or reaches the model: ``await open(options)``. Raises `ModelUnavailableError` where it cannot.
         semantic: Whether texts of like meaning get like vectors, rather than texts of like words.
+        cached: Whether embedding a text costs more than looking its vector up in a file.
         summary: One line for ``pattern plugins``.
     """
 
     options: type[Any]
     open: Callable[[Any], Awaitable[Embedder]]
     semantic: bool = True
+    cached: bool = True
     summary: str = ""
 
 

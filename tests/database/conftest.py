@@ -28,7 +28,7 @@ async def _in_memory(*, external: bool) -> Database:
         return await spec.open(spec.options(dimensions=DIMENSIONS))
 
     storage = MemoryStorage()
-    embeddings = Embeddings(load, "error")
+    embeddings = Embeddings(load)
     signature = await embeddings.signature()
     await migrate_up(storage, signature)
     vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
     from pattern_core.maintenance.metadata import Metadata
 
-__all__ = ["doctor"]
+__all__ = ["Check", "doctor"]
 
 PROBE: Final = "Does the model turn this into numbers?"
 

@@ -193,7 +193,7 @@ async def _fit(db: Database, blocks: Sequence[Labelled], split: Callable[[str, i
     """Split the blocks further that have more tokens than the model reads."""
     limit = (await db.embeddings.signature()).max_tokens
     embedder = db.embeddings.loaded
-    if limit is None or embedder is None or not blocks or db.config.overflow != "error":
+    if limit is None or embedder is None or not blocks or db.config.policy.overflow != "error":
         return list(blocks)
     fitting: list[Labelled] = []
     for block, tokens in zip(blocks, await embedder.count_tokens([content for _, content in blocks]), strict=True):

@@ -1,0 +1,191 @@
+"""Vectors of texts that were embedded before, kept between runs.
+
+It is a cache: it may be lost at any time, it never makes a call fail, and it holds no text, only a hash of each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+
+from .abc import Signature, Vector
+
+__all__ = ["VectorCache", "user_cache"]
+
+_LOG: Final = logging.getLogger("pattern_core")
+_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, used REAL, vector BLOB) WITHOUT ROWID"
+_STALE_S: Final = 3600
+"""How old the note of a vector's last use may be before it is renewed, in seconds: reading should seldom write."""
+_CHUNK: Final = 500
+
+T = TypeVar("T")
+
+
+def user_cache() -> Path:
+    """Return where the user's cache of vectors is, whether there is one or not."""
+    if sys.platform == "win32":
+        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        folder = Path.home() / "Library" / "Caches"
+    else:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return folder / "pattern" / "embeddings.sqlite"
+
+
+class VectorCache:
+    """Vectors by the hash of what they were made from. Several processes may share one.
+
+    Args:
+        path: The file; made when it is first needed, readable by the user alone.
+        max_bytes: How large the file may become; then the vectors that were not used for longest go.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path = path
+        self._max_bytes = max_bytes
+        self._connection: sqlite3.Connection | None = None
+        self._usable = True
+        self._turn = asyncio.Lock()
+
+    async def get(self, signature: Signature, kind: str, texts: Sequence[str]) -> dict[str, Vector]:
+        """Look vectors up.
+
+        Args:
+            signature: What makes the vectors.
+            kind: What the texts were embedded as; part of the key.
+            texts: The texts.
+
+        Returns:
+            For each text that is known its vector, float32 ``[signature.dimensions]``.
+        """
+        keys = {_key(signature, kind, text): text for text in texts}
+        nothing: dict[bytes, bytes] = {}
+        found = await self._call(lambda connection: _read(connection, list(keys)), nothing)
+        size = signature.dimensions * np.dtype(np.float32).itemsize
+        return {
+            keys[key]: np.frombuffer(stored, dtype=np.float32) for key, stored in found.items() if len(stored) == size
+        }
+
+    async def put(self, signature: Signature, kind: str, vectors: Mapping[str, Vector]) -> None:
+        """Keep vectors.
+
+        Args:
+            signature: What made them.
+            kind: What the texts were embedded as.
+            vectors: For each text its vector.
+        """
+        now = time.time()
+        rows = [
+            (_key(signature, kind, text), now, np.asarray(vector, dtype=np.float32).tobytes())
+            for text, vector in vectors.items()
+        ]
+        await self._call(lambda connection: self._write(connection, rows), None)
+
+    async def aclose(self) -> None:
+        """Let the file go. A second call does nothing."""
+        async with self._turn:
+            self._usable = False
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                await asyncio.to_thread(connection.close)
+
+    async def _call(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
+        """Do work in a thread, one after the other. Whatever goes wrong with the file, the cache is then just empty."""
+        async with self._turn:
+            if not self._usable:
+                return otherwise
+            task = asyncio.ensure_future(asyncio.to_thread(self._with_connection, work))
+            try:
+                return await asyncio.shield(task)
+            except asyncio.CancelledError:
+                with contextlib.suppress(Exception):  # the thread goes on; nobody else may use the connection meanwhile
+                    await task
+                raise
+            except (sqlite3.Error, OSError) as error:
+                self._usable = False
+                _LOG.warning("the cache of vectors, %s, cannot be used: %s", self._path, error)
+                return otherwise
+
+    def _with_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._connection is None:
+            try:
+                self._connection = self._open()
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):
+                    raise
+                self._path.unlink()  # it is no database, or a damaged one
+                self._connection = self._open()
+        return work(self._connection)
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = OFF")  # what is lost is made again
+            connection.execute(_SCHEMA)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _write(self, connection: sqlite3.Connection, rows: Iterable[tuple[bytes, float, bytes]]) -> None:
+        with _transaction(connection):
+            connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+            pages, free, size = (
+                connection.execute(f"PRAGMA {name}").fetchone()[0]
+                for name in ("page_count", "freelist_count", "page_size")
+            )
+            if (pages - free) * size > self._max_bytes:
+                connection.execute(
+                    "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors ORDER BY used, key "
+                    "LIMIT (SELECT count(*) / 4 + 1 FROM vectors))"
+                )
+
+
+def _key(signature: Signature, kind: str, text: str) -> bytes:
+    parts = (signature.to_json(), kind, text)
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
+
+
+def _read(connection: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    stale = []
+    now = time.time()
+    for start in range(0, len(keys), _CHUNK):
+        part = keys[start : start + _CHUNK]
+        marks = ", ".join("?" * len(part))
+        for key, used, vector in connection.execute(
+            f"SELECT key, used, vector FROM vectors WHERE key IN ({marks})",  # noqa: S608 - only question marks
+            part,
+        ):
+            found[key] = vector
+            if now - used > _STALE_S:
+                stale.append((now, key))
+    if stale:
+        with _transaction(connection):
+            connection.executemany("UPDATE vectors SET used = ? WHERE key = ?", stale)
+    return found
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -38,11 +38,13 @@ VERBS = list(_verbs())
 def test_the_verbs() -> None:
     """The verbs of the issue are there."""
     wanted = {
-        "init status doctor plugins migrate user agent memory search backup restore",
+        "init status doctor plugins maintain vectors migrate user agent memory search backup restore",
+        "vectors status, vectors verify, vectors rebuild",
         "migrate status, migrate plan, migrate up, migrate down",
         "user add, user list, user show, user edit, user rm",
         "agent add, agent list, agent show, agent edit, agent deactivate, agent reactivate, agent rm",
         "memory add, memory list, memory show, memory edit, memory rm, memory import",
+        "plugin, plugin new",
     }
     names = {tuple(verb.split()) for line in wanted for verb in (line.split(",") if "," in line else line.split())}
     assert set(VERBS) == names

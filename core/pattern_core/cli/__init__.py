@@ -24,6 +24,8 @@ SECTIONS: Final = {
         "status": "Show what the database holds.",
         "doctor": "Check everything, and say what to do.",
         "plugins": "List the plugins, installed or not.",
+        "maintain": "Do the upkeep that is due.",
+        "vectors": "The vector indexes: status, verify, rebuild.",
         "migrate": "Bring the schema up to date, or back.",
         "backup": "Write all records to files.",
         "restore": "Read a backup into an empty database.",
@@ -34,12 +36,17 @@ SECTIONS: Final = {
         "memory": "Memories: add, import, list, show, edit, rm.",
         "search": "Find an agent's memories by what they mean.",
     },
+    "Extend": {
+        "plugin": "Plugins of your own: new.",
+    },
 }
 MODULES: Final = {
     "init": ("pattern_core.cli.setup", "init"),
     "status": ("pattern_core.cli.status", "status"),
     "doctor": ("pattern_core.cli.doctor", "doctor"),
     "plugins": ("pattern_core.cli.status", "plugins"),
+    "maintain": ("pattern_core.cli.vectors", "maintain"),
+    "vectors": ("pattern_core.cli.vectors", "vectors"),
     "migrate": ("pattern_core.cli.migrate", "migrate"),
     "backup": ("pattern_core.cli.backup", "backup"),
     "restore": ("pattern_core.cli.backup", "restore"),
@@ -47,6 +54,7 @@ MODULES: Final = {
     "agent": ("pattern_core.cli.agent", "agent"),
     "memory": ("pattern_core.cli.memory", "memory"),
     "search": ("pattern_core.cli.search", "search"),
+    "plugin": ("pattern_core.cli.plugin", "plugin"),
 }
 
 

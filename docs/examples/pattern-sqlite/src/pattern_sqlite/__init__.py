@@ -1,0 +1,1 @@
+"""Storage for pattern-core in an SQLite file."""

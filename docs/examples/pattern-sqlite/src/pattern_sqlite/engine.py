@@ -1,0 +1,229 @@
+"""One connection to SQLite, and all that is said to it. Everything here blocks, and runs in one thread."""
+
+# ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pattern_core.abc import Check, CheckNone, Delete, Detail, Health, Insert, Patch, Put, Row, Write
+from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from pattern_core.filters import And, Field, Filter
+from pattern_core.schema import Column, CreateTable, Kind, Order, SchemaStep, Table
+
+from .query import Query, order_by, quoted
+from .values import arrow_value, decode_row, encode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A connection to a database file, made where there is none. Its methods are those of `Storage`, but block.
+
+    Args:
+        path: The file.
+        busy_timeout: How long a write waits for those of other processes, in seconds.
+    """
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._sqlite = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+        self._query: Query | None = None
+        try:
+            self._write_ahead(busy_timeout)
+            self._sqlite.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
+            self._sqlite.create_function("decide", 2, self._decide)
+        except BaseException:
+            self._sqlite.close()
+            raise
+
+    def _write_ahead(self, patience: float) -> None:
+        """Keep a log, so that readers and a writer do not wait for each other; once set, the file remembers it."""
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._sqlite.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError as error:  # SQLite does not wait here, where another process is setting it
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                return
+
+    def close(self) -> None:
+        self._sqlite.close()
+
+    def tables(self) -> frozenset[str]:
+        found = self._sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
+        return frozenset(name for (name,) in found)
+
+    def apply_schema(self, step: SchemaStep) -> None:
+        table = step.table
+        with self._transaction():
+            if not isinstance(step, CreateTable):
+                self._sqlite.execute(f"DROP TABLE IF EXISTS {quoted([table.name])}")
+                return
+            # Columns have no type: SQLite then keeps each value as it is. (A REAL one loses the sign of -0.0.)
+            columns = [f"{quoted([each.name])}{'' if each.optional else ' NOT NULL'}" for each in table.columns]
+            keys = [f"UNIQUE ({quoted(key)})" for key in (("id",), *table.unique)]
+            declared = ", ".join([*columns, *keys])
+            self._sqlite.execute(f"CREATE TABLE IF NOT EXISTS {quoted([table.name])} ({declared})")
+            for names in table.indexes:
+                index = quoted(["_".join((table.name, *names))])
+                self._sqlite.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted([table.name])} ({quoted(names)})")
+
+    def get(self, table: Table, ids: Sequence[str], *, vectors: bool) -> list[Row | None]:
+        columns = _columns(table, vectors=vectors)
+        place = [column.name for column in columns].index("id")
+        stored = {each[place]: each for each in self._select(table, columns, Field("id").in_(ids))}
+        return [decode_row(columns, stored[id]) if id in stored else None for id in ids]
+
+    def find(
+        self, table: Table, where: Filter | None, order: Sequence[Order], limit: int | None, *, vectors: bool
+    ) -> list[Row]:
+        columns = _columns(table, vectors=vectors)
+        return [decode_row(columns, each) for each in self._select(table, columns, where, order, limit)]
+
+    def count(self, table: Table, where: Filter | None) -> int:
+        ((count,),) = self._read("count(*)", table, where)
+        return int(count)
+
+    def page(
+        self, table: Table, where: Filter | None, names: Sequence[str] | None, after: str | None, rows: int
+    ) -> tuple[pa.RecordBatch, str] | None:
+        """Return the next rows behind an id, as Arrow, and the last id among them; None where there are no more."""
+        import pyarrow as pa  # takes a moment, and most programs never stream
+
+        if after is not None:
+            where = Field("id") > after if where is None else where & (Field("id") > after)
+        schema = table.arrow_schema(names)
+        columns = [table.column(name) for name in schema.names]
+        found = self._select(table, [*columns, table.column("id")], where, limit=rows)
+        if not found:
+            return None
+        *values, ids = zip(*found, strict=True)
+        arrays = [
+            pa.array([arrow_value(column, each) for each in stored], kind)
+            for column, stored, kind in zip(columns, values, schema.types, strict=True)
+        ]
+        return pa.record_batch(arrays, schema=schema), ids[-1]
+
+    def commit(self, batch: Sequence[Write]) -> None:
+        with self._transaction():
+            for write in batch:
+                self._write(write)
+
+    def health(self) -> Health:
+        ((version, size),) = self._sqlite.execute(
+            "SELECT sqlite_version(), page_count * page_size FROM pragma_page_count, pragma_page_size"
+        )
+        return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
+
+    def maintain(self) -> Mapping[str, Detail]:
+        self._sqlite.execute("PRAGMA optimize")  # refreshes SQLite's statistics
+        ((_, logged, moved),) = self._sqlite.execute("PRAGMA wal_checkpoint")
+        return {"log_pages": logged, "moved_pages": moved}
+
+    def execute(self, statement: str, parameters: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        try:
+            cursor = self._sqlite.execute(statement, parameters or {})
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+        finally:
+            self._sqlite.rollback()  # a BEGIN of the caller's would hold up everybody else
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Take the database's one write lock at once, so that what is read here still holds at the end."""
+        try:
+            self._sqlite.execute("BEGIN IMMEDIATE")
+            yield
+            try:
+                self._sqlite.execute("COMMIT")
+            except sqlite3.Error as error:
+                message = f"SQLite could not finish a transaction ({error}). It may have taken effect: look first."
+                raise StorageError(message) from error
+        finally:
+            self._sqlite.rollback()  # does nothing after the COMMIT
+
+    def _decide(self, number: int, stored: Any) -> bool:
+        """Answer SQLite, which asks for what the query under way could not tell it."""
+        return self._query is not None and self._query.predicates[number](stored)
+
+    def _read(self, selected: str, table: Table, where: Filter | None, tail: str = "", *bound: Any) -> list[Any]:
+        self._query = Query(table, where)
+        statement = f"SELECT {selected} FROM {quoted([table.name])} WHERE {self._query.condition} {tail}"
+        return self._sqlite.execute(statement, [*self._query.parameters, *bound]).fetchall()
+
+    def _select(
+        self,
+        table: Table,
+        columns: Sequence[Column],
+        where: Filter | None,
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+    ) -> list[Any]:
+        tail = f"{order_by(order)} LIMIT ?"
+        return self._read(quoted(each.name for each in columns), table, where, tail, -1 if limit is None else limit)
+
+    def _write(self, write: Write) -> None:
+        table = write.table
+        if isinstance(write, CheckNone):
+            if self.count(table, write.where):
+                raise ConflictError(table.name, str(write.where), None)
+            return
+        id = write.row["id"] if isinstance(write, Insert | Put) else write.id
+        ((revision,),) = self._read("max(revision)", table, Field("id") == id)  # None where there is no such record
+        match write:
+            case Insert() if revision is not None:
+                raise AlreadyExistsError(table.name, {"id": id})
+            case Insert(_, row) | Put(_, row):
+                self._store(table, id, row, new=revision is None)
+            case Check(revision=0):
+                if revision is not None:
+                    raise ConflictError(table.name, id, None)
+            case Patch() | Delete() | Check():
+                if write.revision not in (None, revision):
+                    raise ConflictError(table.name, id, write.revision)
+                if revision is None and not isinstance(write, Delete):
+                    raise NotFoundError(table.name, id)
+                if isinstance(write, Delete):
+                    self._sqlite.execute(f"DELETE FROM {quoted([table.name])} WHERE id = ?", [id])
+                elif isinstance(write, Patch):
+                    self._store(table, id, write.changes, new=False)
+
+    def _store(self, table: Table, id: str, values: Row, *, new: bool) -> None:
+        """Insert a row, or set some columns of one that is there."""
+        stored = [encode(table.column(name), value) for name, value in values.items()]  # refuses an unknown name
+        if new:
+            marks = ", ".join("?" * len(values))
+            statement = f"INSERT INTO {quoted([table.name])} ({quoted(values)}) VALUES ({marks})"
+        else:
+            changes = ", ".join(f"{quoted([name])} = ?" for name in values) or '"id" = "id"'
+            statement = f"UPDATE {quoted([table.name])} SET {changes} WHERE id = ?"
+            stored.append(id)
+        try:
+            self._sqlite.execute(statement, stored)
+        except sqlite3.IntegrityError:
+            before = {} if new else self.find(table, Field("id") == id, (), None, vectors=False)[0]
+            self._refuse_taken(table, id, before | values)
+            raise
+
+    def _refuse_taken(self, table: Table, id: str, row: Row) -> None:
+        for key in table.unique:
+            values = {name: row[name] for name in key}
+            same = [Field(name) == value for name, value in values.items()]
+            if self.count(table, And((*same, Field("id") != id))):
+                raise AlreadyExistsError(table.name, values)
+
+
+def _columns(table: Table, *, vectors: bool) -> list[Column]:
+    return [column for column in table.columns if vectors or column.kind is not Kind.VECTOR]

@@ -1,0 +1,126 @@
+"""The storage: each call becomes a job for the one thread that SQLite lives in."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+
+from pattern_core.abc import Detail, Health, Row, Storage, Write
+from pattern_core.errors import ClosedError, PatternError, StorageError
+from pattern_core.filters import Filter
+from pattern_core.schema import Order, SchemaStep, Table
+
+from .engine import Engine
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["SqliteStorage"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteStorage(Storage):
+    """Records in an SQLite file.
+
+    Args:
+        path: The file; it is made where there is none.
+        busy_timeout: How long a write waits for those of other processes, in seconds.
+    """
+
+    def __init__(self, path: Path, busy_timeout: float) -> None:
+        self._path = path
+        self._closed = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pattern-sqlite")
+        self._opening = self._thread.submit(Engine, path, busy_timeout)
+
+    @classmethod
+    async def open(cls, path: Path, busy_timeout: float) -> Self:
+        """Open the file, and return when it is open; raise `StorageError` where it cannot be."""
+        storage = cls(path, busy_timeout)
+        try:
+            await storage.health()
+        except BaseException:
+            await storage.aclose()
+            raise
+        return storage
+
+    async def tables(self) -> frozenset[str]:
+        return await self._run(Engine.tables)
+
+    async def apply_schema(self, step: SchemaStep) -> None:
+        await self._run(Engine.apply_schema, step)
+
+    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
+        return await self._run(Engine.get, table, ids, vectors=vectors)
+
+    async def find(
+        self,
+        table: Table,
+        where: Filter | None = None,
+        *,
+        order: Sequence[Order] = (),
+        limit: int | None = None,
+        vectors: bool = False,
+    ) -> list[Row]:
+        return await self._run(Engine.find, table, where, order, limit, vectors=vectors)
+
+    async def count(self, table: Table, where: Filter | None = None) -> int:
+        return await self._run(Engine.count, table, where)
+
+    async def scan(
+        self,
+        table: Table,
+        where: Filter | None = None,
+        *,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = 1024,
+    ) -> AsyncIterator[pa.RecordBatch]:
+        last: str | None = None
+        while page := await self._run(Engine.page, table, where, columns, last, batch_rows):
+            batch, last = page
+            yield batch
+
+    async def commit(self, batch: Sequence[Write]) -> None:
+        await self._run(Engine.commit, batch)
+
+    async def health(self) -> Health:
+        return await self._run(Engine.health)
+
+    async def maintain(self) -> Mapping[str, Detail]:
+        return await self._run(Engine.maintain)
+
+    async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
+        return await self._run(Engine.execute, statement, parameters)
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            closing = self._thread.submit(self._close)  # behind the jobs that have been given
+            self._thread.shutdown(wait=False)
+            await asyncio.shield(asyncio.wrap_future(closing))
+
+    async def _run(self, job: Callable[Concatenate[Engine, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Let the thread do a job. Who is cancelled no longer waits; a job that has begun is done to its end."""
+
+        def do() -> T:
+            return job(self._opening.result(), *args, **kwargs)
+
+        if self._closed:
+            raise ClosedError(f"the database {self._path} is closed; open it again")
+        try:
+            return await asyncio.wrap_future(self._thread.submit(do))
+        except PatternError:
+            raise
+        except (sqlite3.Error, OSError, OverflowError, TypeError, ValueError) as error:  # SQLite's, or no fit for it
+            message = f"the database {self._path} failed: {error} ({type(error).__name__}). Nothing was written."
+            raise StorageError(message) from error
+
+    def _close(self) -> None:
+        if self._opening.exception() is None:
+            self._opening.result().close()

@@ -1,0 +1,141 @@
+"""``pattern plugin new``: the folder of a plugin, whose tests run at once."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Run = Callable[..., CompletedProcess[str]]
+
+ROLES = ("storage", "vectors", "embeddings")
+LIST = "import sys; from pattern_core.cli import main; sys.exit(main(['plugins', '--json']))"
+
+
+@pytest.mark.parametrize("role", ROLES)
+class TestANewPlugin:
+    """What is made is a distribution that works as it stands."""
+
+    @pytest.fixture
+    def folder(self, role: str, here: Path, pattern: Run) -> Path:
+        answer = pattern("plugin", "new", "my-engine", "--role", role)
+        assert answer.returncode == 0, answer.stderr
+        return here / "pattern-my-engine"
+
+    def test_its_files_are_whole(self, role: str, folder: Path) -> None:
+        """Every file is there and can be read; no placeholder is left; the metadata says what it is."""
+        files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+        module = {"storage": "storage", "vectors": "vectors", "embeddings": "embedder"}[role]
+        package = "src/pattern_my_engine"
+        sources = {f"{package}/__init__.py", f"{package}/plugin.py", f"{package}/{module}.py"}
+        assert files == sources | {f"{package}/py.typed", "pyproject.toml", "README.md", "tests/test_conformance.py"}
+        for name in sorted(files):
+            text = (folder / name).read_text(encoding="utf-8")
+            assert "$" not in text, name
+            if name.endswith(".py"):
+                ast.parse(text)
+        project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert project["name"] == "pattern-my-engine"
+        assert any(re.fullmatch(r"pattern-core>=\d+\.\d+,<[\d.]+", each) for each in project["dependencies"])
+        assert project["entry-points"] == {"pattern_core": {"my-engine": "pattern_my_engine.plugin"}}
+
+    def test_it_is_listed(self, role: str, folder: Path, run_installed: Run) -> None:
+        """Once installed, `pattern plugins` finds it, in its role and without an error."""
+        answer = run_installed(folder, "-c", LIST)
+        (found,) = [each for each in json.loads(answer.stdout)["items"] if each["name"] == "my-engine"]
+        assert found["error"] is None
+        assert found["roles"] == [{"storage": "storage", "vectors": "vector search", "embeddings": "embeddings"}[role]]
+
+    def test_its_tests_run_and_say_what_to_write(self, role: str, folder: Path, run_installed: Run) -> None:
+        """The whole kit is collected and runs; no rule that applies passes yet, and each says "write this"."""
+        report = folder / "report.xml"
+        command = ("-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", f"--junitxml={report}")
+        answer = run_installed(folder, *command)
+        assert answer.returncode == 1, answer.stdout  # tests have failed, and nothing worse has happened
+        rules = [each for each in ET.parse(report).iter("testcase") if each.find("skipped") is None]
+        assert len(rules) > 10
+        for rule in rules:
+            said = [each.get("message", "") for each in (*rule.iter("failure"), *rule.iter("error"))]
+            assert said, f"{rule.get('name')} passed"
+            assert all("NotImplementedError: write this: " in each for each in said), (rule.get("name"), said)
+
+
+class TestWhatIsRefused:
+    """Where nothing can be made, nothing is."""
+
+    @pytest.mark.parametrize(
+        "name", ["", "Redis", "my_engine", "1st", "-x", "a--b", "a-", "x" * 41, "../up", "a b", "é", "a\n", "$name"]
+    )
+    def test_a_name_that_cannot_be(self, name: str, here: Path, pattern: Run) -> None:
+        """A name has small letters, digits and hyphens; another one is refused, and no file is made."""
+        answer = pattern("plugin", "new", "--role", "storage", "--", name)
+        assert answer.returncode == 2
+        assert "cannot be a plugin's name" in answer.stderr
+        assert not list(here.iterdir())
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [
+            ("hashing", "taken by pattern-core"),
+            ("embedded", "taken by pattern-core"),
+            ("torch", "taken by"),
+            ("core", "part of pattern-core"),
+            ("core-redis", "part of pattern-core"),
+        ],
+    )
+    def test_a_name_that_is_taken(self, name: str, reason: str, here: Path, pattern: Run) -> None:
+        """The name of a plugin that is installed or published, or one like the core's, is refused."""
+        answer = pattern("plugin", "new", name, "--role", "storage")
+        assert answer.returncode == 2
+        assert reason in " ".join(answer.stderr.split())
+        assert not list(here.iterdir())
+
+    @pytest.mark.parametrize("there", ["empty folder", "full folder", "file", "dangling link"])
+    def test_what_is_there_is_left_alone(self, there: str, here: Path, pattern: Run) -> None:
+        """Whatever stands where the folder would be stays as it is."""
+        target = here / "pattern-redis"
+        if there == "file":
+            target.write_text("mine")
+        elif there == "dangling link":
+            target.symlink_to("nowhere")
+        else:
+            target.mkdir()
+            if there == "full folder":
+                (target / "mine").write_text("mine")
+        before = sorted(here.rglob("*"))
+        answer = pattern("plugin", "new", "redis", "--role", "storage")
+        assert answer.returncode == 2
+        assert "is there already" in answer.stderr
+        assert sorted(here.rglob("*")) == before
+
+    def test_a_place_that_cannot_be(self, here: Path, pattern: Run) -> None:
+        """A folder inside a file is refused in words."""
+        (here / "file").write_text("mine")
+        answer = pattern("plugin", "new", "redis", "--role", "storage", "--folder", "file/deep")
+        assert answer.returncode == 2
+        assert "file/deep cannot be made" in " ".join(answer.stderr.split())
+        assert [path.name for path in here.iterdir()] == ["file"]
+
+    def test_a_role_that_is_not(self, here: Path, pattern: Run) -> None:
+        """There are three roles; without one, nothing is made."""
+        assert pattern("plugin", "new", "redis", "--role", "storge").returncode == 2
+        assert pattern("plugin", "new", "redis").returncode == 2
+        assert not list(here.iterdir())
+
+
+def test_another_place(here: Path, pattern: Run) -> None:
+    """--folder says where, parents included; --json says what was made; nothing else lies around."""
+    answer = pattern("plugin", "new", "redis", "--role", "vectors", "--folder", "deep/er/place", "--json")
+    assert answer.returncode == 0, answer.stderr
+    made = json.loads(answer.stdout)
+    assert made["folder"] == str(here / "deep" / "er" / "place")
+    assert (made["name"], made["role"], made["package"]) == ("redis", "vectors", "pattern_redis")
+    assert [path.name for path in (here / "deep" / "er").iterdir()] == ["place"]
+    assert (here / "deep" / "er" / "place" / "src" / "pattern_redis" / "vectors.py").is_file()

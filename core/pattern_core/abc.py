@@ -278,6 +278,14 @@ class Storage(AsyncResource):
     async def health(self) -> Health:
         """Ask the engine whether it works."""
 
+    async def foreign_commits(self) -> int:
+        """Return a number that is another one after others than this object have committed; own commits may change it.
+
+        What keeps data of the storage in memory asks before it relies on it. A storage that may be open in several
+        processes has to answer; where only this object writes, the number is always the same.
+        """
+        return 0
+
     async def maintain(self) -> Mapping[str, Detail]:
         """Do now the upkeep that the engine needs from time to time, and say what was done.
 

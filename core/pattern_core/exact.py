@@ -202,6 +202,7 @@ class _TableIndex:
         self.spec = spec
         self.column = column
         self.blocks: dict[str, _Block] = {}
+        self._generation = 0
         self._partition = partition
         self._homes: dict[str, str] = {}  # the loaded partition that a record stands in
         self._loads: dict[str, _Load] = {}
@@ -214,6 +215,13 @@ class _TableIndex:
                 load.changes.extend(changes)
             for change in changes:
                 self._set(change)
+
+    async def forget(self) -> None:
+        """Let go of all that was loaded, and of what is being loaded: it may be out of date."""
+        async with self._lock:
+            self._generation += 1
+            self.blocks.clear()
+            self._homes.clear()
 
     def _check(self, change: VectorChange) -> VectorChange:
         if change.vector is None:
@@ -266,9 +274,11 @@ class _TableIndex:
             load = _Load()
             self._loads.update(dict.fromkeys(mine, load))
             try:
+                generation = self._generation
                 blocks = await self._scan(storage, mine)
                 async with self._lock:
-                    self._install(blocks, load)
+                    if generation == self._generation:
+                        self._install(blocks, load)
             finally:  # a search that was cancelled leaves the partitions to the next one
                 for name in mine:
                     del self._loads[name]
@@ -327,6 +337,7 @@ class ExactIndex(VectorStore):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._tables: dict[str, _TableIndex] = {}
+        self._foreign_commits: int | None = None
         self._closed = False
 
     async def create(self, index: IndexSpec) -> None:
@@ -351,7 +362,17 @@ class ExactIndex(VectorStore):
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
     ) -> Matches:
-        return await self._index(table).search(self._storage, vector, partitions, limit, ids)
+        index = self._index(table)
+        await self._notice()
+        return await index.search(self._storage, vector, partitions, limit, ids)
+
+    async def _notice(self) -> None:
+        """Load everything anew where others have written: nobody tells this index what."""
+        commits = await self._storage.foreign_commits()
+        if commits != self._foreign_commits:
+            self._foreign_commits = commits
+            for index in self._tables.values():
+                await index.forget()
 
     async def count(self, table: Table) -> int:
         return await self._storage.count(table, ~Field(self._index(table).column).is_null())

@@ -1,7 +1,8 @@
 """An agent remembers real text, answers questions from it, and still does after the database was closed and reopened.
 
 Without arguments, the text is the documentation of Python's standard library: ``python demo.py``. With a file, it is
-that file, and the questions are read from the terminal or standard input: ``python demo.py NOTES.md``.
+that file, and the questions are read from the terminal or standard input: ``python demo.py NOTES.md``. Other plugins than
+the embedded default are named by ``--storage`` and ``--embeddings``, with their defaults.
 """
 # ruff: noqa: INP001 - a program is no part of a package
 
@@ -41,11 +42,15 @@ QUESTIONS = {
 console = Console(highlight=False)
 
 
-def config(folder: Path) -> dict[str, dict[str, str]]:
-    """Return the embedded default, with a model whose weights come from a package, so that no hub is needed."""
+Config = dict[str, dict[str, str]]
+
+
+def config(folder: Path, storage: str, embeddings: str) -> Config:
+    """Return a configuration. The model's weights come from a package, so that no hub is needed."""
+    model = {"model": "sentence-transformers/all-MiniLM-L6-v2"} if embeddings == "torch" else {}
     return {
-        "database": {"type": "embedded", "path": str(folder / "pattern.db")},
-        "embeddings": {"provider": "torch", "model": "sentence-transformers/all-MiniLM-L6-v2"},
+        "database": {"type": storage, "path": str(folder / "pattern.db")},
+        "embeddings": {"provider": embeddings, **model},
     }
 
 
@@ -107,20 +112,20 @@ def ask() -> Iterator[str]:
         yield question
 
 
-async def standard_library(folder: Path) -> int:
+async def standard_library(configuration: Config) -> int:
     """Remember the standard library's documentation, ask, reopen, and ask again."""
     console.rule("Reading the documentation of Python's standard library")
     blocks = list(paragraphs())
     questions = list(QUESTIONS)
     began = time.perf_counter()
-    async with pattern_core.open(config(folder)) as db:
+    async with pattern_core.open(configuration) as db:
         console.print(f"database and model open in {time.perf_counter() - began:.1f} s")
         agent_id = await remember(db, blocks)
         first = await answer(db, agent_id, questions)
     console.print()
     console.rule("Closed, reopened, asked again")
     began = time.perf_counter()
-    async with pattern_core.open(config(folder)) as db:
+    async with pattern_core.open(configuration) as db:
         console.print(f"database and model open in {time.perf_counter() - began:.1f} s")
         second = await answer(db, agent_id, questions)
     modules = [[label.split(".")[0].split(" ")[0] for label in labels] for labels in first]
@@ -130,17 +135,18 @@ async def standard_library(folder: Path) -> int:
         f"{sum(any(each) for each in fits)} among the first three."
     )
     console.print("After reopening, the answers are the same." if first == second else "[red]The answers differ.[/]")
-    return 0 if all(any(each) for each in fits) and first == second else 1
+    semantic = configuration["embeddings"]["provider"] != "hashing"  # by words alone, not every question is answered
+    return 0 if first == second and (not semantic or all(any(each) for each in fits)) else 1
 
 
-async def own_text(folder: Path, file: Path) -> int:
+async def own_text(configuration: Config, file: Path) -> int:
     """Remember a file of the user's, and answer questions about it."""
     text = await asyncio.to_thread(file.read_text, encoding="utf-8")
     blocks = split_text(text, markdown=file.suffix.lower() in {".md", ".markdown"})
     if not blocks:
         console.print(f"{file} holds no text.")
         return 1
-    async with pattern_core.open({**config(folder)}) as db:
+    async with pattern_core.open(configuration) as db:
         agent_id = await remember(db, [(block.label, block.content) for block in blocks])
         for question in ask():
             await answer(db, agent_id, [question])
@@ -151,11 +157,14 @@ def main() -> int:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", nargs="?", type=Path, help="a text or Markdown file to remember")
+    parser.add_argument("--storage", default="embedded", help="the storage plugin")
+    parser.add_argument("--embeddings", default="torch", help="the embedding plugin")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pattern-demo-") as folder:
+        configuration = config(Path(folder), arguments.storage, arguments.embeddings)
         if arguments.file is None:
-            return asyncio.run(standard_library(Path(folder)))
-        return asyncio.run(own_text(Path(folder), arguments.file))
+            return asyncio.run(standard_library(configuration))
+        return asyncio.run(own_text(configuration, arguments.file))
 
 
 if __name__ == "__main__":

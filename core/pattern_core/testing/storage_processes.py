@@ -10,18 +10,20 @@ from typing import Final
 
 import pytest
 
-from pattern_core.abc import Delete, Insert, Patch, Put, Row, Storage, Write
+from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Row, Storage, VectorChange, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError
+from pattern_core.exact import ExactIndex
 from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
 
 from .children import Child, ChildRules, Start
-from .rows import DIMENSIONS, sample_row
+from .rows import DIMENSIONS, sample_row, sample_vector
 
 __all__ = ["ProcessRules"]
 
 USERS = TABLES["users"]
 AGENTS = TABLES["agents"]
+TASKS = TABLES["tasks"]
 KILLS: Final = 3
 """How often a writer is killed in one test."""
 
@@ -103,6 +105,20 @@ async def answer(pipe: Connection, open_storage: Open) -> None:
         pipe.send("written")
         wanted = pipe.recv()
         pipe.send([row is not None for row in await storage.get(USERS, wanted)] + [await storage.count(USERS)])
+
+
+async def change_vectors(pipe: Connection, open_storage: Open) -> None:
+    """Write a record with a vector, then, when told to, remove another."""
+    async with await open_storage() as storage:
+        await storage.commit([Insert(TASKS, _task("theirs"))])
+        pipe.send("written")
+        pipe.recv()
+        await storage.commit([Delete(TASKS, "mine")])
+        pipe.send("deleted")
+
+
+def _task(id: str) -> Row:
+    return sample_row(TASKS, id, user_id="ada", embedding=sample_vector("the same"))
 
 
 class ProcessRules(ChildRules):
@@ -202,6 +218,30 @@ class ProcessRules(ChildRules):
         await shared.commit([Insert(USERS, sample_row(USERS, "parent")), Delete(USERS, "child")])
         child.pipe.send(["parent", "child"])
         assert await child.hear() == [True, False, 1]
+
+    async def test_what_is_kept_in_memory_is_noticed_to_be_old(
+        self, shared: Storage, open_storage: Open, start: Start
+    ) -> None:
+        """A vector search in memory, over this storage, finds what another process has written, and nothing it deleted.
+
+        If it fails: `foreign_commits` has to return another number after any commit that was not this object's own.
+        """
+        async with ExactIndex(shared) as index:
+            await index.create(IndexSpec(TASKS, DIMENSIONS, "cosine"))
+            await shared.commit([Insert(TASKS, _task("mine"))])
+            await index.apply(TASKS, [VectorChange("mine", "ada", sample_vector("the same"))])
+
+            async def found() -> tuple[str, ...]:
+                vector = sample_vector("the same")
+                return (await index.search(TASKS, vector, partitions=["ada"], limit=5)).ids
+
+            assert await found() == ("mine",)
+            child = start(change_vectors, open_storage)
+            assert await child.hear() == "written"
+            assert await found() == ("mine", "theirs")
+            child.pipe.send("go on")
+            assert await child.hear() == "deleted"
+            assert await found() == ("theirs",)
 
 
 async def _together(children: list[Child]) -> None:

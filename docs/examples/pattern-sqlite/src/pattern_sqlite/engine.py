@@ -127,6 +127,10 @@ class Engine:
         )
         return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
 
+    def foreign_commits(self) -> int:
+        ((version,),) = self._sqlite.execute("PRAGMA data_version")  # own commits do not change it
+        return int(version)
+
     def maintain(self) -> Mapping[str, Detail]:
         self._sqlite.execute("PRAGMA optimize")  # refreshes SQLite's statistics
         ((_, logged, moved),) = self._sqlite.execute("PRAGMA wal_checkpoint")

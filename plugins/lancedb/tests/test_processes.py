@@ -1,0 +1,76 @@
+"""Several processes at once: no duplicates, whatever upkeep they do meanwhile."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pattern_core.abc import Put
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_lancedb.place import Folder
+from pattern_lancedb.storage import LanceStorage
+
+pytestmark = pytest.mark.anyio
+
+USERS = TABLES["users"]
+
+
+async def test_upserts_of_one_new_id_make_one_record(tmp_path: Path) -> None:
+    """Processes that put the same new ids at once, and do upkeep all the time, leave one record for each."""
+    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        program = [sys.executable, str(Path(__file__).with_name("putter.py")), str(tmp_path)]
+        writers = [
+            subprocess.Popen([*program, name, "20"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for name in ("a", "b")
+        ]
+        for writer in writers:
+            assert writer.stdout is not None
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            assert writer.stdin is not None
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        for writer in writers:
+            writer.communicate()
+            assert writer.returncode == 0
+        expected = sorted(f"u{number}" for number in range(20))
+        assert [row["id"] for row in await storage.find(USERS)] == expected
+        await storage.maintain()
+        table = await (await storage.lance.snapshot()).table("users")
+        held = (await table.query().select(["id"]).to_arrow())["id"].to_pylist()
+        assert sorted(held) == expected
+
+
+async def test_two_that_are_open_in_one_process_see_each_other(tmp_path: Path) -> None:
+    """What one has committed, moved or dropped, the other sees at once."""
+    async with (
+        await LanceStorage.open(await Folder.open(tmp_path)) as first,
+        await LanceStorage.open(await Folder.open(tmp_path)) as second,
+    ):
+        await first.apply_schema(CreateTable(USERS, DIMENSIONS))
+        assert await second.tables() == {"users"}
+        await first.lance.flush()
+        await second.lance.flush()
+        assert await second.count(USERS) == 0
+
+
+async def test_only_commits_of_others_are_foreign(tmp_path: Path) -> None:
+    """What is kept in memory is not given up for one's own commits, nor for anybody's upkeep."""
+    async with (
+        await LanceStorage.open(await Folder.open(tmp_path)) as first,
+        await LanceStorage.open(await Folder.open(tmp_path)) as second,
+    ):
+        await first.apply_schema(CreateTable(USERS, DIMENSIONS))
+        before, others = await first.foreign_commits(), await second.foreign_commits()
+        await first.commit([Put(USERS, sample_row(USERS, "u1"))])
+        await first.maintain()
+        await second.maintain()
+        assert await first.foreign_commits() == before
+        assert await second.foreign_commits() != others
+        await second.commit([Put(USERS, sample_row(USERS, "u2"))])
+        assert await first.foreign_commits() != before

@@ -1,0 +1,166 @@
+"""The vector search keeps the contract: over its own column and beside other storages, exactly and approximately."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import numpy as np
+import pytest
+
+from pattern_core.abc import Detail, Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
+from pattern_core.schema import Table
+from pattern_core.testing import VectorStoreContract
+from pattern_core.testing.scene import USERS, Scene, clustered
+from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
+from pattern_surreal_embedded.plugin import StorageOptions as SurrealOptions
+from pattern_surreal_embedded.plugin import pattern_storage as surreal_storage
+
+LEAST: Final[dict[str, Any]] = {"exact_rows": 0, "refine": 2}
+"""Options that leave little to exact search."""
+
+
+class Tended(VectorStore):
+    """A LanceDB index that is tended after each change, as it otherwise is in the background now and then."""
+
+    def __init__(self, index: VectorStore) -> None:
+        self.index = index
+
+    @property
+    def external(self) -> bool:
+        return self.index.external
+
+    async def create(self, index: IndexSpec) -> None:
+        await self.index.create(index)
+        await self.index.maintain()
+
+    async def exists(self, table: Table) -> bool:
+        return await self.index.exists(table)
+
+    async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
+        await self.index.apply(table, changes)
+        await self.index.maintain()
+
+    async def search(
+        self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
+    ) -> Matches:
+        return await self.index.search(table, vector, partitions=partitions, limit=limit, ids=ids)
+
+    async def count(self, table: Table) -> int:
+        return await self.index.count(table)
+
+    async def drop(self, table: Table) -> None:
+        await self.index.drop(table)
+
+    async def maintain(self) -> Mapping[str, Detail]:
+        return await self.index.maintain()
+
+    async def health(self) -> Health:
+        return await self.index.health()
+
+    async def aclose(self) -> None:
+        await self.index.aclose()
+
+
+async def open_tended(options: Any, storage: Storage) -> VectorStore:
+    """Open an index that is tended after each change."""
+    return Tended(await pattern_vectors().open(options, storage))
+
+
+class TestColumn(VectorStoreContract):
+    """The storage's own column."""
+
+    spec = pattern_vectors()
+    storage_spec = pattern_storage()
+
+    @pytest.fixture
+    def storage_options(self, tmp_path: Path) -> StorageOptions:
+        """A folder that is not there yet."""
+        return StorageOptions(path=tmp_path / "pattern.lance")
+
+
+class Approximate(VectorStoreContract):
+    """What is asked besides of an index that is used wherever it can be."""
+
+    spec = attrs.evolve(pattern_vectors(), open=open_tended, metrics=frozenset({"cosine", "euclidean"}))
+
+    async def test_the_index_is_really_used(self, scene: Scene) -> None:
+        """Its answers come flagged as approximate."""
+        generator = np.random.default_rng(10)
+        vectors = clustered(generator, 400)
+        await scene.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
+        await scene.write({"t000": None, "t002": ("ada", vectors[5]), "t004": ("grace", vectors[4])})
+        found = [await scene.search(vector, ["ada"]) for vector in clustered(generator, 20)]
+        assert not any(matches.exact for matches in found)
+
+
+class TestColumnApproximate(Approximate):
+    """The storage's own column, by LanceDB's index."""
+
+    storage_spec = pattern_storage()
+
+    @pytest.fixture
+    def options(self) -> VectorOptions:
+        """An index that is used wherever it can be."""
+        return VectorOptions(**LEAST)
+
+    @pytest.fixture
+    def storage_options(self, tmp_path: Path) -> StorageOptions:
+        """A folder that is not there yet."""
+        return StorageOptions(path=tmp_path / "pattern.lance")
+
+
+class TestBesideMemory(VectorStoreContract):
+    """Copies of the vectors of the storage in memory."""
+
+    spec = pattern_vectors()
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> VectorOptions:
+        """A folder that is not there yet."""
+        return VectorOptions(path=tmp_path / "vectors.lance")
+
+
+class TestBesideMemoryApproximate(Approximate):
+    """Copies of the vectors of the storage in memory, by LanceDB's index."""
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> VectorOptions:
+        """A folder that is not there yet, and an index that is used wherever it can be."""
+        return VectorOptions(path=tmp_path / "vectors.lance", **LEAST)
+
+
+class TestBesideSurreal(VectorStoreContract):
+    """Copies of SurrealDB's vectors. What is compared how does not depend on where they come from: one metric will do."""
+
+    spec = attrs.evolve(pattern_vectors(), metrics=frozenset({"cosine"}))
+    storage_spec = surreal_storage()
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> VectorOptions:
+        """A folder that is not there yet."""
+        return VectorOptions(path=tmp_path / "vectors.lance")
+
+    @pytest.fixture
+    def storage_options(self, tmp_path: Path) -> SurrealOptions:
+        """A folder that is not there yet."""
+        return SurrealOptions(path=tmp_path / "pattern.db")
+
+
+class TestBesideSurrealApproximate(Approximate):
+    """Copies of SurrealDB's vectors, by LanceDB's index."""
+
+    spec = attrs.evolve(Approximate.spec, metrics=frozenset({"cosine"}))
+    storage_spec = surreal_storage()
+
+    @pytest.fixture
+    def options(self, tmp_path: Path) -> VectorOptions:
+        """A folder that is not there yet, and an index that is used wherever it can be."""
+        return VectorOptions(path=tmp_path / "vectors.lance", **LEAST)
+
+    @pytest.fixture
+    def storage_options(self, tmp_path: Path) -> SurrealOptions:
+        """A folder that is not there yet."""
+        return SurrealOptions(path=tmp_path / "pattern.db")

@@ -104,8 +104,16 @@ async def test_too_long() -> None:
 
 
 async def test_truncation_has_to_be_asked_for() -> None:
-    """With ``overflow = "truncate"`` the model gets the text as it is, and cuts it off itself."""
-    assert len(await wire("truncate").embeddings.documents(["one two three four five six"])) == 1
+    """With ``overflow = "truncate"`` the model gets as much of the text as it reads."""
+    wired = wire("truncate")
+    texts = ["one two three four five six", "short", "a " * 400]
+    assert len(await wired.embeddings.documents(texts)) == 3
+
+    ((first, second, third),) = wired.model.calls
+    assert texts[0].startswith(first)
+    assert len(first.split()) in {4, 5}
+    assert second == "short"
+    assert len(third.split()) in {4, 5}
 
 
 async def test_another_signature() -> None:
@@ -308,6 +316,18 @@ class TestFailuresForAWhile:
             await over(model).documents(["a"])
         assert (model.attempts, pauses) == (1, [])
 
+    async def test_counting_is_repeated_as_well(self, pauses: list[float]) -> None:
+        """A service that counts tokens may fail for a while, too."""
+
+        class Counting(Moody):
+            async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+                if self.moods and (mood := self.moods.pop(0)) is not None:
+                    raise mood
+                return await super().count_tokens(texts)
+
+        assert len(await over(Counting(busy())).documents(["a"])) == 1
+        assert len(pauses) == 1
+
     async def test_queries_are_repeated_as_well(self, pauses: list[float]) -> None:
         """A query is as patient as a document."""
         assert len(await over(Moody(busy(), None)).query("a")) == 3
@@ -406,6 +426,9 @@ class TestCached:
         async def load() -> Embedder:
             return Moody()
 
-        await Embeddings(load, EmbeddingPolicy(overflow="truncate"), cache=cache).documents([long])
+        cut = Embeddings(load, EmbeddingPolicy(overflow="truncate"), cache=cache)
+        (first,) = await cut.documents([long])
+        (second,) = await cut.documents([long])
+        assert np.array_equal(first, second)
         with pytest.raises(TextTooLongError):
             await Embeddings(load, EmbeddingPolicy(), cache=cache).documents([long])

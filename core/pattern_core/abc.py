@@ -499,7 +499,7 @@ class Embedder(AsyncResource):
         """Embed texts that are to be found.
 
         Args:
-            texts: 1 to `max_batch` texts, none of them blank.
+            texts: 1 to `max_batch` texts, none of them blank, none of more than ``signature.max_tokens`` tokens.
 
         Returns:
             A float32 array, shape ``[len(texts), dimensions]``, in the order of the texts. The same text gets the
@@ -515,7 +515,7 @@ class Embedder(AsyncResource):
         """Embed a text to find others by.
 
         Args:
-            text: The text, not blank.
+            text: The text, not blank. What the model does not read of it is cut off.
 
         Returns:
             A float32 array, shape ``[dimensions]``.

@@ -8,6 +8,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
+import attrs
 import numpy as np
 
 from .abc import Detail, Embedder, Health, Signature, Vector
@@ -34,6 +35,15 @@ T = TypeVar("T")
 
 
 def _ignore(_count: int) -> None: ...
+
+
+@attrs.frozen
+class _Fitting:
+    """A text, what the model reads of it, and how many tokens that has (0 where nobody asks)."""
+
+    text: str
+    read: str
+    tokens: int
 
 
 class Embeddings:
@@ -111,15 +121,16 @@ class Embeddings:
         vectors = await self._look_up(embedder, "document", list(occurrences))
         progress(sum(occurrences[text] for text in vectors))
         missing = [text for text in occurrences if text not in vectors]
-        tokens = await self._count_tokens(embedder, missing, texts)
+        fitting = await self._fit(embedder, missing, texts)
 
-        async def embed(part: Sequence[str]) -> None:
-            found = await self._repeat(embedder, lambda: self._embed(embedder, part))
+        async def embed(part: Sequence[_Fitting]) -> None:
+            made = await self._repeat(embedder, lambda: self._embed(embedder, [each.read for each in part]))
+            found = {each.text: vector for each, vector in zip(part, made, strict=True)}
             vectors.update(found)
             await self._keep(embedder, "document", found)
-            progress(sum(occurrences[text] for text in part))
+            progress(sum(occurrences[text] for text in found))
 
-        await _each(_pack(missing, tokens, embedder), embed, embedder.concurrency)
+        await _each(_pack(fitting, embedder), embed, embedder.concurrency)
         return [vectors[text] for text in texts]
 
     async def query(self, text: str) -> Vector:
@@ -184,26 +195,37 @@ class Embeddings:
         if self._stored is not None and embedder.signature != self._stored:
             raise SignatureMismatchError(str(self._stored), str(embedder.signature))
 
-    async def _count_tokens(
-        self, embedder: Embedder, distinct: Sequence[str], texts: Sequence[str]
-    ) -> Sequence[int] | None:
-        """Count tokens where a limit asks for it, and refuse what is too long before anything is embedded."""
-        limit = embedder.signature.max_tokens if self._policy.overflow == "error" else None
+    async def _fit(self, embedder: Embedder, distinct: Sequence[str], texts: Sequence[str]) -> list[_Fitting]:
+        """Count tokens where a limit asks for it; refuse what is too long, or cut it off, before anything is embedded."""
+        limit = embedder.signature.max_tokens
         if not distinct or (limit is None and embedder.max_batch_tokens is None):
-            return None
-        counts = await embedder.count_tokens(distinct)
+            return [_Fitting(text, text, 0) for text in distinct]
+        counts = await self._repeat(embedder, lambda: embedder.count_tokens(distinct))
+        fitting = []
         for text, tokens in zip(distinct, counts, strict=True):
-            if limit is not None and tokens > limit:
+            if limit is None or tokens <= limit:
+                fitting.append(_Fitting(text, text, tokens))
+            elif self._policy.overflow == "error":
                 raise TextTooLongError(tokens, limit, list(texts).index(text), text)
-        return counts
+            else:
+                fitting.append(await self._cut(embedder, text, tokens, limit))
+        return fitting
 
-    async def _embed(self, embedder: Embedder, part: Sequence[str]) -> dict[str, Vector]:
+    async def _cut(self, embedder: Embedder, text: str, tokens: int, limit: int) -> _Fitting:
+        """Return the beginning of a text that the model reads; tokens are not of one length, so it takes some tries."""
+        read = text
+        while tokens > limit:
+            read = read[: min(len(read) - 1, max(1, len(read) * limit // tokens))]
+            (tokens,) = await self._repeat(embedder, lambda: embedder.count_tokens([read]))  # noqa: B023 - awaited here
+        return _Fitting(text, read, tokens)
+
+    async def _embed(self, embedder: Embedder, part: Sequence[str]) -> list[Vector]:
         found = np.asarray(await embedder.embed_documents(part), dtype=np.float32)
         if found.ndim == 0 or len(found) != len(part):
             message = f"{embedder.signature} returned an array of shape {list(found.shape)} for {len(part)} texts"
             raise InvalidVectorError(message)
         self._counts["embedded"] += len(part)
-        return {text: as_vector(each, embedder.signature.dimensions) for text, each in zip(part, found, strict=True)}
+        return [as_vector(each, embedder.signature.dimensions) for each in found]
 
     async def _repeat(self, embedder: Embedder, call: Callable[[], Awaitable[T]]) -> T:
         """Call the model, and again where it failed for a while, until the deadline.
@@ -245,18 +267,17 @@ class Embeddings:
         return kind if self._policy.overflow == "error" else f"{kind}, {self._policy.overflow}"
 
 
-def _pack(texts: Sequence[str], tokens: Sequence[int] | None, embedder: Embedder) -> list[list[str]]:
+def _pack(texts: Sequence[_Fitting], embedder: Embedder) -> list[list[_Fitting]]:
     """Divide texts into batches that the model takes, by number and by tokens; a text too large gets its own."""
-    parts: list[list[str]] = []
+    parts: list[list[_Fitting]] = []
+    most = float("inf") if embedder.max_batch_tokens is None else embedder.max_batch_tokens
     room = 0.0
-    most = embedder.max_batch_tokens
-    for position, text in enumerate(texts):
-        size = tokens[position] if tokens is not None and most is not None else 0
-        if not parts or len(parts[-1]) >= embedder.max_batch or size > room:
+    for each in texts:
+        if not parts or len(parts[-1]) >= embedder.max_batch or each.tokens > room:
             parts.append([])
-            room = float("inf") if most is None else most
-        parts[-1].append(text)
-        room -= size
+            room = most
+        parts[-1].append(each)
+        room -= each.tokens
     return parts
 
 

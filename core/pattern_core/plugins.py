@@ -25,6 +25,9 @@ EXTRAS: Final = {
     "surreal-embedded": "surreal-embedded",
     "lancedb": "lancedb",
     "torch": "torch",
+    "ollama": "ollama",
+    "openai": "cloud",
+    "cohere": "cloud",
 }
 """The plugins that are published with pattern-core, and the extra that installs each."""
 

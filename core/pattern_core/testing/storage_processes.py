@@ -19,7 +19,17 @@ from pattern_core.schema import TABLES, CreateTable
 from .children import Child, ChildRules, Start
 from .rows import DIMENSIONS, sample_row, sample_vector
 
-__all__ = ["ProcessRules"]
+__all__ = [
+    "ProcessRules",
+    "answer",
+    "change_vectors",
+    "increment",
+    "insert_first",
+    "open_only",
+    "state",
+    "step",
+    "write_without_end",
+]
 
 USERS = TABLES["users"]
 AGENTS = TABLES["agents"]

@@ -21,7 +21,7 @@ from .doubles import MemoryStorage, MirrorIndex
 from .rows import sample_row
 from .scene import DIMENSIONS, TASKS, axis, clustered
 
-__all__ = ["ExternalRules"]
+__all__ = ["ExternalRules", "apply_when_told", "apply_without_end", "create_only"]
 
 RECORDS: Final = 400
 

@@ -31,8 +31,9 @@ KIT = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 def shown(page: str) -> dict[str, str]:
     """The files that a page shows, each put together from its blocks, in order."""
     files: dict[str, str] = {}
-    for name, code in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
-        if name:
+    for caption, code in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
+        if caption:
+            name = caption.replace("\\_", "_")  # a caption is Markdown
             files[name] = files.get(name, "") + code
     return files
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from pattern_core.errors import ClosedError, StorageError
 
-__all__ = ["Connection", "StatementError", "read_answer"]
+__all__ = ["Connection", "StatementError", "closed", "read_answer"]
 
 
 class StatementError(StorageError):

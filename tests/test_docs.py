@@ -18,13 +18,18 @@ from typing import Any
 
 import pytest
 
-from pattern_core.config import load_config
+from pattern_core.config import Section, load_config
+from pattern_core.errors import PluginNotFoundError
+from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from pattern_core.options import structure_options
+from pattern_core.plugins import load_plugin
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 GENERATE = ROOT / "docs" / "generate.py"
+KINDS: dict[str, Any] = {"database": StorageSpec, "vectors": VectorSpec, "embeddings": EmbeddingSpec}
 DEFAULT = '[embeddings]\nprovider = "hashing"\n'
 
 needs_engine = pytest.mark.skipif(
@@ -70,10 +75,21 @@ def test_python(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", with_blocks("toml"))
-def test_configurations(page: Path) -> None:
-    """Every configuration that is shown is one that is accepted."""
+def test_configurations(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every configuration that is shown is one that is accepted, by the plugins that it names, too."""
     for toml in blocks(page, "toml"):
-        load_config(tomllib.loads(toml))
+        for name in re.findall(r"(?<!\$)\$\{(\w+)\}", toml):
+            monkeypatch.setenv(name, "a-value")
+        config = load_config(tomllib.loads(toml))
+        for section, kind in KINDS.items():
+            named: Section = getattr(config, section)
+            if section not in toml or named.provider is None:
+                continue
+            try:
+                options = load_plugin(named.provider, kind).options
+            except PluginNotFoundError:
+                continue  # it is not installed here
+            structure_options(options, named.options, section=section, base=page.parent)
 
 
 @needs_engine

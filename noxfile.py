@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ DIST = ROOT / "dist"
 SQLITE = ROOT / "docs" / "examples" / "pattern-sqlite"
 CORE = nox.project.load_toml("pyproject.toml")
 PLUGINS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
-SLOW = {"torch"}
-"""The plugins that take minutes to install: the tag ``tests`` tests them from the tree, in ``full``."""
+SLOW = {"lancedb", "surreal-embedded", "torch"}
+"""The plugins whose tests take minutes: the tag ``tests`` runs these once, from the tree, in ``full``."""
 PYTHONS = nox.project.python_versions(CORE)
 HERE = next((each for each in PYTHONS if each == f"{sys.version_info.major}.{sys.version_info.minor}"), PYTHONS[-1])
 """The Python that nox runs in, which is there for certain."""
@@ -77,10 +78,10 @@ def install_wheels(session: nox.Session, *plugins: str, also: list[str]) -> None
 
 
 def test_elsewhere(session: nox.Session, *tests: Path) -> None:
-    """Run tests where the sources cannot be imported."""
-    session.chdir(session.create_tmp())
-    session.run("python", "-c", "import pattern_core; assert 'site-packages' in pattern_core.__file__")
-    session.run("pytest", "-c", str(ROOT / "pyproject.toml"), *map(str, tests), *session.posargs)
+    """Run tests outside the tree, where the sources cannot be imported."""
+    with tempfile.TemporaryDirectory(prefix="pattern-tests-") as folder, session.chdir(folder):
+        session.run("python", "-c", "import pattern_core; assert 'site-packages' in pattern_core.__file__")
+        session.run("pytest", "-c", str(ROOT / "pyproject.toml"), *map(str, tests), *session.posargs)
 
 
 @nox.session(tags=["demo"])
@@ -114,7 +115,7 @@ def dist(session: nox.Session) -> None:
 @nox.parametrize(
     "extra",
     [
-        nox.param(extra, tags=["tests"] if extra in PLUGINS and extra not in SLOW else [])
+        nox.param(extra, tags=["tests"] if extra in PLUGINS and extra != "torch" else [])
         for extra in CORE["project"]["optional-dependencies"]
         if extra != "testing"
     ],
@@ -206,17 +207,15 @@ def minimums(session: nox.Session, part: str) -> None:
 @nox.session(tags=["tests", "third_party"], requires=["dist"])
 def third_party(session: nox.Session) -> None:
     """Take the example plugin out of the tree, install it and the core from wheels, and run its kit and the demo."""
-    home = Path(session.create_tmp()).resolve() / SQLITE.name
-    shutil.rmtree(home, ignore_errors=True)
-    shutil.copytree(SQLITE, home, ignore=shutil.ignore_patterns("__pycache__", "dist", ".*"))
-    shutil.copy(ROOT / "docs" / "examples" / "demo.py", home)
-    shutil.copy(ROOT / "docs" / "examples" / "stdlib_docs.py", home)
     install_wheels(session, also=[*group("test"), *group("dist")])
-    session.chdir(home)
-    session.run("python", "-m", "build", "--no-isolation", "--wheel", silent=True)
-    session.install("--force-reinstall", "--no-deps", *map(str, (home / "dist").glob("*.whl")))
-    session.run("pytest", *session.posargs)
-    session.run("python", "demo.py", "--storage", "sqlite", "--embeddings", "hashing")
+    with tempfile.TemporaryDirectory(prefix="pattern-third-party-") as folder, session.chdir(folder):
+        shutil.copytree(SQLITE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "dist", ".*"))
+        for name in ("demo.py", "stdlib_docs.py"):
+            shutil.copy(SQLITE.parent / name, folder)
+        session.run("python", "-m", "build", "--no-isolation", "--wheel", silent=True)
+        session.install("--force-reinstall", "--no-deps", *map(str, Path(folder, "dist").glob("*.whl")))
+        session.run("pytest", *session.posargs)
+        session.run("python", "demo.py", "--storage", "sqlite", "--embeddings", "hashing")
 
 
 @nox.session(tags=["tests", "docs"])
@@ -227,15 +226,16 @@ def docs(session: nox.Session) -> None:
     plain = [part for name in PLUGINS for part in ("--editable", f"plugins/{name}")]
     session.install("--no-deps", *plain)
     session.run("python", "docs/generate.py", "--check")
-    session.run("sphinx-build", "-W", "-n", "--keep-going", "-q", "-b", "html", "docs", "docs/_build", *session.posargs)
+    session.run("sphinx-build", "-W", "-n", "--keep-going", "-q", "-b", "html", "docs", "docs/_build")
 
 
 @nox.session(tags=["tests", "full"])
 def full(session: nox.Session) -> None:
-    """Test everything together, and measure how much of the core the tests reach."""
+    """Test the core with all plugins together, and the plugins that `plugins` leaves out; measure what the tests reach."""
     own = [each for one in PLUGINS.values() for each in group("test", one)]
     install_tree(session, *PLUGINS, also=[*group("test"), *own])
-    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    slow = [f"plugins/{name}/tests" for name in sorted(SLOW)]
+    session.run("coverage", "run", "-m", "pytest", *(session.posargs or ["tests", *slow]))
     if not session.posargs:
         session.run("coverage", "combine", "--quiet")
         session.run("coverage", "report", "--fail-under=95")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import stat
@@ -98,6 +99,22 @@ async def test_a_damaged_file(path: Path) -> None:
     await cache.aclose()
 
 
+async def test_a_file_damaged_in_the_middle(path: Path) -> None:
+    """Damage that shows only when the file is read ends that cache, and the next one begins: it does not stay useless."""
+    kept = {f"{n}": vector(n) for n in range(2000)}
+    cache = VectorCache(path, 1_000_000)
+    await cache.put(SIGNATURE, "document", kept)
+    await cache.aclose()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(content)
+    cache = VectorCache(path, 1_000_000)
+    assert await cache.get(SIGNATURE, "document", [*kept]) == {}
+    await cache.put(SIGNATURE, "document", kept)
+    assert len(await cache.get(SIGNATURE, "document", [*kept])) == 2000
+    await cache.aclose()
+
+
 async def test_a_place_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where there can be no file, there is no cache: it is said once, and nothing fails."""
     (tmp_path / "file").write_text("in the way")
@@ -151,15 +168,13 @@ async def test_use_is_noted(cache: VectorCache, path: Path) -> None:
     """What is used again is not the first to go."""
     await cache.put(SIGNATURE, "document", {"old": vector(1)})
     await cache.aclose()
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("UPDATE vectors SET used = 5")
-    connection.close()
     again = VectorCache(path, 1_000_000)
     await again.get(SIGNATURE, "document", ["old"])
     await again.aclose()
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
         ((used,),) = connection.execute("SELECT used FROM vectors").fetchall()
-    connection.close()
 
     assert used > 5
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
@@ -55,6 +56,18 @@ class TestOpening:
 
         assert after == before
         assert [hit.memory.label for hit in after] == ["coffee"]
+
+    async def test_closed_to_the_end_when_cancelled(self, tmp_path: Path) -> None:
+        """Whoever leaves because a scope was cancelled, which anyio then does at every wait, leaves it closed."""
+        for _ in range(2):
+            with anyio.CancelScope() as scope:
+                async with pattern_core.open(config(tmp_path)) as db:
+                    await db.users.create()
+                    scope.cancel()
+                    await db.users.create()
+            assert scope.cancelled_caught
+        async with pattern_core.open(config(tmp_path)) as db:
+            assert await db.storage.count(TABLES["users"]) >= 2
 
     async def test_from_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A relative path in a file starts from the file, wherever the program runs."""

@@ -363,6 +363,12 @@ class TestTheKitIsWhole:
         with pytest.raises(TypeError, match=r"Mine\.test_no_update_is_lost hides a rule"):
             make_subclass(value)
 
+    def test_a_rule_hidden_by_a_mixin_is_an_error(self) -> None:
+        """A rule cannot be hidden by a class that is no contract either, and that stands before the contract."""
+        mixin = type("Mixin", (), {"test_no_update_is_lost": make_test(), "__module__": __name__})
+        with pytest.raises(TypeError, match=r"Mine\.test_no_update_is_lost hides a rule"):
+            type("Mine", (mixin, TestMemoryStorage), {"__module__": __name__})
+
     @pytest.mark.parametrize("marks", [{"reason": "later"}, {"strict": True}, {"strict": False, "reason": "later"}])
     def test_a_weak_excuse_is_an_error(self, marks: dict[str, Any]) -> None:
         """An expected failure has to be strict and to give its reason."""
@@ -426,7 +432,7 @@ class TestAuthors:
                     return MemoryOptions()
             """
         )
-        assert "5 skipped" in output
+        assert "6 skipped" in output
         assert "failed" not in output
         assert "error" not in output.lower()
 

@@ -118,15 +118,25 @@ class VectorCache:
                 return otherwise
 
     def _with_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._opened())
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            self._discard()  # it is no database, or a damaged one
+            return work(self._opened())
+
+    def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            try:
-                self._connection = self._open()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
-                    raise
-                self._path.unlink()  # it is no database, or a damaged one
-                self._connection = self._open()
-        return work(self._connection)
+            self._connection = self._open()
+        return self._connection
+
+    def _discard(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        for suffix in ("-wal", "-shm", ""):  # the log first: it must never come to be that of the next file
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -76,12 +77,14 @@ class Database(Repositories, AsyncResource):
         embeddings: The embedding model.
     """
 
-    def __init__(self, config: Config, storage: Storage, vectors: VectorStore, embeddings: Embeddings) -> None:
+    def __init__(
+        self, config: Config, storage: Storage, vectors: VectorStore, embeddings: Embeddings, *, shared: bool = True
+    ) -> None:
         self.config = config
         self.storage = storage
         self.vectors = vectors
         self.embeddings = embeddings
-        self._session = Direct(storage, vectors, embeddings, metric=config.metric)
+        self._session = Direct(storage, vectors, embeddings, metric=config.metric, shared=shared)
         super().__init__(self._session)
 
     @contextlib.asynccontextmanager
@@ -161,7 +164,10 @@ class Database(Repositories, AsyncResource):
         return answers
 
     async def aclose(self) -> None:
-        """Wait for commits under way, then close everything. A second call does nothing."""
+        """Wait for commits under way, then close everything, also where the caller is cancelled. A second call does nothing."""
+        await _to_the_end(self._close())
+
+    async def _close(self) -> None:
         async with contextlib.AsyncExitStack() as stack:  # closes all, also where one fails
             stack.push_async_callback(self.storage.aclose)
             stack.push_async_callback(self.vectors.aclose)
@@ -177,6 +183,7 @@ class _Parts:
     vectors: Callable[[Storage], Awaitable[VectorStore]]
     embeddings: Callable[[], Awaitable[Embedder]]
     cache: VectorCache | None
+    shared: bool
 
 
 def _parts(config: Config) -> _Parts:
@@ -196,6 +203,7 @@ def _parts(config: Config) -> _Parts:
         VectorCache(user_cache(), config.policy.cache_mb * 1_000_000)
         if config.policy.cache and embeddings.cached
         else None,
+        storage.processes,
     )
 
 
@@ -258,23 +266,42 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
         parts = _parts(config)
         embeddings = Embeddings(parts.embeddings, config.policy, cache=parts.cache)
         async with contextlib.AsyncExitStack() as opened:  # closes what is open where a later step fails
-            opened.push_async_callback(embeddings.aclose)
+            opened.push_async_callback(_closed, embeddings)
             if self._load_model:  # first, so that a model that cannot be had leaves no trace of a database
                 await embeddings.signature()
-            storage = await opened.enter_async_context(await parts.storage())
+            storage = await parts.storage()
+            opened.push_async_callback(_closed, storage)
             known = await read_metadata(storage)
             if known.signature is not None:
                 embeddings.expect(known.signature)
             signature = known.signature or await embeddings.signature()
             await migrate_up(storage, signature, backups=_backups(config))
-            vectors = await opened.enter_async_context(await parts.vectors(storage))
+            vectors = await parts.vectors(storage)
+            opened.push_async_callback(_closed, vectors)
             for spec in await index_specs(storage, config.metric):
                 await vectors.create(spec)
             embeddings.expect(signature)
-            database = Database(config, storage, vectors, embeddings)
+            database = Database(config, storage, vectors, embeddings, shared=parts.shared)
             await database.catch_up()
             opened.pop_all()
         return database
+
+
+async def _closed(resource: AsyncResource | Embeddings) -> None:
+    await _to_the_end(resource.aclose())
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await what is carried out to its end however often the caller is cancelled meanwhile (anyio does it all the time)."""
+    task, cancelled = asyncio.create_task(work), None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    task.result()
+    if cancelled is not None:
+        raise cancelled
 
 
 def _backups(config: Config) -> Any:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Final
 
 import attrs
@@ -20,15 +22,20 @@ import attrs
 from .abc import Delete, Insert, Row, Storage, VectorChange, VectorStore, Write
 from .clock import utc_now
 from .errors import PatternError, StorageError
+from .filters import Field
 from .schema import OUTBOX, TABLES, Table
 
-__all__ = ["Change", "InStep", "Indexer", "Outbox", "indexer_for"]
+__all__ = ["LEASE_S", "Change", "InStep", "Indexer", "Outbox", "indexer_for"]
 
 _LOG: Final = logging.getLogger("pattern_core")
 _SETTLED: Final = 64
 """How many entries that are done with may wait for the next commit to be removed along with it."""
 _BATCH: Final = 500
 """How many entries are carried out at a time."""
+LEASE_S: Final = 600
+"""How old an entry has to be for its owner to be taken for dead, in seconds. Clocks may differ by much less."""
+_AGAIN_S: Final = 5
+"""After how many seconds an entry that others still have is carried out again."""
 
 Change = tuple[Table, VectorChange]
 
@@ -124,15 +131,28 @@ class Outbox(Indexer):
     What the index is told is never what a commit meant to write, but what the storage holds now; and when it was told,
     the storage is asked again, until nothing has changed in between. So entries may be carried out in any order, twice,
     and by several processes at once: the last to write to the index has seen the record as it is.
+
+    A process that dies between telling the index something old and asking again would leave that behind. So whoever
+    tells the index of a record has an entry of its own for it, until it has asked again: the one that its commit wrote,
+    or, where it carries out another's, a claim. Only when an entry is so old that its owner must have died
+    (`LEASE_S`) may others remove it, having carried it out.
+
+    Args:
+        storage: The storage.
+        vectors: The index.
+        shared: Whether other processes may have both open.
     """
 
-    def __init__(self, storage: Storage, vectors: VectorStore) -> None:
+    def __init__(self, storage: Storage, vectors: VectorStore, *, shared: bool) -> None:
         super().__init__(storage, vectors)
+        self._shared = shared
         self._own: set[str] = set()  # the entries of this process that are being carried out, or have been
         self._settled: list[str] = []
+        self._given_up: set[str] = set()  # entries of this process that it could not carry out, and is no longer at
+        self._delivered: dict[str, float] = {}  # when this process carried out an entry that others still have
 
     async def commit(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
-        entries = [_entry(table, change) for table, change in changes]
+        entries = [_entry(table.name, change.id, change.partition) for table, change in changes]
         ids = [row["id"] for row in entries]
         settled = self._settled
         self._own.update(ids)
@@ -140,7 +160,7 @@ class Outbox(Indexer):
             forget = [Delete(OUTBOX, id) for id in settled]
             await self._storage.commit([*batch, *(Insert(OUTBOX, row) for row in entries), *forget])
         except BaseException:
-            self._own.difference_update(ids)  # if it took effect after all, the next search finds them
+            self._give_up(ids)  # if it took effect after all, the next search finds them
             raise
         self._own.difference_update(settled)
         self._settled = []
@@ -148,11 +168,11 @@ class Outbox(Indexer):
             await self._deliver(entries)
         except PatternError as error:
             # The records are written, and must not be reported as failed. Searches refuse to be incomplete.
-            self._own.difference_update(ids)
+            self._give_up(ids)
             _LOG.warning("the vector index has yet to learn of %d records, before the next search: %s", len(ids), error)
             return
         self._settled = ids
-        if len(ids) > _SETTLED:
+        if self._shared or len(ids) > _SETTLED:
             await self.finish()
 
     async def catch_up(self, turn: asyncio.Lock) -> None:
@@ -169,12 +189,33 @@ class Outbox(Indexer):
         Raises:
             PatternError: The index cannot take them. They stay.
         """
-        count = 0
-        while entries := await self._others(_BATCH):
-            await self._deliver(entries)
-            await self._storage.commit([Delete(OUTBOX, row["id"]) for row in entries])
-            count += len(entries)
-        return count
+        seen: set[str] = set()
+        while entries := await self._others(_BATCH, seen):
+            if self._shared:
+                await self._deliver_others(entries)
+            else:  # they were left by a process that is gone
+                await self._deliver(entries)
+                await self._storage.commit([Delete(OUTBOX, row["id"]) for row in entries])
+            seen.update(row["id"] for row in entries)
+        return len(seen)
+
+    async def _deliver_others(self, entries: Sequence[Row]) -> None:
+        claims = [
+            _entry(row["record_table"], row["record_id"], row["record_partition"], is_claim=True) for row in entries
+        ]
+        ids = [row["id"] for row in claims]
+        abandoned = [row["id"] for row in entries if row["id"] in self._given_up or row["created_at"] < _expired()]
+        self._own.update(ids)
+        try:
+            await self._storage.commit([Insert(OUTBOX, row) for row in claims])
+            await self._deliver(claims)
+            await self._storage.commit([Delete(OUTBOX, id) for id in (*ids, *abandoned)])
+        finally:
+            self._own.difference_update(ids)
+        self._given_up.difference_update(abandoned)
+        now = time.monotonic()
+        self._delivered = {id: at for id, at in self._delivered.items() if now - at < _AGAIN_S}
+        self._delivered.update((row["id"], now) for row in entries if row["id"] not in abandoned)
 
     async def finish(self) -> None:
         settled, self._settled = self._settled, []
@@ -183,10 +224,17 @@ class Outbox(Indexer):
                 await self._storage.commit([Delete(OUTBOX, id) for id in settled[start : start + _BATCH]])
         self._own.difference_update(settled)
 
-    async def _others(self, limit: int) -> list[Row]:
-        """Return entries that nobody in this process is at, or is done with."""
-        rows = await self._storage.find(OUTBOX, limit=limit + len(self._own))
-        return [row for row in rows if row["id"] not in self._own][:limit]
+    def _give_up(self, ids: Sequence[str]) -> None:
+        self._own.difference_update(ids)
+        self._given_up.update(ids)
+
+    async def _others(self, limit: int, seen: Collection[str] = ()) -> list[Row]:
+        """Return entries that nobody in this process is at, or is done with, and claims of processes that died."""
+        now = time.monotonic()
+        done = self._own | {*seen} | {id for id, at in self._delivered.items() if now - at < _AGAIN_S}
+        wanted = (Field("is_claim") == False) | (Field("created_at") < _expired())
+        rows = await self._storage.find(OUTBOX, wanted, limit=limit + len(done))
+        return [row for row in rows if row["id"] not in done][:limit]
 
     async def _deliver(self, entries: Sequence[Row]) -> None:
         """Make the index agree with the records as they are now."""
@@ -202,27 +250,33 @@ class Outbox(Indexer):
             behind = [after[key][0] for key, (_, revision) in before.items() if after[key][1] != revision]
 
 
-def _entry(table: Table, change: VectorChange) -> Row:
+def _entry(table: str, id: str, partition: str, *, is_claim: bool = False) -> Row:
     now = utc_now()
     return {
         "id": uuid.uuid4().hex,
         "revision": 1,
         "created_at": now,
         "updated_at": now,
-        "record_table": table.name,
-        "record_id": change.id,
-        "record_partition": change.partition,
+        "record_table": table,
+        "record_id": id,
+        "record_partition": partition,
+        "is_claim": is_claim,
     }
 
 
-def indexer_for(storage: Storage, vectors: VectorStore) -> Indexer:
+def _expired() -> datetime:
+    return utc_now() - timedelta(seconds=LEASE_S)
+
+
+def indexer_for(storage: Storage, vectors: VectorStore, *, shared: bool = True) -> Indexer:
     """Return what keeps an index in agreement with a storage.
 
     Args:
         storage: The storage.
         vectors: The index.
+        shared: Whether other processes may have both open.
 
     Returns:
         The outbox for an external index, else what tells the index at once.
     """
-    return Outbox(storage, vectors) if vectors.external else InStep(storage, vectors)
+    return Outbox(storage, vectors, shared=shared) if vectors.external else InStep(storage, vectors)

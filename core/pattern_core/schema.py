@@ -364,5 +364,6 @@ OUTBOX: Final = _table(
     Column("record_table", Kind.TEXT),
     Column("record_id", Kind.TEXT),
     Column("record_partition", Kind.TEXT),
+    Column("is_claim", Kind.BOOLEAN),
 )
 """Which records an external index has yet to learn of (`pattern_core.indexing`)."""

@@ -178,9 +178,12 @@ class Direct(Session):
         vectors: The vector search.
         embeddings: The embedding model.
         metric: How vectors are compared.
+        shared: Whether other processes may have the database open as well.
     """
 
-    def __init__(self, storage: Storage, vectors: VectorStore, embeddings: Embeddings, *, metric: str) -> None:
+    def __init__(
+        self, storage: Storage, vectors: VectorStore, embeddings: Embeddings, *, metric: str, shared: bool = True
+    ) -> None:
         self.metric = metric
         self.storage = storage
         self.vectors = vectors
@@ -188,7 +191,7 @@ class Direct(Session):
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
-        self._indexer = indexer_for(storage, vectors)
+        self._indexer = indexer_for(storage, vectors, shared=shared)
         self.retries = asyncio.Lock()
         self._closed = False
 

@@ -36,7 +36,7 @@ class IndexStatus:
         table: The table's name.
         records: How many of its records have a vector.
         indexed: How many vectors can be found; None where there is no index.
-        pending: How many changes the index has yet to learn of.
+        pending: How many entries the outbox has: changes that the index has yet to learn of, or that are under way.
     """
 
     table: str
@@ -47,7 +47,7 @@ class IndexStatus:
     @property
     def ok(self) -> bool:
         """Whether the index is there and complete, as far as counting tells."""
-        return self.indexed == self.records and not self.pending
+        return self.indexed == self.records
 
 
 @attrs.frozen

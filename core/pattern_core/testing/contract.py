@@ -38,13 +38,14 @@ class Contract:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(f"{__package__}."):
+        if _is_ours(cls):
             return
         if not hasattr(cls, "spec"):
             raise TypeError(f"{cls.__name__} has to set `spec` to what the plugin's hook returns")
-        rules = {name for base in cls.__mro__[1:] if issubclass(base, Contract) for name in vars(base)}
-        for name in sorted(rules & vars(cls).keys()):
-            if name.startswith("test") and not _is_excused(vars(cls)[name]):
+        rules = {name for base in cls.__mro__ if _is_ours(base) for name in vars(base) if name.startswith("test")}
+        for name in sorted(rules):
+            owner = next(base for base in cls.__mro__ if name in vars(base))  # which may be a mixin
+            if not _is_ours(owner) and not _is_excused(vars(owner)[name]):
                 raise TypeError(
                     f"{cls.__name__}.{name} hides a rule of the contract. Remove it; or, if the plugin cannot keep the "
                     f'rule, mark it @pytest.mark.xfail(strict=True, reason="…") and call super().{name}(…).'
@@ -58,6 +59,10 @@ async def outcome_of(call: Callable[[], Awaitable[object]]) -> type[BaseExceptio
     except Exception as error:  # noqa: BLE001 - whatever it is, the test compares it
         return type(error)
     return None
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.startswith(f"{__package__}.")
 
 
 def _is_excused(test: object) -> bool:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lancedb
+import pyarrow as pa
 import pytest
 
 from pattern_core.abc import Insert, Put, Storage
@@ -131,6 +133,45 @@ async def test_a_head_that_cannot_be_read_is_refused(tmp_path: Path, content: by
     with pytest.raises(StorageError, match="head"):
         await LanceStorage.open(await Folder.open(tmp_path))
     assert (tmp_path / "log" / "head.json").read_bytes() == content
+
+
+async def test_a_head_that_was_lost_is_noticed(tmp_path: Path) -> None:
+    """A database whose head is missing is refused and left as it was: it does not pass for a new one."""
+    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
+        await storage.maintain()
+    head = tmp_path / "log" / "head.json"
+    content = head.read_bytes()
+    head.unlink()
+    for _ in range(2):
+        with pytest.raises(DataLossError, match="no head"):
+            await LanceStorage.open(await Folder.open(tmp_path))
+    head.write_bytes(content)
+    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+        assert [row["id"] for row in await storage.find(USERS)] == ["u1"]
+
+
+async def test_other_programs_data_are_left_alone(tmp_path: Path) -> None:
+    """Nobody's Lance tables are removed that are not the database's own: a folder that holds them is no empty place."""
+    rows = pa.table({"id": ["a"]})
+    theirs = await lancedb.connect_async(tmp_path / "theirs")
+    await theirs.create_table("documents", rows)
+    with pytest.raises(DataLossError, match="documents"):
+        await LanceStorage.open(await Folder.open(tmp_path / "theirs"))
+    assert (await theirs.list_tables()).tables == ["documents"]
+    ours = tmp_path / "ours"
+    async with await LanceStorage.open(await Folder.open(ours)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+    theirs = await lancedb.connect_async(ours)
+    names = ["documents", "notes-1-a"]
+    for name in names:
+        await theirs.create_table(name, rows)
+    (ours / "log" / "readme").write_text("theirs")
+    async with await LanceStorage.open(await Folder.open(ours)) as storage:
+        await storage.maintain()
+    assert {*names} < {*(await theirs.list_tables()).tables}
+    assert (ours / "log" / "readme").exists()
 
 
 async def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:

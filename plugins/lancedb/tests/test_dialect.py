@@ -15,6 +15,7 @@ from pattern_core.filters import And, Compare, Field, Filter, Op, Or, matches
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, NOON, sample_row
 from pattern_lancedb.dialect import translate
+from pattern_lancedb.head import TableEntry
 from pattern_lancedb.place import Folder
 from pattern_lancedb.storage import LanceStorage
 
@@ -135,7 +136,7 @@ async def test_the_engine_finds_what_the_filter_means(tmp_path: Path) -> None:
         def collect(where: Filter) -> None:
             filters.append(where)
 
-        async def index(table: lancedb.AsyncTable) -> None:
+        async def index(table: lancedb.AsyncTable, _: TableEntry) -> None:
             for column in ("title", "description", "estimated_minutes", "complexity_score"):
                 await table.create_index(column, config=BTree())
 

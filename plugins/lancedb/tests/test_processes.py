@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,15 @@ async def test_only_commits_of_others_are_foreign(tmp_path: Path) -> None:
         assert await second.foreign_commits() != others
         await second.commit([Put(USERS, sample_row(USERS, "u2"))])
         assert await first.foreign_commits() != before
+
+
+async def test_a_commit_under_way_is_no_foreign_one(tmp_path: Path) -> None:
+    """One who asks while his own commit is coming to be seen is told the same as before and after."""
+    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        before, told = await storage.foreign_commits(), set[int]()
+        for n in range(30):
+            commit = asyncio.create_task(storage.commit([Put(USERS, sample_row(USERS, f"u{n}"))]))
+            while not commit.done():
+                told.add(await storage.foreign_commits())
+        assert told == {before}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import attrs
+import lancedb
 import pytest
 
 from pattern_core.abc import Delete, Insert, Put
@@ -96,6 +98,45 @@ async def test_outlived_versions_are_removed_and_the_newest_kept(tmp_path: Path)
         await _put(storage, 20, revision=7)
         await storage.lance.flush()
         assert {row["revision"] for row in await storage.find(MEMORIES)} == {7}
+
+
+async def test_a_table_at_rest_is_left_in_peace(tmp_path: Path) -> None:
+    """Scalar indexes are made anew once after some moves, not again whenever another table has changed."""
+    policy = Policy()
+
+    async def index(table: lancedb.AsyncTable, entry: TableEntry) -> None:
+        for column in entry.indexes:
+            await table.create_index(column, replace=True)
+
+    async with await _open(tmp_path, NEVER) as storage:
+        await storage.commit([Insert(MEMORIES, sample_row(MEMORIES, f"m{n:04}")) for n in range(1200)])
+        await storage.maintain()
+        wanted = []
+        for n in range(2 * policy.moves):
+            await _put(storage, 1, revision=2, first=n)
+            await storage.lance.flush()
+            if policy.wants_indexes(storage.lance.head.tables["memory_blocks"]):
+                await storage.lance.rework("memory_blocks", index, indexed=True)
+                wanted.append(n)
+            await storage.commit([Put(USERS, sample_row(USERS, "u1", revision=n + 1))])
+            await storage.lance.flush()
+            assert not policy.wants_indexes(storage.lance.head.tables["memory_blocks"])
+        assert wanted == [policy.moves - 1, 2 * policy.moves - 1]
+        await storage.maintain()
+        assert storage.lance.head.tables["memory_blocks"].indexed == 0
+
+
+def test_the_version_of_the_head_is_kept() -> None:
+    """What a compaction removes is older than the head's version, also where a crash has left newer ones long ago."""
+    policy, now = Policy(grace=600, patience=3600), datetime.now(UTC)
+
+    def ago(seconds: float) -> datetime:
+        return now - timedelta(seconds=seconds)
+
+    assert policy.keeps({5: ago(90_000), 6: ago(700), 7: ago(1)}, 5, now) >= timedelta(seconds=90_000 + 3600)
+    assert policy.keeps({5: ago(90_000), 6: ago(700), 7: ago(1)}, 7, now) == timedelta(seconds=700 + 3600)
+    assert policy.keeps({5: ago(90_000), 6: ago(700)}, 6, now) == timedelta(seconds=700 + 3600)
+    assert policy.keeps({5: ago(300), 6: ago(1)}, 6, now) > timedelta(days=1000)
 
 
 async def test_a_snapshot_stays_as_it_is(tmp_path: Path) -> None:

@@ -171,9 +171,8 @@ class TestEventLoop:
     async def test_closing_waits_frees_and_refuses(self, tiny_model: Callable[[str], Path]) -> None:
         """Closing lets a call that is under way finish, frees the model and its thread, and refuses what comes later."""
         tiny = await TorchEmbedder.open(TorchOptions(model=str(tiny_model("bert"))))
-        assert tiny._model is not None
-        model = weakref.ref(tiny._model._transformer)
-        (worker,) = tiny._thread._threads
+        model = weakref.ref(tiny._models[0]._transformer)
+        (worker,) = tiny._threads._threads
         working = asyncio.create_task(tiny.embed_documents(["tea", "coffee"]))
         await asyncio.sleep(0)
         await tiny.aclose()
@@ -204,8 +203,7 @@ class TestOptions:
         sizes = []
         options = TorchOptions(model=str(tiny_model("bert")), batch_size=4)
         async with await TorchEmbedder.open(options) as tiny:
-            assert tiny._model is not None
-            tiny._model._transformer.register_forward_hook(
+            tiny._models[0]._transformer.register_forward_hook(
                 lambda _, given, __: sizes.append(len(given[0]["input_ids"]))
             )
             await tiny.embed_documents(["tea"] * tiny.max_batch)
@@ -218,4 +216,4 @@ class TestOptions:
 
         threads = torch.get_num_threads() + 1
         async with await TorchEmbedder.open(TorchOptions(model=str(tiny_model("bert")), threads=threads)) as tiny:
-            assert tiny._thread.submit(torch.get_num_threads).result() == threads
+            assert tiny._threads.submit(torch.get_num_threads).result() == threads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 _FORMAT: Final = 1
+_NAME: Final = re.compile(r"(?:.*-)?(\d{12,})-[0-9a-f]{12}")
 
 
 @attrs.frozen
@@ -40,7 +42,8 @@ class TableEntry:
         indexes: The columns to index.
         rows: How many rows the Lance table holds at that version.
         changed: How many rows were moved into the Lance table since it was last compacted.
-        moves: How many times that was done since its scalar indexes were last made.
+        moves: How many times that was done since then.
+        indexed: How many of those times its scalar indexes were made anew after.
     """
 
     place: str
@@ -49,6 +52,7 @@ class TableEntry:
     rows: int = 0
     changed: int = 0
     moves: int = 0
+    indexed: int = 0
 
 
 @attrs.frozen
@@ -125,8 +129,8 @@ def unique_name(sequence: int) -> str:
 
 def sequence_of(name: str) -> int:
     """Return what `unique_name` was given for a name, or for the end of one; 0 for one that is not of that form."""
-    number = name.split("-")[-2:-1]
-    return int(number[0]) if number and number[0].isdecimal() else 0
+    found = _NAME.fullmatch(name)
+    return int(found[1]) if found else 0
 
 
 def replaced(

@@ -8,6 +8,7 @@ import attrs
 import lancedb
 from lancedb.index import IvfFlat, IvfHnswSq, IvfSq
 
+from .head import TableEntry
 from .nearest import DISTANCES, Effort
 from .tables import Lance, Snapshot, engine_errors
 from .upkeep import compact
@@ -107,7 +108,7 @@ class Indexes:
             return due
         config = self.settings.config(metric, rows)
 
-        async def make(table: lancedb.AsyncTable) -> None:
+        async def make(table: lancedb.AsyncTable, _: TableEntry) -> None:
             await table.create_index(column, config=config, replace=True)
 
         record = {"of": self._wanted(snapshot, name, metric), "rows": rows}

@@ -17,13 +17,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeAlias, TypeVar
 
 import attrs
 import lancedb
 
 from pattern_core.abc import AsyncResource
-from pattern_core.errors import ClosedError, DataLossError, StorageError
+from pattern_core.errors import ClosedError, DataLossError, StorageError, shorten
 
 from .engine import engine_errors, moved, reworked, writable
 from .head import (
@@ -45,6 +45,7 @@ from .snapshot import Changes, Definition, Plan, Snapshot, TableWrite, Tail
 __all__ = ["Changes", "Definition", "Lance", "Plan", "Snapshot", "TableWrite", "Tail", "engine_errors"]
 
 T = TypeVar("T")
+Work: TypeAlias = Callable[[lancedb.AsyncTable, TableEntry], Awaitable[object]]
 
 _GROUP: Final = 64
 """The most commits that are written together."""
@@ -77,6 +78,7 @@ class Lance(AsyncResource):
         self._writer: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._publishing = asyncio.Lock()
         self._own_commits = 0
 
     @classmethod
@@ -86,7 +88,7 @@ class Lance(AsyncResource):
             database = await lancedb.connect_async(place.uri, storage_options=dict(place.storage_options) or None)
         lance = cls(place, database)
         try:
-            await lance._switch(lambda head: head)  # it makes the head of a new database
+            await lance._uncut(lance._switch(lambda head: head))  # it makes the head of a new database
             await lance.sweep()
         except BaseException:
             await lance.aclose()
@@ -100,7 +102,8 @@ class Lance(AsyncResource):
 
     async def foreign_commits(self) -> int:
         """Return how many commits are not this object's."""
-        return (await self.snapshot()).head.commits - self._own_commits
+        async with self._publishing:  # between the two figures no commit of its own may come to be seen
+            return (await self.snapshot()).head.commits - self._own_commits
 
     async def snapshot(self) -> Snapshot:
         """Return the database as it is now: all that any process has committed is in it."""
@@ -151,10 +154,11 @@ class Lance(AsyncResource):
     async def rework(
         self,
         name: str,
-        work: Callable[[lancedb.AsyncTable], Awaitable[object]],
+        work: Work,
         *,
         state: Mapping[str, Any] | None = None,
         settled: bool = False,
+        indexed: bool = False,
     ) -> None:
         """Work on one Lance table (build an index, compact), and publish the version that comes of it.
 
@@ -162,31 +166,27 @@ class Lance(AsyncResource):
 
         Args:
             name: The table.
-            work: Gets the table, open for writing, at the head's version.
+            work: Gets the table, open for writing, as it was at the head's version, and what the head says of it.
             state: Entries of ``state`` to publish with it; None removes one.
             settled: Whether the table is compacted by that.
+            indexed: Whether its scalar indexes are made anew by that.
         """
         self._check_open()
-        await self._uncut(self._rework(name, work, state or {}, settled=settled))
+        await self._uncut(self._rework(name, work, state or {}, settled=settled, indexed=indexed))
 
-    async def _rework(
-        self,
-        name: str,
-        work: Callable[[lancedb.AsyncTable], Awaitable[object]],
-        state: Mapping[str, Any],
-        *,
-        settled: bool,
-    ) -> None:
+    async def _rework(self, name: str, work: Work, state: Mapping[str, Any], *, settled: bool, indexed: bool) -> None:
         async with self.place.lock("upkeep"):
             snapshot = await self._read()
             entry = snapshot.entry(name)
             with engine_errors(f"work on {name}"):
                 table, _ = await writable(self._database, entry)
-                await work(table)
+                await work(table, entry)
                 after = await reworked(entry, table)
             await self.place.secure(entry.place)
             if settled:
-                after = attrs.evolve(after, changed=0, moves=0)
+                after = attrs.evolve(after, changed=0, moves=0, indexed=0)
+            elif indexed:
+                after = attrs.evolve(after, indexed=after.moves)
             await self._switch(lambda head: replaced(head, snapshot.head, {name: after}, state=state))
 
     async def sweep(self) -> None:
@@ -198,17 +198,19 @@ class Lance(AsyncResource):
         async with self.place.lock("commit"):  # nobody is between writing a document and naming it
             head = (await self._read()).head
             named = {entry.name for entry in head.log} | {entry.place for entry in head.tables.values()}
-            if not {*await self.place.names(), *await self._table_places()} - named:
+            next = head.sequence + 1
+
+            def left(names: Sequence[str]) -> list[str]:  # what is not of our making is none of our business
+                return [name for name in names if name not in named and 0 < sequence_of(name) <= next]
+
+            if not left(await self.place.names()) and not left(await self._table_places()):
                 return
             # One who believes to hold the lock may be about to name one of them: then this head is not the one expected.
-            head = (await self._publish(head, [])).head
-            documents = [name for name in await self.place.names() if name not in named]
-            await self.place.remove([name for name in documents if sequence_of(name) <= head.sequence])
-            places = [place for place in await self._table_places() if place not in named]
+            await self._publish(head, [])
+            await self.place.remove(left(await self.place.names()))
             with engine_errors("remove what is left of tables"):
-                for place in places:
-                    if sequence_of(place) <= head.sequence:
-                        await self._database.drop_table(place, ignore_missing=True)
+                for place in left(await self._table_places()):
+                    await self._database.drop_table(place, ignore_missing=True)
 
     async def pinned(self, place: str, version: int) -> lancedb.AsyncTable:
         """Return a Lance table at a version, for reading only."""
@@ -329,8 +331,9 @@ class Lance(AsyncResource):
                     after = base
                     if draft is not base:
                         head = attrs.evolve(draft.head, commits=base.head.commits + 1)
-                        after = await self._publish(head, writes)
-                        self._own_commits += 1
+                        async with self._publishing:
+                            after = await self._publish(head, writes)
+                            self._own_commits += 1
                 for number, (_, done) in enumerate(group):
                     if number in failed:
                         done.set_exception(failed[number])
@@ -390,11 +393,23 @@ class Lance(AsyncResource):
             with contextlib.suppress(Outdated):
                 async with self.place.lock("commit"):
                     base = await self._read()
+                    if self._token is None:
+                        await self._expect_nothing()
                     head = change(base.head)
                     if head != base.head or self._token is None:
                         await self._publish(head, [])
                     return
         raise StorageError(f"others have changed {self.place.uri} {_ATTEMPTS} times meanwhile; nothing was changed")
+
+    async def _expect_nothing(self) -> None:
+        """Raise where there is something, though there is no head: it is another's, or what a lost head has named."""
+        if found := [*await self._table_places(), *await self.place.names()]:
+            message = (
+                f"{self.place.uri} holds {shorten(found[0])} and no head: either the head was lost, then restore the "
+                f"whole place from a backup; or these are another program's data, then choose an empty place. Nothing "
+                f"was changed."
+            )
+            raise DataLossError(self.place.uri, message)
 
     async def _table_places(self) -> list[str]:
         places: list[str] = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 import time
 from collections.abc import Mapping
@@ -71,13 +70,24 @@ class Policy:
 
     def wants_indexes(self, entry: TableEntry) -> bool:
         """Return whether the scalar indexes of a table are to be made anew."""
-        return entry.rows >= _INDEXED_FROM and entry.moves > 0 and entry.moves % self.moves == 0
+        return entry.rows >= _INDEXED_FROM and entry.moves - entry.indexed >= self.moves
 
     def wants_compaction(self, entry: TableEntry) -> bool:
         """Return whether a table is to be compacted."""
         return entry.moves >= self.most_moves or (
             entry.changed >= _INDEXED_FROM and entry.changed >= self.share * entry.rows
         )
+
+    def keeps(self, made: Mapping[int, datetime], version: int, now: datetime) -> timedelta:
+        """Return how old the versions may be that a compaction keeps.
+
+        Args:
+            made: When each version of the table was made.
+            version: The head's. A crash may have left newer ones that were never published.
+            now: When the compaction begins; it may end later by as much as `patience`.
+        """
+        past = [each for each in made.values() if (now - each).total_seconds() >= self.grace]
+        return now - min(max(past), made[version]) + timedelta(seconds=self.patience) if past else _FOREVER
 
 
 class Upkeep(AsyncResource):
@@ -137,19 +147,18 @@ class Upkeep(AsyncResource):
             if self.policy.wants_compaction(entry):
                 await self._compact(name)
             elif self.policy.wants_indexes(entry):
-                await self._lance.rework(name, functools.partial(_index, entry=entry))
+                await self._lance.rework(name, _index, indexed=True)
 
     async def _compact(self, name: str) -> None:
-        async def work(table: lancedb.AsyncTable) -> None:
-            await compact(table, self.policy)
+        async def work(table: lancedb.AsyncTable, entry: TableEntry) -> None:
+            await compact(table, entry, self.policy)
             if entry.rows >= _INDEXED_FROM:
                 await _index(table, entry)
 
-        entry = (await self._lance.snapshot()).entry(name)
         await self._lance.rework(name, work, settled=True)
 
 
-async def compact(table: lancedb.AsyncTable, policy: Policy = Policy()) -> None:
+async def compact(table: lancedb.AsyncTable, entry: TableEntry, policy: Policy = Policy()) -> None:
     """Compact a table, bring its indexes up to date, and remove what only outlived versions need; for `Lance.rework`.
 
     The engine goes by when a version was made. What counts is when it was followed by the next: the version that was the
@@ -158,14 +167,13 @@ async def compact(table: lancedb.AsyncTable, policy: Policy = Policy()) -> None:
 
     Args:
         table: The table, open for writing.
+        entry: What the head says of it.
         policy: For how long what is kept.
     """
     now = datetime.now(UTC)
     versions = await table.list_versions()  # type: ignore[no-untyped-call]  # lancedb has left its types out
-    made = [each["timestamp"].astimezone(UTC) for each in versions]
-    past = [each for each in made if (now - each).total_seconds() >= policy.grace]
-    kept = now - max(past) + timedelta(seconds=policy.patience) if past else _FOREVER
-    await table.optimize(cleanup_older_than=kept)
+    made = {each["version"]: each["timestamp"].astimezone(UTC) for each in versions}
+    await table.optimize(cleanup_older_than=policy.keeps(made, entry.version, now))
 
 
 async def _index(table: lancedb.AsyncTable, entry: TableEntry) -> None:

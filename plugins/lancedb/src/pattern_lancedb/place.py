@@ -89,7 +89,8 @@ class Place(AsyncResource):
         """Hold a lock, among all processes, while the context lasts. Waiting for it can be cancelled.
 
         Args:
-            name: ``commit`` (held for moments) or ``upkeep`` (held for as long as tables are rewritten).
+            name: ``commit`` (held for moments), ``upkeep`` (held for as long as tables are rewritten) or ``fill`` (held for
+            as long as an external index is filled).
 
         Raises:
             StorageError: It could not be had in good time.
@@ -106,8 +107,8 @@ class Place(AsyncResource):
 
 _HEAD: Final = "head.json"
 _DRAFT: Final = "head.draft"
-_PATIENCE: Final = 60.0
-"""Seconds to wait for another process's lock."""
+_PATIENCE: Final = {"commit": 60.0, "upkeep": 600.0, "fill": 600.0}
+"""Seconds to wait for another process's lock. To make the index of a large table takes minutes."""
 _POLL: Final = (0.001, 0.02)
 """Seconds between two looks at a lock that another process holds: at first, and at most."""
 
@@ -167,6 +168,9 @@ class Folder(Place):
         except OSError as error:
             raise StorageError(f"cannot write {draft}, and nothing was changed: {error}") from error
         try:
+            if found is not None and draft.stat().st_mtime_ns <= found[1][1]:
+                # A file's number is used again, and a clock may stand still or go back: no two heads share a token.
+                os.utime(draft, ns=(found[1][1] + 1, found[1][1] + 1))
             published = _token(draft.stat())
             draft.replace(file)
             _sync(self._log)  # the head, and before it the documents that it names
@@ -212,7 +216,7 @@ class Folder(Place):
     async def lock(self, name: str) -> AsyncIterator[None]:
         lock = self._locks.setdefault(name, filelock.FileLock(self.path / f".{name}.lock", thread_local=False))
         async with self._turns.setdefault(name, asyncio.Lock()):
-            await _acquire(lock)
+            await _acquire(lock, _PATIENCE[name])
             try:
                 yield
             finally:
@@ -235,16 +239,16 @@ class Folder(Place):
         """Nothing is held between calls."""
 
 
-async def _acquire(lock: filelock.BaseFileLock) -> None:
+async def _acquire(lock: filelock.BaseFileLock, patience: float) -> None:
     """Take a lock without holding up the event loop: each look is one system call."""
     loop = asyncio.get_running_loop()
-    end, (pause, longest) = loop.time() + _PATIENCE, _POLL
+    end, (pause, longest) = loop.time() + patience, _POLL
     while True:
         try:
             lock.acquire(blocking=False)
         except filelock.Timeout:
             if loop.time() > end:
-                message = f"another process has held {lock.lock_file} for {_PATIENCE:.0f} s, and nothing was changed"
+                message = f"another process has held {lock.lock_file} for {patience:.0f} s, and nothing was changed"
                 raise StorageError(message) from None
         except OSError as error:
             raise StorageError(f"cannot lock {lock.lock_file}, and nothing was changed: {error}") from error
@@ -259,10 +263,15 @@ def _token(status: os.stat_result) -> tuple[int, int, int]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk should not keep what is of no use
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise
 
 
 def _sync(path: Path) -> None:

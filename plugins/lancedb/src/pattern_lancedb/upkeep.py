@@ -21,7 +21,7 @@ import lancedb
 from lancedb.index import BTree
 
 from pattern_core.abc import AsyncResource, Detail
-from pattern_core.errors import ClosedError, StorageError
+from pattern_core.errors import ClosedError
 
 from .head import Head, TableEntry
 from .tables import Lance
@@ -129,7 +129,7 @@ class Upkeep(AsyncResource):
                 self.failure = ""
             except ClosedError:
                 return
-            except StorageError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, upkeep must not end in silence
                 self.failure = str(error)
                 _LOGGER.warning("upkeep of %s failed, and is tried again: %s", self._lance.place.uri, error)
                 await asyncio.sleep(_PAUSE)

@@ -36,7 +36,8 @@ class Prefilter:
 
     Attributes:
         nulls: Conditions as text: null tests, for which there is no expression. They hold names of columns, no values.
-        condition: The condition besides; True for all rows, False for none.
+            Only where ``condition`` is no expression.
+        condition: The condition; True for all rows, False for none.
         exact: Whether the rows that satisfy it are those that satisfy the filter; else they are a part of them.
     """
 
@@ -96,11 +97,12 @@ def _all(parts: Sequence[Prefilter]) -> Prefilter:
     if any(part.condition is False for part in parts):
         return Prefilter(condition=False)
     conditions = [part.condition for part in parts if isinstance(part.condition, Expr)]
-    return Prefilter(
-        tuple(null for part in parts for null in part.nulls),
-        _balanced(Expr.and_, conditions) if conditions else True,
-        all(part.exact for part in parts),
-    )
+    nulls = tuple(null for part in parts for null in part.nulls)
+    exact = all(part.exact for part in parts)
+    if conditions:
+        # Beside a text, the engine makes a text of an expression, too, and its values with it: never both.
+        return Prefilter(condition=_balanced(Expr.and_, conditions), exact=exact and not nulls)
+    return Prefilter(nulls, exact=exact)
 
 
 def _some(parts: Sequence[Prefilter]) -> Prefilter:

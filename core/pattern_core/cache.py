@@ -113,6 +113,8 @@ class VectorCache:
                     await task
                 raise
             except (sqlite3.Error, OSError) as error:
+                if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+                    return otherwise  # others keep it busy; the next call may have more luck
                 self._usable = False
                 _LOG.warning("the cache of vectors, %s, cannot be used: %s", self._path, error)
                 return otherwise
@@ -135,7 +137,7 @@ class VectorCache:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-        for suffix in ("-wal", "-shm", ""):  # the log first: it must never come to be that of the next file
+        for suffix in ("-journal", ""):  # the log first: it must never come to be that of the next file
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
     def _open(self) -> sqlite3.Connection:
@@ -143,7 +145,7 @@ class VectorCache:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False, isolation_level=None)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            # No write-ahead log: to begin one, SQLite does not wait for others who open the file at the same time.
             connection.execute("PRAGMA synchronous = OFF")  # what is lost is made again
             connection.execute(_SCHEMA)
         except BaseException:

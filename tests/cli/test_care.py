@@ -17,6 +17,7 @@ from pattern_core.config import Config, load_config
 from pattern_core.database import open_storage
 from pattern_core.maintenance.metadata import read_metadata, stamp
 from pattern_core.maintenance.migrate import LATEST
+from pattern_core.plugins import EXTRAS
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -293,10 +294,10 @@ class TestPlugins:
         monkeypatch.setattr("pattern_core.plugins.entry_points", lambda **_: only_core)
 
         found = _json(pattern("plugins", "--json"))
-        assert found["available"] == [
-            {"name": "surreal-embedded", "install": 'pip install "pattern-core[surreal-embedded]"'},
-            {"name": "torch", "install": 'pip install "pattern-core[torch]"'},
-        ]
+        assert {each["name"]: each["install"] for each in found["available"]} == {
+            name: f'pip install "pattern-core[{extra}]"' for name, extra in EXTRAS.items()
+        }
+        assert {"name": "cohere", "install": 'pip install "pattern-core[cloud]"'} in found["available"]
         assert 'Not installed: torch. pip install "pattern-core[torch]"' in pattern("plugins").stderr
 
     def test_one_that_is_broken(self, pattern: Pattern, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

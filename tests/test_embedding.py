@@ -72,9 +72,11 @@ async def test_batches_and_repeats() -> None:
     """Texts go to the model in batches that it takes, each text once, and come back in the order given."""
     wired = wire()
     texts = ["a", "b b", "a", "c c c", "d", "b b", "e e"]
-    vectors = await wired.embeddings.documents(texts)
+    found = await wired.embeddings.documents(texts)
+    vectors = [vector for each in found for vector in each.vectors]
 
     assert wired.model.calls == [["a", "b b", "c c c"], ["d", "e e"]]
+    assert all(each.spans == (None,) for each in found)
     assert [vector[0] for vector in vectors] == [1, 2, 1, 3, 1, 2, 2]
     assert all(vector.dtype == np.float32 and not vector.flags.writeable for vector in vectors)
     assert await wired.embeddings.documents([]) == []
@@ -101,6 +103,48 @@ async def test_too_long() -> None:
     assert (caught.value.tokens, caught.value.limit, caught.value.position) == (7, 5, 2)
     assert wired.model.calls == []
     assert len(await wired.embeddings.documents(["one two three four five"])) == 1
+
+
+async def test_chunks_have_to_be_asked_for() -> None:
+    """With ``overflow = "chunk"`` the model reads a longer text in parts, which cover all that is not white space."""
+    wired = wire("chunk")
+    long = "One two three.\n\nFour five six seven eight nine. " + "word " * 40 + "\n\nThe end of it."
+    found = await wired.embeddings.documents(["short", long, "short", "four words are enough"])
+
+    assert [each.spans for each in (found[0], found[2], found[3])] == [(None,)] * 3
+    spans = [span for span in found[1].spans if span is not None]
+    chunks = [long[begin:end] for begin, end in spans]
+    assert all(1 <= len(chunk.split()) <= 5 for chunk in chunks)
+    assert " ".join(chunks).split() == long.split()
+    assert chunks[0] == "One two three."
+    assert chunks[-1] == "The end of it."
+    assert [int(vector[0]) for vector in found[1].vectors] == [len(chunk.split()) for chunk in chunks]
+
+
+async def test_chunks_of_repeated_parts() -> None:
+    """Parts that are equal, in one text or in several, are embedded once, and progress still counts every text."""
+    wired = wire("chunk")
+    long = "\n\n".join(["a b c d"] * 20)
+    done: list[int] = []
+    found = await wired.embeddings.documents([long, f"{long}\n\nx", long, "x"], progress=done.append)
+
+    assert sum(done) == 4
+    assert [len(each.vectors) for each in found] == [20, 21, 20, 1]
+    assert sorted(text for call in wired.model.calls for text in call) == ["a b c d", "x"]
+
+
+async def test_what_cannot_be_cut() -> None:
+    """A text of which the model reads not even one character is refused, rather than cut for ever."""
+
+    class Blind(WordCounter):
+        async def count_tokens(self, texts: Sequence[str]) -> list[int]:
+            return [9 for _ in texts]
+
+    async def load() -> Embedder:
+        return Blind()
+
+    with pytest.raises(TextTooLongError):
+        await Embeddings(load, EmbeddingPolicy(overflow="chunk")).documents(["any text"])
 
 
 async def test_truncation_has_to_be_asked_for() -> None:
@@ -394,7 +438,8 @@ class TestCached:
         embeddings = over(again, cache=VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000))
         done: list[int] = []
 
-        assert np.array_equal(await embeddings.documents(texts, progress=done.append), first)
+        second = await embeddings.documents(texts, progress=done.append)
+        assert all(np.array_equal(one.vectors, other.vectors) for one, other in zip(first, second, strict=True))
         assert np.array_equal(await embeddings.query("a"), [1, 1, 1])
         assert again.calls == []
         assert sum(done) == 4
@@ -429,6 +474,8 @@ class TestCached:
         cut = Embeddings(load, EmbeddingPolicy(overflow="truncate"), cache=cache)
         (first,) = await cut.documents([long])
         (second,) = await cut.documents([long])
-        assert np.array_equal(first, second)
+        assert np.array_equal(first.vectors, second.vectors)
+        assert first == second
+        assert first.spans == ((0, len("one two three four fiv")),)
         with pytest.raises(TextTooLongError):
             await Embeddings(load, EmbeddingPolicy(), cache=cache).documents([long])

@@ -18,11 +18,10 @@ from pattern_core.errors import ConfigError, InvalidVectorError, StorageError
 from pattern_core.exact import ExactIndex, score
 from pattern_core.filters import Filter
 from pattern_core.schema import TABLES, CreateTable, Table
-from pattern_core.testing import DIMENSIONS, MemoryStorage, VectorStoreContract, sample_row, sample_vector
+from pattern_core.testing import DIMENSIONS, TASKS, MemoryStorage, VectorStoreContract, sample_row, sample_vector
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
 METRICS = ("cosine", "euclidean", "manhattan")
 
 

@@ -19,12 +19,12 @@ from pattern_core.exact import ExactIndex
 from pattern_core.indexing import Change, InStep, Outbox, indexer_for
 from pattern_core.maintenance.indexes import IndexStatus, index_specs, index_status, rebuild_index, verify_index
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.schema import OUTBOX, TABLES, Table
+from pattern_core.schema import OUTBOX, TABLES, Table, vectors_of
 from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
+VECTORS = vectors_of(TABLES["tasks"], 1)
 
 
 def vector(seed: int) -> Vector:
@@ -66,17 +66,17 @@ class Process:
         """Write a task with a vector, or delete it."""
         write: Write
         if seed is None:
-            write, change = Delete(TASKS, id), VectorChange(id, user, None)
+            write, change = Delete(VECTORS, id), VectorChange(id, user, None)
         else:
-            row = sample_row(TASKS, id, user_id=user, embedding=vector(seed), revision=seed + 1)
-            write, change = Put(TASKS, row), VectorChange(id, user, vector(seed))
+            row = sample_row(VECTORS, id, partition=user, embedding=vector(seed), revision=seed + 1)
+            write, change = Put(VECTORS, row), VectorChange(id, user, vector(seed))
         async with self.turn:
-            await self.outbox.commit([write], [(TASKS, change)])
+            await self.outbox.commit([write], [(VECTORS, change)])
 
     async def closest(self, seed: int, user: str = "ada") -> tuple[str, ...]:
         """Search as a session does."""
         await self.outbox.catch_up(self.turn)
-        return (await self.vectors.search(TASKS, vector(seed), partitions=[user], limit=3)).ids
+        return (await self.vectors.search(VECTORS, vector(seed), partitions=[user], limit=3)).ids
 
     async def entries(self) -> int:
         """Count what stands in the outbox."""
@@ -111,11 +111,11 @@ async def process(places: tuple[MemoryData, MemoryData], request: pytest.Fixture
 
 
 async def status(process: Process) -> IndexStatus:
-    return await index_status(process.storage, process.vectors, TASKS)
+    return await index_status(process.storage, process.vectors, VECTORS)
 
 
 async def spec_of(process: Process) -> IndexSpec:
-    (spec,) = [each for each in await index_specs(process.storage, "cosine") if each.table is TASKS]
+    (spec,) = [each for each in await index_specs(process.storage, "cosine") if each.table == VECTORS]
     return spec
 
 
@@ -166,16 +166,16 @@ class TestOutbox:
         await process.write("t1", 1)
         change = VectorChange("t1", "ada", vector(2))
         with pytest.raises(ConflictError):
-            await process.outbox.commit([Patch(TASKS, "t1", {"title": "x"}, revision=99)], [(TASKS, change)])
+            await process.outbox.commit([Patch(VECTORS, "t1", {"parts": 2}, revision=99)], [(VECTORS, change)])
         assert await process.closest(1) == ("t1",)
         await process.outbox.finish()
         assert await process.entries() == 0
 
     async def test_a_large_batch_is_removed_at_once(self, process: Process) -> None:
         """Entries that are done with do not pile up: a few wait for the next commit, many do not wait."""
-        rows = [sample_row(TASKS, f"t{n}", user_id="ada", embedding=vector(n)) for n in range(100)]
-        changes: list[Change] = [(TASKS, VectorChange(row["id"], "ada", row["embedding"])) for row in rows]
-        await process.outbox.commit([Insert(TASKS, row) for row in rows], changes)
+        rows = [sample_row(VECTORS, f"t{n}", partition="ada", embedding=vector(n)) for n in range(100)]
+        changes: list[Change] = [(VECTORS, VectorChange(row["id"], "ada", row["embedding"])) for row in rows]
+        await process.outbox.commit([Insert(VECTORS, row) for row in rows], changes)
         assert await process.entries() == 0
         for n in range(5):
             await process.write(f"u{n}", n)
@@ -211,7 +211,7 @@ class TestOutbox:
         gate.set()
         await late
         assert await another.closest(2) == ()
-        assert await another.vectors.count(TASKS) == 0
+        assert await another.vectors.count(VECTORS) == 0
 
     @pytest.mark.parametrize("who", ["a new process", "the other process"])
     async def test_a_process_that_dies_having_told_the_index_something_old(
@@ -230,7 +230,7 @@ class TestOutbox:
         gate.set()
         for _ in range(10):  # it tells the index, and then no more
             await asyncio.sleep(0)
-        assert (await other.vectors.search(TASKS, vector(2), partitions=["ada"], limit=1)).ids == ("t1",)
+        assert (await other.vectors.search(VECTORS, vector(2), partitions=["ada"], limit=1)).ids == ("t1",)
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
         looking = other if who == "the other process" else await start(places)
@@ -300,7 +300,7 @@ class TestUpkeep:
         spec = await spec_of(process)
         assert (await verify_index(process.storage, process.vectors, spec)).ok
         await process.vectors.apply(
-            TASKS,
+            VECTORS,
             [
                 VectorChange("t0", "ada", None),
                 VectorChange("t1", "grace", vector(1)),
@@ -321,8 +321,8 @@ class TestUpkeep:
     async def test_a_missing_index_is_told(self, process: Process) -> None:
         """The status of a table whose index was dropped says so."""
         await process.write("t1", 1)
-        await process.vectors.drop(TASKS)
-        assert attrs.evolve(await status(process), pending=0) == IndexStatus("tasks", 1, None, 0)
+        await process.vectors.drop(VECTORS)
+        assert attrs.evolve(await status(process), pending=0) == IndexStatus(VECTORS.name, 1, None, 0)
 
     async def test_an_index_of_another_database_is_made_anew(
         self, process: Process, places: tuple[MemoryData, MemoryData]
@@ -332,7 +332,7 @@ class TestUpkeep:
         other: MemoryData = {}
         await migrate_up(MemoryStorage(other), attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
         stranger = await start((other, places[1]))
-        assert await stranger.vectors.count(TASKS) == 0
+        assert await stranger.vectors.count(VECTORS) == 0
         assert await stranger.closest(1) == ()
         back = await start(places)
         assert await back.closest(1) == ("t1",)

@@ -2,24 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
-from pattern_core.abc import Insert, Patch, Signature
+from pattern_core.abc import Insert, Patch, Row, Signature, Storage, Write
 from pattern_core.errors import MigrationError, StorageError
 from pattern_core.maintenance.backup import back_up, restore
-from pattern_core.maintenance.metadata import Metadata, read_metadata, stamp
-from pattern_core.maintenance.migrate import LATEST, MIGRATIONS, Plan, migrate_down, migrate_up, plan
-from pattern_core.schema import OUTBOX, TABLES, CreateTable
-from pattern_core.testing.doubles import MemoryData, MemoryStorage
-from pattern_core.testing.rows import sample_row
+from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate_up, plan
+from pattern_core.maintenance.versions import tables_at
+from pattern_core.metadata import Metadata, read_metadata, stamp
+from pattern_core.parts import hash_text
+from pattern_core.schema import EMBEDDED, GENERATIONS, OUTBOX, TABLES, UNEMBEDDED, CreateTable, SchemaStep, vectors_of
+from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
 
 pytestmark = pytest.mark.anyio
 
 SIGNATURE = Signature(provider="test", model="m", revision="r", dimensions=4, normalized=True)
+VECTORS = tuple(vectors_of(table, 1) for table in EMBEDDED)
+ALL = {*TABLES, OUTBOX.name, GENERATIONS.name, UNEMBEDDED.name, *(table.name for table in VECTORS)}
+
+
+class Dying(MemoryStorage):
+    """A storage whose process dies before the n-th of its changes."""
+
+    left = 0
+
+    async def apply_schema(self, step: SchemaStep) -> None:
+        self.count_down()
+        await super().apply_schema(step)
+
+    async def commit(self, batch: Sequence[Write]) -> None:
+        self.count_down()
+        await super().commit(batch)
+
+    def count_down(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ZeroDivisionError
+
+
+async def second_version(storage: Storage) -> dict[str, Row]:
+    """Set a database up as version 2 did, with records of each kind; return what had a vector, by id."""
+    old = tables_at(2)
+    for table in (*old.values(), OUTBOX):
+        await storage.apply_schema(CreateTable(table, 4))
+    await storage.commit([stamp(Metadata(), 2, SIGNATURE)])
+    embedded: dict[str, Row] = {}
+    for table in EMBEDDED:
+        rows = [
+            sample_row(old[table.name], f"{table.name} {n}", embedding=sample_vector(f"{n}", 4), embedding_model="m")
+            for n in range(3)
+        ]
+        bare = sample_row(old[table.name], f"{table.name} bare")
+        await storage.commit([Insert(old[table.name], row) for row in [*rows, bare]])
+        embedded |= {row["id"]: row for row in rows}
+    await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
+    return embedded
+
+
+async def check_vectors(storage: Storage, embedded: dict[str, Row]) -> None:
+    """Fail unless all vectors have arrived in tables of their own, and the records are there without them."""
+    for table, vectors in zip(EMBEDDED, VECTORS, strict=True):
+        mine = {id: row for id, row in embedded.items() if id.startswith(table.name)}
+        found = {row["id"].removesuffix("#0000"): row for row in await storage.find(vectors, vectors=True)}
+        assert found.keys() == mine.keys()
+        for id, row in found.items():
+            assert np.array_equal(row["embedding"], mine[id]["embedding"])
+            assert row["partition"] == mine[id][str(table.partition)]
+            assert row["text_hash"] == hash_text(table.text(mine[id]))
+            assert (row["signature"], row["revision"]) == (SIGNATURE.digest, mine[id]["revision"])
+        records = await storage.find(table)
+        assert len(records) == 4
+        assert all(row.keys() == {column.name for column in table.columns} for row in records)
 
 
 @pytest.fixture
@@ -36,25 +94,89 @@ class TestMigrations:
         again = await migrate_up(storage, SIGNATURE)
         metadata = await read_metadata(storage)
 
-        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1, 2]
+        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1, 2, 3, 4]
         assert again.pending == ()
-        assert await storage.tables() == {*TABLES, OUTBOX.name}
-        assert (metadata.schema_version, metadata.signature, metadata.revision) == (LATEST, SIGNATURE, 2)
+        assert await storage.tables() == ALL
+        assert (metadata.schema_version, metadata.signature, metadata.revision) == (LATEST, SIGNATURE, 1)
+        assert metadata.active is not None
+        assert (metadata.active.number, metadata.active.signature, metadata.building) == (1, SIGNATURE, None)
 
     async def test_from_the_first_version(self, storage: MemoryStorage, tmp_path: Path) -> None:
         """A database of version 1, with records, is backed up and gets what is new; a new one is not backed up."""
-        for table in TABLES.values():
+        for table in tables_at(1).values():
             await storage.apply_schema(CreateTable(table, 4))
-        await stamp(storage, Metadata(), 1, SIGNATURE)
+        await storage.commit([stamp(Metadata(), 1, SIGNATURE)])
         await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
         done = await migrate_up(storage, SIGNATURE, backups=tmp_path)
         async with MemoryStorage() as new:
             await migrate_up(new, SIGNATURE, backups=tmp_path / "new")
 
         assert (done.current, done.target) == (1, LATEST)
-        assert OUTBOX.name in await storage.tables()
+        assert await storage.tables() == ALL
         assert await storage.count(TABLES["users"]) == 1
         assert [path.name for path in tmp_path.iterdir()] == ["before-version-2"]
+
+    async def test_vectors_are_carried(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """The vectors that stood beside the records of version 2 stand in tables of their own; the backup has them, too."""
+        embedded = await second_version(storage)
+        await migrate_up(storage, SIGNATURE, backups=tmp_path)
+        await check_vectors(storage, embedded)
+
+        async with MemoryStorage() as again:
+            await restore(again, tmp_path / "before-version-3")
+            assert (await read_metadata(again)).schema_version == 2
+            await migrate_up(again, SIGNATURE)
+            await check_vectors(again, embedded)
+
+    async def test_vectors_are_carried_back(self, storage: MemoryStorage) -> None:
+        """The way down to version 2 puts the vectors beside the records again, and the way up leads back."""
+        embedded = await second_version(storage)
+        await migrate_up(storage, SIGNATURE)
+        await migrate_down(storage, 2)
+
+        old = tables_at(2)
+        assert await storage.tables() == {*old, OUTBOX.name}
+        for table in EMBEDDED:
+            for row in await storage.find(old[table.name], vectors=True):
+                expected = embedded.get(row["id"], {"embedding": None, "embedding_model": None})
+                assert row["embedding_model"] == expected["embedding_model"]
+                assert np.array_equal(row["embedding"], expected["embedding"])
+        await migrate_up(storage, SIGNATURE)
+        await check_vectors(storage, embedded)
+
+    async def test_killed_while_vectors_are_carried(self) -> None:
+        """A migration from version 2 that was killed before any of its changes is finished by the next one."""
+        for survived in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            dying = Dying(data)
+            dying.left = survived
+            try:
+                await migrate_up(dying, SIGNATURE)
+            except ZeroDivisionError:
+                await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
+            if dying.left >= 0:
+                break
+        assert survived > 10
+
+    async def test_killed_on_the_way_down(self) -> None:
+        """A way down that was killed before any of its changes can be gone to its end."""
+        for survived in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            dying = Dying(data)
+            dying.left = survived
+            try:
+                await migrate_down(dying, 2)
+            except ZeroDivisionError:
+                await migrate_down(MemoryStorage(data), 2)
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
+            if dying.left >= 0:
+                break
+        assert survived > 10
 
     async def test_down(self, storage: MemoryStorage, tmp_path: Path) -> None:
         """The way down removes everything, after a backup, and the way up leads back."""
@@ -66,7 +188,7 @@ class TestMigrations:
         assert (await read_metadata(storage)).schema_version == 0
         assert (tmp_path / "before-down-to-0" / "manifest.json").is_file()
         await migrate_up(storage, SIGNATURE)
-        assert await storage.tables() == {*TABLES, OUTBOX.name}
+        assert await storage.tables() == ALL
 
     async def test_no_way(self, storage: MemoryStorage) -> None:
         """A version that there is not, a way down that leads nowhere, and a newer database are refused."""
@@ -89,7 +211,7 @@ class TestMigrations:
         assert (await read_metadata(storage)).schema_version == 0
         await migrate_up(storage, SIGNATURE)
 
-        assert await storage.tables() == {*TABLES, OUTBOX.name}
+        assert await storage.tables() == ALL
         assert (await read_metadata(storage)).schema_version == LATEST
 
     async def test_records_without_a_stamp(self, storage: MemoryStorage) -> None:
@@ -108,7 +230,7 @@ class TestMigrations:
         await migrate_up(first, SIGNATURE)
         await migrate_up(second, SIGNATURE)
 
-        assert (await read_metadata(second)).revision == len(MIGRATIONS)
+        assert (await read_metadata(second)).revision == 1
 
 
 class TestBackups:
@@ -117,7 +239,10 @@ class TestBackups:
         for number, table in enumerate(TABLES.values()):
             if table.name != "system_metadata":
                 await storage.commit([Insert(table, sample_row(table, f"{table.name}-{n}")) for n in range(number)])
-        return {table.name: await storage.count(table) for table in TABLES.values()}
+        for vectors in VECTORS:
+            row = sample_row(vectors, "x#0000", embedding=sample_vector("x", 4))
+            await storage.commit([Insert(vectors, row)])
+        return {table.name: await storage.count(table) for table in (*TABLES.values(), *VECTORS, GENERATIONS)}
 
     async def test_there_and_back(self, storage: MemoryStorage, tmp_path: Path) -> None:
         """A backup that is read into an empty database gives every record back, vectors and JSON included."""
@@ -126,7 +251,7 @@ class TestBackups:
         assert await back_up(storage, tmp_path / "b", lambda name, rows: seen.append((name, rows))) == counts
         async with MemoryStorage() as empty:
             assert await restore(empty, tmp_path / "b") == counts
-            for table in TABLES.values():
+            for table in (*TABLES.values(), *VECTORS, GENERATIONS):
                 rows = zip(await storage.find(table, vectors=True), await empty.find(table, vectors=True), strict=True)
                 for mine, theirs in rows:
                     differ = {name for name in mine if repr(mine[name]) != repr(theirs[name])}

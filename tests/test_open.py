@@ -23,8 +23,8 @@ from pattern_core.errors import (
     SignatureMismatchError,
     UnknownOptionError,
 )
-from pattern_core.maintenance.metadata import read_metadata
 from pattern_core.maintenance.migrate import LATEST
+from pattern_core.metadata import read_metadata
 from pattern_core.schema import TABLES
 
 pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
@@ -234,4 +234,4 @@ async def test_vectors_survive_to_the_bit(tmp_path: Path) -> None:
 
     assert before is not None
     assert after is not None
-    np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(before.vectors, after.vectors)

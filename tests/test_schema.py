@@ -4,15 +4,29 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+import attrs
 import pyarrow as pa
 import pytest
 
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Field, Filter, Op, Or
-from pattern_core.schema import TABLES, Kind, Order, Table
+from pattern_core.schema import (
+    EMBEDDED,
+    GENERATIONS,
+    OUTBOX,
+    TABLES,
+    UNEMBEDDED,
+    Column,
+    Kind,
+    Order,
+    Table,
+    table_named,
+    vectors_of,
+)
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
-TASKS = TABLES["tasks"]
+VECTOR = Column("embedding", Kind.VECTOR, optional=True)
+TASKS = attrs.evolve(TABLES["tasks"], columns=(*TABLES["tasks"].columns, VECTOR))
 MEMORIES = TABLES["memory_blocks"]
 MESSAGES = TABLES["messages"]
 
@@ -45,11 +59,12 @@ class TestTables:
         names = [column.name for column in table.columns]
         assert names[:4] == ["id", "revision", "created_at", "updated_at"]
         assert len(set(names)) == len(names)
-        assert all(re.fullmatch("[a-z][a-z_]*", name) for name in [table.name, *names])
+        assert all(re.fullmatch("[a-z][a-z0-9_]*", name) for name in [table.name, *names])
         for key in (*table.unique, *table.indexes):
             assert set(key) <= set(names)
         assert not any(table.column(name).optional for key in table.unique for name in key)
-        assert (table.partition is None) == (table.vector is None)
+        assert (table.partition is None) == (not table.texts)
+        assert all(table.column(name).kind is Kind.TEXT for name in table.texts)
         if table.partition is not None:
             assert table.column(table.partition).kind is Kind.TEXT
             assert not table.column(table.partition).optional
@@ -57,9 +72,36 @@ class TestTables:
         assert all(column.references in {None, *before} for column in table.columns)
 
     def test_vectors(self) -> None:
-        """Memories always have a vector; messages and tasks may; the others have none."""
-        found = {name: table.vector.optional for name, table in TABLES.items() if table.vector}
-        assert found == {"memory_blocks": False, "messages": True, "tasks": True}
+        """Vectors stand in tables of their own, one for each generation, whose names lead back to them."""
+        assert [table.name for table in EMBEDDED] == ["memory_blocks", "messages", "tasks"]
+        assert not any(table.vector for table in TABLES.values())
+        for table in EMBEDDED:
+            vectors = vectors_of(table, 12)
+            assert vectors.name == f"{table.name}_vectors_12"
+            assert vectors.vector == Column("embedding", Kind.VECTOR)
+            assert vectors.partition == "partition"
+            assert table_named(vectors.name) == vectors
+
+    def test_tables_by_name(self) -> None:
+        """Every table of ours is found by its name, and no other."""
+        for table in (*TABLES.values(), OUTBOX, GENERATIONS, UNEMBEDDED):
+            assert table_named(table.name) is table
+        for name in (
+            "",
+            "other",
+            "users_vectors",
+            "other_vectors_1",
+            "tasks_vectors_0",
+            "tasks_vectors_01",
+            "tasks_vectors_",
+        ):
+            assert table_named(name) is None
+
+    def test_the_text_of_a_record(self) -> None:
+        """A record's texts stand one below the other; one that is missing leaves no line."""
+        assert TASKS.text({"title": "Write", "description": None}) == "Write"
+        assert TASKS.text({"title": "Write", "description": "a letter"}) == "Write\na letter"
+        assert TABLES["users"].text({}) == ""
 
     def test_an_unknown_column(self) -> None:
         """An unknown column is refused with the nearest name, whatever was written."""

@@ -30,9 +30,10 @@ from pattern_core.abc import (
 from pattern_core.errors import FilterError, PatternError, StorageError
 from pattern_core.exact import ExactIndex, pattern_vectors
 from pattern_core.filters import Field, Filter
-from pattern_core.schema import TABLES, CreateTable, Order, Table
+from pattern_core.schema import CreateTable, Order, Table
 from pattern_core.testing import (
     DIMENSIONS,
+    KIT_TABLES,
     EmbedderContract,
     LetterEmbedder,
     MemoryData,
@@ -275,7 +276,7 @@ class TestTheKitFindsWhatIsWrong:
         """The rule passes on the right storage and fails on the wrong one."""
         for kind, wrong in ((MemoryStorage, False), (storage, True)):
             opened = kind()
-            for table in TABLES.values():
+            for table in KIT_TABLES:
                 await opened.apply_schema(CreateTable(table, DIMENSIONS))
             test = getattr(TestMemoryStorage(), rule)(opened, *arguments)
             if wrong:
@@ -288,7 +289,7 @@ class TestTheKitFindsWhatIsWrong:
         """A storage that loses a write when it closes does not pass."""
         data: MemoryData = {}
         storage = ForgetsWrites(data)
-        for table in TABLES.values():
+        for table in KIT_TABLES:
             await storage.apply_schema(CreateTable(table, DIMENSIONS))
 
         async def reopen() -> Storage:

@@ -7,6 +7,7 @@ nobody cancels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -462,6 +463,11 @@ class Signature:
     def from_json(cls, text: str) -> Self:
         """Return the signature that `to_json` wrote."""
         return cls(**json.loads(text))
+
+    @property
+    def digest(self) -> str:
+        """What tells the signature from others: 64 bits of SHA-256, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         return f"{self.provider} {self.model} ({self.dimensions} dimensions, revision {self.revision[:12]})"

@@ -25,7 +25,7 @@ CONFIG_NAME: Final = "pattern.toml"
 CONFIG_VARIABLE: Final = "PATTERN_CONFIG"
 METRICS: Final = ("cosine", "euclidean", "manhattan")
 
-Overflow: TypeAlias = Literal["error", "truncate"]
+Overflow: TypeAlias = Literal["error", "truncate", "chunk"]
 
 
 @attrs.frozen
@@ -47,16 +47,20 @@ class EmbeddingPolicy:
 
     Attributes:
         overflow: What happens to a text that is longer than the model reads: ``error`` refuses it, ``truncate`` embeds
-            its beginning.
+            its beginning, ``chunk`` cuts it into parts that the model reads, by any of which it is found.
         deadline: How long a call that fails for a while (a time-out, a busy service) is repeated at most, in seconds.
         cache: Whether vectors are kept on this machine, so that the same text is not embedded twice.
         cache_mb: How large the cache may become, in MB.
+        price_per_million_tokens: What the provider asks for a million tokens, in any currency; `pattern reembed plan` reckons with it.
     """
 
     overflow: Overflow = "error"
     deadline: float = attrs.field(default=120.0, validator=[attrs.validators.ge(0), attrs.validators.lt(86_400)])
     cache: bool = True
     cache_mb: int = attrs.field(default=512, validator=attrs.validators.in_(range(1, 1_000_000)))
+    price_per_million_tokens: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
 
 
 @attrs.frozen(kw_only=True)

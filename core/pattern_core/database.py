@@ -17,9 +17,9 @@ from .config import Config, ConfigSource, load_config
 from .embedding import Embeddings
 from .errors import ConfigError, PatternError, nearest
 from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from .maintenance.indexes import index_specs
-from .maintenance.metadata import read_metadata
+from .maintenance.indexes import specs_of
 from .maintenance.migrate import migrate_up
+from .metadata import Metadata, read_metadata
 from .options import structure_options
 from .plugins import load_plugin, plugin_name
 from .repositories import (
@@ -32,7 +32,8 @@ from .repositories import (
     UserRepository,
 )
 from .retry import repeat
-from .session import Direct, Session, Transaction
+from .session import Direct, Session
+from .transaction import Transaction
 
 __all__ = ["Database", "Repositories", "open", "open_storage"]
 
@@ -74,18 +75,28 @@ class Database(Repositories, AsyncResource):
         config: The configuration that it was opened by.
         storage: The storage, for what only the engine can do: ``await db.storage.execute(…)``.
         vectors: The vector search.
-        embeddings: The embedding model.
     """
 
     def __init__(
-        self, config: Config, storage: Storage, vectors: VectorStore, embeddings: Embeddings, *, shared: bool = True
+        self,
+        config: Config,
+        storage: Storage,
+        vectors: VectorStore,
+        embeddings: Embeddings,
+        known: Metadata,
+        *,
+        shared: bool = True,
     ) -> None:
         self.config = config
         self.storage = storage
         self.vectors = vectors
-        self.embeddings = embeddings
-        self._session = Direct(storage, vectors, embeddings, metric=config.metric, shared=shared)
+        self._session = Direct(storage, vectors, embeddings, known, metric=config.metric, shared=shared)
         super().__init__(self._session)
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """The embedding model."""
+        return self._session.embeddings
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Repositories]:
@@ -276,12 +287,13 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
                 embeddings.expect(known.signature)
             signature = known.signature or await embeddings.signature()
             await migrate_up(storage, signature, backups=_backups(config))
+            known = await read_metadata(storage)
+            embeddings.expect(known.signature or signature)
             vectors = await parts.vectors(storage)
             opened.push_async_callback(_closed, vectors)
-            for spec in await index_specs(storage, config.metric):
+            for spec in specs_of(known, config.metric):
                 await vectors.create(spec)
-            embeddings.expect(signature)
-            database = Database(config, storage, vectors, embeddings, shared=parts.shared)
+            database = Database(config, storage, vectors, embeddings, known, shared=parts.shared)
             await database.catch_up()
             opened.pop_all()
         return database

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import attrs
@@ -23,13 +24,16 @@ from .errors import (
     TextTooLongError,
     ValidationError,
 )
+from .splitting import split_spans
 from .validators import as_vector, check_text
 
-__all__ = ["Embeddings"]
+__all__ = ["Embedded", "Embeddings"]
 
 FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 """Between attempts, in seconds."""
+CHUNK_FILL: Final = 0.8
+"""How full chunks are meant to be: tokens are not of one length, and what is too long has to be cut again."""
 
 T = TypeVar("T")
 
@@ -38,11 +42,25 @@ def _ignore(_count: int) -> None: ...
 
 
 @attrs.frozen
-class _Fitting:
-    """A text, what the model reads of it, and how many tokens that has (0 where nobody asks)."""
+class Embedded:
+    """What a model made of a text.
+
+    Attributes:
+        vectors: Read-only float32 arrays, shape ``[dimensions]``: one, or one for each chunk of a text that is longer
+            than the model reads.
+        spans: For each vector, where the part of the text that it was made of begins and ends; None for all of it.
+    """
+
+    vectors: tuple[Vector, ...] = attrs.field(eq=False)
+    spans: tuple[tuple[int, int] | None, ...]
+
+
+@attrs.frozen
+class _Piece:
+    """What a model reads at once of a text: where it stands there (None for all of it), and its tokens if they count."""
 
     text: str
-    read: str
+    span: tuple[int, int] | None
     tokens: int
 
 
@@ -71,11 +89,24 @@ class Embeddings:
         self._not_before = 0.0  # when a service that asked to be left alone may be called again
         self._counts = {"embedded": 0, "from_cache": 0}
         self._closed = False
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def loaded(self) -> Embedder | None:
         """The embedder, if it has been loaded."""
         return self._embedder
+
+    @property
+    def embedded(self) -> int:
+        """How many texts the model was given so far; those that were found in the cache do not count."""
+        return self._counts["embedded"]
+
+    @property
+    def policy(self) -> EmbeddingPolicy:
+        """How texts are embedded."""
+        return self._policy
 
     async def signature(self) -> Signature:
         """Load the model if need be, and return its signature."""
@@ -94,7 +125,9 @@ class Embeddings:
         if self._embedder is not None:
             self._check(self._embedder)
 
-    async def documents(self, texts: Sequence[str], *, progress: Callable[[int], None] = _ignore) -> list[Vector]:
+    async def documents(
+        self, texts: Sequence[str], *, progress: Callable[[int], None] = _ignore, cached: bool = True
+    ) -> list[Embedded]:
         """Embed texts that are to be found. Repeats, and what is in the cache, cost nothing.
 
         Batches go to the model as many at a time as it takes. One that fails for a while is repeated, alone, until the
@@ -103,9 +136,10 @@ class Embeddings:
         Args:
             texts: The texts, none of them blank.
             progress: Called with the number of texts that are done since the last call.
+            cached: Whether to look into the cache.
 
         Returns:
-            For each text a read-only float32 array, shape ``[dimensions]``.
+            For each text its vectors.
 
         Raises:
             TextTooLongError: A text has more tokens than the model reads, and ``overflow`` is ``error``.
@@ -114,24 +148,50 @@ class Embeddings:
         """
         if not texts:
             return []
-        embedder = await self._ready()
-        occurrences: dict[str, int] = {}
-        for text in texts:
-            occurrences[text] = occurrences.get(text, 0) + 1
-        vectors = await self._look_up(embedder, "document", list(occurrences))
-        progress(sum(occurrences[text] for text in vectors))
-        missing = [text for text in occurrences if text not in vectors]
-        fitting = await self._fit(embedder, missing, texts)
+        with self._in_use():
+            return await self._documents(texts, progress, cached=cached)
 
-        async def embed(part: Sequence[_Fitting]) -> None:
-            made = await self._repeat(embedder, lambda: self._embed(embedder, [each.read for each in part]))
+    async def _documents(
+        self, texts: Sequence[str], progress: Callable[[int], None], *, cached: bool
+    ) -> list[Embedded]:
+        embedder = await self._ready()
+        counts = Counter(texts)
+        vectors = await self._look_up(embedder, "document", list(counts)) if cached else {}
+        pieces = {text: [_Piece(text, None, 0)] for text in vectors}
+        pieces |= await self._fit(embedder, [text for text in counts if text not in vectors], texts)
+        distinct = {piece.text: piece for parts in pieces.values() for piece in parts}
+        if cached:
+            vectors |= await self._look_up(embedder, "document", [text for text in distinct if text not in counts])
+        tally = _Tally({text: {piece.text for piece in parts} for text, parts in pieces.items()}, counts)
+        progress(tally.finish(vectors))
+
+        async def embed(part: Sequence[_Piece]) -> None:
+            made = await self._repeat(embedder, lambda: self._embed(embedder, [each.text for each in part]))
             found = {each.text: vector for each, vector in zip(part, made, strict=True)}
             vectors.update(found)
             await self._keep(embedder, "document", found)
-            progress(sum(occurrences[text] for text in found))
+            progress(tally.finish(found))
 
-        await _each(_pack(fitting, embedder), embed, embedder.concurrency)
-        return [vectors[text] for text in texts]
+        missing = [piece for piece in distinct.values() if piece.text not in vectors]
+        await _each(_pack(missing, embedder), embed, embedder.concurrency)
+        return [
+            Embedded(tuple(vectors[each.text] for each in pieces[text]), tuple(each.span for each in pieces[text]))
+            for text in texts
+        ]
+
+    async def count_tokens(self, texts: Sequence[str]) -> list[int] | None:
+        """Count the tokens that the model would read of each text.
+
+        Args:
+            texts: The texts.
+
+        Returns:
+            The counts; None where the model counts none.
+        """
+        embedder = await self._ready()
+        if embedder.signature.max_tokens is None and embedder.max_batch_tokens is None:
+            return None
+        return await self._count_tokens(embedder, texts)
 
     async def query(self, text: str) -> Vector:
         """Embed a text to find others by.
@@ -149,14 +209,15 @@ class Embeddings:
         """
         if not check_text(text, "search", "text").strip():
             raise ValidationError("the text to search for is blank", where="search", field="text")
-        embedder = await self._ready()
-        known = await self._look_up(embedder, "query", [text])
-        if text not in known:
-            vector = await self._repeat(embedder, lambda: embedder.embed_query(text))
-            known = {text: as_vector(vector, embedder.signature.dimensions)}
-            self._counts["embedded"] += 1
-            await self._keep(embedder, "query", known)
-        return known[text]
+        with self._in_use():
+            embedder = await self._ready()
+            known = await self._look_up(embedder, "query", [text])
+            if text not in known:
+                vector = await self._repeat(embedder, lambda: embedder.embed_query(text))
+                known = {text: as_vector(vector, embedder.signature.dimensions)}
+                self._counts["embedded"] += 1
+                await self._keep(embedder, "query", known)
+            return known[text]
 
     async def health(self) -> Health:
         """Say which model is loaded, without loading one."""
@@ -166,6 +227,22 @@ class Embeddings:
         signature = self._embedder.signature
         details: dict[str, Detail] = {"loaded": True, "dimensions": signature.dimensions, **self._counts}
         return Health(ok=True, engine=f"{signature.provider} {signature.model}", details=details)
+
+    @contextlib.contextmanager
+    def _in_use(self) -> Iterator[None]:
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    async def retire(self) -> None:
+        """Let the model go when those who are at it have done."""
+        await self._idle.wait()
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Let the model go. A second call does nothing."""
@@ -195,29 +272,52 @@ class Embeddings:
         if self._stored is not None and embedder.signature != self._stored:
             raise SignatureMismatchError(str(self._stored), str(embedder.signature))
 
-    async def _fit(self, embedder: Embedder, distinct: Sequence[str], texts: Sequence[str]) -> list[_Fitting]:
-        """Count tokens where a limit asks for it; refuse what is too long, or cut it off, before anything is embedded."""
+    async def _fit(self, embedder: Embedder, distinct: Sequence[str], texts: Sequence[str]) -> dict[str, list[_Piece]]:
+        """Say of each text what the model is to read of it; refuse what is too long, or cut it, before any is embedded."""
         limit = embedder.signature.max_tokens
         if not distinct or (limit is None and embedder.max_batch_tokens is None):
-            return [_Fitting(text, text, 0) for text in distinct]
-        counts = await self._repeat(embedder, lambda: embedder.count_tokens(distinct))
-        fitting = []
+            return {text: [_Piece(text, None, 0)] for text in distinct}
+        counts = await self._count_tokens(embedder, distinct)
+        fitting = {}
         for text, tokens in zip(distinct, counts, strict=True):
             if limit is None or tokens <= limit:
-                fitting.append(_Fitting(text, text, tokens))
-            elif self._policy.overflow == "error":
-                raise TextTooLongError(tokens, limit, list(texts).index(text), text)
+                fitting[text] = [_Piece(text, None, tokens)]
+            elif self._policy.overflow == "truncate":
+                fitting[text] = [await self._cut(embedder, text, tokens, limit)]
+            elif self._policy.overflow == "chunk" and (chunks := await self._chunk(embedder, text, tokens, limit)):
+                fitting[text] = chunks
             else:
-                fitting.append(await self._cut(embedder, text, tokens, limit))
+                raise TextTooLongError(tokens, limit, list(texts).index(text), text)
         return fitting
 
-    async def _cut(self, embedder: Embedder, text: str, tokens: int, limit: int) -> _Fitting:
+    async def _cut(self, embedder: Embedder, text: str, tokens: int, limit: int) -> _Piece:
         """Return the beginning of a text that the model reads; tokens are not of one length, so it takes some tries."""
         read = text
         while tokens > limit:
             read = read[: min(len(read) - 1, max(1, len(read) * limit // tokens))]
-            (tokens,) = await self._repeat(embedder, lambda: embedder.count_tokens([read]))  # noqa: B023 - awaited here
-        return _Fitting(text, read, tokens)
+            (tokens,) = await self._count_tokens(embedder, [read])
+        return _Piece(read, (0, len(read)), tokens)
+
+    async def _chunk(self, embedder: Embedder, text: str, tokens: int, limit: int) -> list[_Piece]:
+        """Cut a text where paragraphs, sentences or words end into parts that the model reads; none if it reads nothing."""
+        chunks: list[_Piece] = []
+        waiting = [_Piece(text, (0, len(text)), tokens)]
+        while waiting:
+            spans = []
+            for each in waiting:
+                begin, end = each.span or (0, 0)
+                if end - begin <= 1:
+                    return []
+                most = max(1, int((end - begin) * limit * CHUNK_FILL / each.tokens))
+                spans += [(begin + start, begin + stop) for start, stop in split_spans(each.text, most)]
+            counts = await self._count_tokens(embedder, [text[begin:end] for begin, end in spans])
+            cut = [_Piece(text[slice(*span)], span, count) for span, count in zip(spans, counts, strict=True)]
+            chunks += [each for each in cut if each.tokens <= limit]
+            waiting = [each for each in cut if each.tokens > limit]
+        return sorted(chunks, key=lambda each: each.span or (0, 0))
+
+    async def _count_tokens(self, embedder: Embedder, texts: Sequence[str]) -> list[int]:
+        return await self._repeat(embedder, lambda: embedder.count_tokens(texts))
 
     async def _embed(self, embedder: Embedder, part: Sequence[str]) -> list[Vector]:
         found = np.asarray(await embedder.embed_documents(part), dtype=np.float32)
@@ -254,22 +354,39 @@ class Embeddings:
     async def _look_up(self, embedder: Embedder, kind: str, texts: Sequence[str]) -> dict[str, Vector]:
         if self._cache is None:
             return {}
-        found = await self._cache.get(embedder.signature, self._kind(kind), texts)
+        found = await self._cache.get(embedder.signature, kind, texts)
         self._counts["from_cache"] += len(found)
         return {text: as_vector(vector, embedder.signature.dimensions) for text, vector in found.items()}
 
     async def _keep(self, embedder: Embedder, kind: str, vectors: dict[str, Vector]) -> None:
         if self._cache is not None:
-            await self._cache.put(embedder.signature, self._kind(kind), vectors)
-
-    def _kind(self, kind: str) -> str:
-        """Tell vectors of texts that were cut off from those of texts that had to fit."""
-        return kind if self._policy.overflow == "error" else f"{kind}, {self._policy.overflow}"
+            await self._cache.put(embedder.signature, kind, vectors)
 
 
-def _pack(texts: Sequence[_Fitting], embedder: Embedder) -> list[list[_Fitting]]:
+class _Tally:
+    """Counts the texts that are done, each as often as it was given, while its pieces come in."""
+
+    def __init__(self, pieces: Mapping[str, Collection[str]], counts: Mapping[str, int]) -> None:
+        self._counts = counts
+        self._missing = {text: len(parts) for text, parts in pieces.items()}
+        self._owners: dict[str, list[str]] = {}
+        for text, parts in pieces.items():
+            for piece in parts:
+                self._owners.setdefault(piece, []).append(text)
+
+    def finish(self, pieces: Iterable[str]) -> int:
+        """Take pieces for done, each once, and return how many texts are done by that."""
+        done = 0
+        for piece in pieces:
+            for text in self._owners.get(piece, ()):
+                self._missing[text] -= 1
+                done += 0 if self._missing[text] else self._counts[text]
+        return done
+
+
+def _pack(texts: Sequence[_Piece], embedder: Embedder) -> list[list[_Piece]]:
     """Divide texts into batches that the model takes, by number and by tokens; a text too large gets its own."""
-    parts: list[list[_Fitting]] = []
+    parts: list[list[_Piece]] = []
     most = float("inf") if embedder.max_batch_tokens is None else embedder.max_batch_tokens
     room = 0.0
     for each in texts:

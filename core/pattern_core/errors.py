@@ -21,6 +21,7 @@
     │   ├── DataLossError
     │   └── ClosedError
     ├── MigrationError
+    ├── ReembedError
     └── EmbeddingError
         ├── ModelUnavailableError
         ├── InvalidVectorError
@@ -54,6 +55,7 @@ __all__ = [
     "PatternError",
     "PluginError",
     "PluginNotFoundError",
+    "ReembedError",
     "ReferencedError",
     "SignatureMismatchError",
     "StorageError",
@@ -207,8 +209,8 @@ class TextTooLongError(ValidationError):
         self.position = position
         super().__init__(
             f"text {position} ({shorten(text, 40)}) has {tokens:,} tokens and the embedding model reads {limit:,}; the "
-            f"rest could never be found. Split it (`pattern memory import` does), or accept the loss with "
-            f'overflow = "truncate" under [embeddings].'
+            f'rest could never be found. Let it be embedded in parts with overflow = "chunk" under [embeddings], or '
+            f'accept the loss with overflow = "truncate".'
         )
 
 
@@ -324,6 +326,10 @@ class MigrationError(PatternError):
     """Raised when the database's schema cannot be brought to the version that this library needs."""
 
 
+class ReembedError(PatternError):
+    """Raised when the vectors of another embedding model cannot be made, or cannot take over. Searches go on as before."""
+
+
 class EmbeddingError(PatternError):
     """Raised when texts cannot be turned into vectors. Nothing was written.
 
@@ -371,7 +377,7 @@ class SignatureMismatchError(EmbeddingError):
         super().__init__(
             f"this database's vectors were made by {stored}, and the configuration names {configured}. Vectors of two "
             f"models cannot be compared, so nothing was opened. Configure the first again under [embeddings], or "
-            f"open a new database for the second."
+            f"make vectors by the second: `pattern reembed run`, or db.reembed(…)."
         )
         self.stored = stored
         self.configured = configured

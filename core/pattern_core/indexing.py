@@ -23,7 +23,7 @@ from .abc import Delete, Insert, Row, Storage, VectorChange, VectorStore, Write
 from .clock import utc_now
 from .errors import PatternError, StorageError
 from .filters import Field
-from .schema import OUTBOX, TABLES, Table
+from .schema import OUTBOX, Table, table_named
 
 __all__ = ["LEASE_S", "Change", "InStep", "Indexer", "Outbox", "indexer_for"]
 
@@ -239,9 +239,9 @@ class Outbox(Indexer):
     async def _deliver(self, entries: Sequence[Row]) -> None:
         """Make the index agree with the records as they are now."""
         behind = [
-            (TABLES[row["record_table"]], VectorChange(row["record_id"], row["record_partition"], None))
+            (table, VectorChange(row["record_id"], row["record_partition"], None))
             for row in entries
-            if row["record_table"] in TABLES
+            if (table := table_named(row["record_table"])) is not None
         ]
         while behind:
             before = await self._actual(behind)

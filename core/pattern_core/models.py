@@ -32,6 +32,8 @@ from .validators import (
 __all__ = [
     "Agent",
     "Conversation",
+    "EmbeddedRecord",
+    "Embedding",
     "Energy",
     "Hit",
     "Memory",
@@ -47,7 +49,6 @@ __all__ = [
 ]
 
 Json = dict[str, Any]
-Vector = NDArray[np.float32]
 
 
 class Role(enum.StrEnum):
@@ -109,10 +110,6 @@ def _moment() -> Any:
     return attrs.field(default=None, converter=as_utc, validator=optional(utc))
 
 
-def _vector() -> Any:
-    return attrs.field(default=None, eq=False, repr=False)
-
-
 @attrs.frozen(kw_only=True)
 class Record:
     """What all records have.
@@ -132,6 +129,40 @@ class Record:
     @updated_at.default
     def _first_written(self) -> datetime:
         return self.created_at
+
+
+@attrs.frozen
+class Embedding:
+    """The vectors of a record.
+
+    Attributes:
+        vectors: A float32 array, shape ``[n, dimensions]``: one vector, or one for each chunk of a text that was longer
+            than the model reads.
+        spans: For each vector, where the part of the text that it was made of begins and ends; None for all of it.
+        model: The model that made them.
+        signature: The digest of that model's signature.
+    """
+
+    vectors: NDArray[np.float32] = attrs.field(eq=False, repr=False)
+    spans: tuple[tuple[int, int] | None, ...]
+    model: str
+    signature: str
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the text was cut off, so that its end is not found."""
+        return len(self.spans) == 1 and self.spans[0] is not None
+
+
+@attrs.frozen(kw_only=True)
+class EmbeddedRecord(Record):
+    """A record that is found by what it means.
+
+    Attributes:
+        embedding: Its vectors; None unless they were asked for, or without text.
+    """
+
+    embedding: Embedding | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen(kw_only=True)
@@ -171,7 +202,7 @@ class Agent(Record):
 
 
 @attrs.frozen(kw_only=True)
-class Memory(Record):
+class Memory(EmbeddedRecord):
     """A memory block of one agent, found by its label or by what it means.
 
     Attributes:
@@ -181,8 +212,6 @@ class Memory(Record):
         description: What the block is for.
         metadata: Anything else (JSON).
         is_active: False for a block that search passes over.
-        embedding: The content's vector, float32 ``[dimensions]``; None unless it was asked for.
-        embedding_model: The model that made the vector.
     """
 
     agent_id: str = attrs.field(validator=identifier)
@@ -191,8 +220,6 @@ class Memory(Record):
     description: str | None = attrs.field(default=None, validator=optional(text))
     metadata: Json = _object()
     is_active: bool = attrs.field(default=True, validator=boolean)
-    embedding: Vector | None = _vector()
-    embedding_model: str | None = attrs.field(default=None, validator=optional(text))
 
 
 @attrs.frozen(kw_only=True)
@@ -215,7 +242,7 @@ class Conversation(Record):
 
 
 @attrs.frozen(kw_only=True)
-class Message(Record):
+class Message(EmbeddedRecord):
     """One message of a conversation.
 
     Attributes:
@@ -224,8 +251,6 @@ class Message(Record):
         content: The text that is embedded, where there is any.
         metadata: Anything else (JSON).
         tool_calls: The calls that an assistant's message asks for (a list of JSON objects), or None.
-        embedding: The content's vector, float32 ``[dimensions]``; None unless it was asked for, or without text.
-        embedding_model: The model that made the vector; None without text.
     """
 
     conversation_id: str = attrs.field(validator=identifier)
@@ -235,8 +260,6 @@ class Message(Record):
     tool_calls: list[Json] | None = attrs.field(
         default=None, converter=as_json, validator=optional(list_of(json_object))
     )
-    embedding: Vector | None = _vector()
-    embedding_model: str | None = attrs.field(default=None, validator=optional(text))
 
 
 @attrs.frozen(kw_only=True)
@@ -263,7 +286,7 @@ class ToolCall(Record):
 
 
 @attrs.frozen(kw_only=True)
-class Task(Record):
+class Task(EmbeddedRecord):
     """Something to do, with what an ADHD-aware planner needs to know of it.
 
     Attributes:
@@ -282,8 +305,6 @@ class Task(Record):
         started_at: When it was begun (UTC).
         completed_at: When it was completed (UTC).
         due_at: When it has to be done (UTC).
-        embedding: The vector of title and description, float32 ``[dimensions]``; None unless it was asked for.
-        embedding_model: The model that made the vector.
     """
 
     user_id: str = attrs.field(validator=identifier)
@@ -303,8 +324,6 @@ class Task(Record):
     started_at: datetime | None = _moment()
     completed_at: datetime | None = _moment()
     due_at: datetime | None = _moment()
-    embedding: Vector | None = _vector()
-    embedding_model: str | None = attrs.field(default=None, validator=optional(text))
 
     @property
     def is_open(self) -> bool:
@@ -324,11 +343,13 @@ class Hit(Generic[R]):
         score: How alike it is, more is closer: the cosine similarity in [-1, 1], or the distance times -1 for the
             Euclidean and Manhattan metrics.
         exact: Whether the search compared every candidate; False where an approximate index chose them.
+        passage: The part of the record's text that is alike, where it was cut into chunks; None for all of it.
     """
 
     record: R
     score: float
     exact: bool
+    passage: str | None = None
 
     @property
     def memory(self) -> R:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -17,7 +18,23 @@ from .models import Energy, Priority, Role, TaskStatus
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["OUTBOX", "TABLES", "Column", "CreateTable", "DropTable", "Kind", "Order", "SchemaStep", "Table"]
+__all__ = [
+    "EMBEDDED",
+    "GENERATIONS",
+    "OUTBOX",
+    "TABLES",
+    "UNEMBEDDED",
+    "AlterTable",
+    "Column",
+    "CreateTable",
+    "DropTable",
+    "Kind",
+    "Order",
+    "SchemaStep",
+    "Table",
+    "table_named",
+    "vectors_of",
+]
 
 
 class Kind(enum.Enum):
@@ -65,7 +82,7 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Its name: lower-case letters and underscores, safe in any query language.
+        name: Its name: lower-case letters, digits and underscores, safe in any query language.
         kind: What it holds.
         optional: Whether it may be null.
         references: The table whose record it names, if it names one.
@@ -97,11 +114,13 @@ class Table:
     """A table. Every table has the columns ``id``, ``revision``, ``created_at`` and ``updated_at``.
 
     Attributes:
-        name: Its name: lower-case letters and underscores.
+        name: Its name: lower-case letters, digits and underscores.
         columns: All columns, the common ones first.
         unique: Keys that no two records may share. Their columns are never null.
         indexes: Columns that are looked up together.
-        partition: Where the table has a vector: the column whose value a vector search is scoped to.
+        partition: Where records are found by vectors: the column whose value a search is scoped to. It never changes.
+        texts: Where a table's records are embedded: the columns whose texts are. The vectors are in tables of their own
+            (`vectors_of`).
     """
 
     name: str
@@ -109,6 +128,11 @@ class Table:
     unique: tuple[tuple[str, ...], ...] = attrs.field(default=(), repr=False)
     indexes: tuple[tuple[str, ...], ...] = attrs.field(default=(), repr=False)
     partition: str | None = attrs.field(default=None, repr=False)
+    texts: tuple[str, ...] = attrs.field(default=(), repr=False)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Return the text of a record that is embedded, its parts one below the other; a blank one is not."""
+        return "\n".join(row[name] for name in self.texts if row[name])
 
     @property
     def vector(self) -> Column | None:
@@ -246,7 +270,30 @@ class DropTable:
     table: Table
 
 
-SchemaStep = CreateTable | DropTable
+@attrs.frozen
+class AlterTable:
+    """Give a table other columns, and keep its records; do nothing where it has them.
+
+    What columns held that go is lost; those that come are optional, and null. Unique keys and indexes stay. After a
+    crash the change may be half done, and is finished when the step is carried out again.
+
+    Attributes:
+        before: The table with the columns that it has, or had.
+        after: The table with the columns that it shall have.
+        dimensions: The length of its vectors, for engines that fix it.
+    """
+
+    before: Table
+    after: Table
+    dimensions: int
+
+    @property
+    def table(self) -> Table:
+        """The table as it shall be."""
+        return self.after
+
+
+SchemaStep = CreateTable | DropTable | AlterTable
 
 _COMMON: Final = (
     Column("id", Kind.TEXT),
@@ -262,12 +309,9 @@ def _table(
     unique: tuple[tuple[str, ...], ...] = (),
     indexes: tuple[tuple[str, ...], ...] = (),
     partition: str | None = None,
+    texts: tuple[str, ...] = (),
 ) -> Table:
-    return Table(name, (*_COMMON, *columns), unique, indexes, partition)
-
-
-def _embedding(*, optional: bool) -> tuple[Column, Column]:
-    return Column("embedding", Kind.VECTOR, optional), Column("embedding_model", Kind.TEXT, optional)
+    return Table(name, (*_COMMON, *columns), unique, indexes, partition, texts)
 
 
 _ALL: Final = (
@@ -298,9 +342,9 @@ _ALL: Final = (
         Column("description", Kind.TEXT, optional=True),
         Column("metadata", Kind.OBJECT),
         Column("is_active", Kind.BOOLEAN),
-        *_embedding(optional=False),
         unique=(("agent_id", "label"),),
         partition="agent_id",
+        texts=("content",),
     ),
     _table(
         "conversations",
@@ -318,9 +362,9 @@ _ALL: Final = (
         Column("content", Kind.TEXT),
         Column("metadata", Kind.OBJECT),
         Column("tool_calls", Kind.OBJECTS, optional=True),
-        *_embedding(optional=True),
         indexes=(("conversation_id", "created_at"),),
         partition="conversation_id",
+        texts=("content",),
     ),
     _table(
         "tool_calls",
@@ -350,14 +394,17 @@ _ALL: Final = (
         Column("started_at", Kind.TIME, optional=True),
         Column("completed_at", Kind.TIME, optional=True),
         Column("due_at", Kind.TIME, optional=True),
-        *_embedding(optional=True),
         indexes=(("user_id", "status"), ("parent_id",)),
         partition="user_id",
+        texts=("title", "description"),
     ),
 )
 
 TABLES: Final[Mapping[str, Table]] = MappingProxyType({table.name: table for table in _ALL})
 """The tables of records by name, in the order in which they are created."""
+
+EMBEDDED: Final = tuple(table for table in TABLES.values() if table.texts)
+"""The tables whose records are found by what they mean."""
 
 OUTBOX: Final = _table(
     "vector_outbox",
@@ -366,4 +413,54 @@ OUTBOX: Final = _table(
     Column("record_partition", Kind.TEXT),
     Column("is_claim", Kind.BOOLEAN),
 )
-"""Which records an external index has yet to learn of (`pattern_core.indexing`)."""
+"""Which rows an external index has yet to learn of (`pattern_core.indexing`)."""
+
+GENERATIONS: Final = _table(
+    "embedding_generations",
+    Column("number", Kind.INTEGER),
+    Column("signature", Kind.TEXT),
+    Column("state", Kind.TEXT, choices=("active", "building", "retired", "dropped")),
+    Column("worker", Kind.TEXT, optional=True),
+    Column("worker_seen_at", Kind.TIME, optional=True),
+)
+"""The generations of vectors: one is searched, another may be in the making (`pattern_core.metadata`)."""
+
+UNEMBEDDED: Final = _table("embedding_queue", Column("record_table", Kind.TEXT), Column("record_id", Kind.TEXT))
+"""Which records were written while another generation was in the making, and have yet to get their vectors in it."""
+
+_VECTORS: Final = "_vectors_"
+
+
+def vectors_of(table: Table, generation: int) -> Table:
+    """Return the table that holds the vectors of a table's records.
+
+    A record has a row for each of its vectors (`pattern_core.parts`).
+
+    Args:
+        table: One of `EMBEDDED`.
+        generation: The number of the generation.
+
+    Returns:
+        The table.
+    """
+    return _table(
+        f"{table.name}{_VECTORS}{generation}",
+        Column("partition", Kind.TEXT),
+        Column("part", Kind.INTEGER),
+        Column("parts", Kind.INTEGER),
+        Column("begins_at", Kind.INTEGER, optional=True),
+        Column("ends_at", Kind.INTEGER, optional=True),
+        Column("text_hash", Kind.TEXT),
+        Column("signature", Kind.TEXT),
+        Column("embedding", Kind.VECTOR),
+        indexes=(("partition",),),
+        partition="partition",
+    )
+
+
+def table_named(name: str) -> Table | None:
+    """Return the table of ours that has a name, of records or of vectors; None where none has."""
+    found = re.fullmatch(rf"(\w+?){_VECTORS}([1-9]\d*)", name)
+    if found and found[1] in TABLES:
+        return vectors_of(TABLES[found[1]], int(found[2]))
+    return {**TABLES, OUTBOX.name: OUTBOX, GENERATIONS.name: GENERATIONS, UNEMBEDDED.name: UNEMBEDDED}.get(name)

@@ -1,8 +1,4 @@
-"""What the repositories work on: reads, edits and searches, either at once or gathered in a transaction.
-
-An `Edit` knows a record before and after. From that follow the write with its precondition, what the vector index
-has to hold, and what a read within the same transaction sees.
-"""
+"""What the repositories work on: reads, edits and searches of one database."""
 
 from __future__ import annotations
 
@@ -10,126 +6,79 @@ import asyncio
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from functools import cmp_to_key
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final, TypeVar
 
 import attrs
 import numpy as np
 
-from .abc import (
-    Check,
-    CheckNone,
-    Delete,
-    Insert,
-    Matches,
-    Patch,
-    Row,
-    Storage,
-    Vector,
-    VectorChange,
-    VectorStore,
-    Write,
-)
-from .clock import utc_now
+from .abc import CheckNone, Matches, Row, Storage, Vector, VectorStore, Write
+from .edits import Edit, Mirror
 from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError
-from .exact import score
-from .filters import And, Field, Filter, matches
+from .errors import ClosedError, ConflictError, StorageError
+from .filters import Field, Filter, matches
 from .indexing import Change, indexer_for
+from .metadata import Generation, Metadata, fence, read_metadata
+from .models import Embedding
+from .parts import Parts, embed_parts, hash_text, part_id, part_ids, record_of
 from .retry import repeat
-from .schema import Order, Table
+from .schema import Order, Table, vectors_of
 
-__all__ = ["Direct", "Edit", "Found", "Session", "Transaction", "differs"]
+__all__ = ["Direct", "Found", "Query", "Session"]
 
 FIRST_SEARCH: Final = 4
 """How many times the wanted number a filtered search asks the index for, before it asks the storage which ids fit."""
+WIDER: Final = 4
+"""How many times as many vectors are asked for where several belonged to one record."""
 
 ATTEMPTS: Final = 50
 """How often a single call is repeated where others change the same record at the same time."""
 
-Key = tuple[str, str]
 T = TypeVar("T")
 
 
 @attrs.frozen
-class Edit:
-    """A change of one record.
+class Found:
+    """A row that a search found.
 
     Attributes:
-        table: The table.
-        id: The record.
-        before: Its columns as they were read; None for a new one.
-        after: Its columns as they shall be; None for one that goes. Without a before and an after, nothing is
-            written, but the record has to exist. Where both are one object, nothing is written, but the record has to
-            be as it was read.
+        row: The row.
+        score: How close it is.
+        exact: Whether every candidate was compared.
+        passage: The part of its text that is close, where it was cut into chunks.
     """
-
-    table: Table
-    id: str
-    before: Row | None = None
-    after: Row | None = None
-
-    def write(self) -> Write:
-        """Return the write, with the revision that was read as its precondition."""
-        if self.before is None:
-            return Check(self.table, self.id) if self.after is None else Insert(self.table, self.after)
-        revision = int(self.before["revision"])
-        if self.after is self.before:
-            return Check(self.table, self.id, revision)
-        if self.after is None:
-            return Delete(self.table, self.id, revision)
-        before = self.before  # a column that was not read, the vector's, is in `after` only where it is new
-        changes = {name: new for name, new in self.after.items() if name not in before or differs(new, before[name])}
-        return Patch(self.table, self.id, changes, revision)
-
-    def vector_change(self) -> VectorChange | None:
-        """Return what the vector index has to hold from now on; None where nothing changes for it."""
-        column, partition = self.table.vector, self.table.partition
-        if column is None or partition is None:
-            return None
-        if self.after is None:
-            return VectorChange(self.id, self.before[partition], None) if self.before is not None else None
-        if column.name not in self.after:  # it was not read, and not made anew
-            return None
-        return VectorChange(self.id, self.after[partition], self.after[column.name])
-
-
-def _changes(edits: Sequence[Edit]) -> list[Change]:
-    found = [(edit.table, edit.vector_change()) for edit in edits]
-    return [(table, change) for table, change in found if change is not None]
-
-
-def differs(new: Any, old: Any) -> bool:
-    """Return whether two values of a column are not the same; two arrays are the same only if they are one object."""
-    if new is old:
-        return False
-    if isinstance(new, np.ndarray) or isinstance(old, np.ndarray) or type(new) is not type(old):
-        return True  # 1, 1.0 and True are equal, but three JSON values
-    if isinstance(new, dict):
-        return new.keys() != old.keys() or any(differs(value, old[key]) for key, value in new.items())
-    if isinstance(new, list):
-        return len(new) != len(old) or any(map(differs, new, old))
-    return bool(new != old)
-
-
-@attrs.frozen
-class Found:
-    """A row that a search found, with its score and whether the search was exact."""
 
     row: Row
     score: float
     exact: bool
+    passage: str | None = None
+
+
+@attrs.frozen
+class Query:
+    """What to look for.
+
+    Attributes:
+        vector: A float32 array, shape ``[dimensions]``.
+        generation: The generation whose model has made it, and whose vectors it can be compared with.
+    """
+
+    vector: Vector
+    generation: int
 
 
 class Session(ABC):
-    """Reads, edits and searches of one database.
+    """Reads, edits and searches of one database."""
 
-    Attributes:
-        embeddings: The embedding model.
-    """
+    @property
+    @abstractmethod
+    def embeddings(self) -> Embeddings:
+        """The embedding model."""
 
-    embeddings: Embeddings
+    @property
+    @abstractmethod
+    def generation(self) -> int:
+        """The number of the generation that the model makes vectors for."""
 
     @abstractmethod
     async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -140,7 +89,7 @@ class Session(ABC):
         """Make those who name the same key wait for each other, as long as they are in this process."""
 
     @abstractmethod
-    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
+    async def get(self, table: Table, ids: Sequence[str]) -> list[Row | None]:
         """Read records by id, as `Storage.get` does."""
 
     @abstractmethod
@@ -151,7 +100,6 @@ class Session(ABC):
         *,
         order: Sequence[Order] = (),
         limit: int | None = None,
-        vectors: bool = False,
     ) -> list[Row]:
         """Read the records that satisfy a filter, as `Storage.find` does."""
 
@@ -160,14 +108,30 @@ class Session(ABC):
         """Count the records that satisfy a filter."""
 
     @abstractmethod
+    async def embed(self, texts: Sequence[str]) -> list[Parts]:
+        """Embed the texts of records, for `Edit.parts`; a blank one has no vectors."""
+
+    @abstractmethod
+    async def query(self, text: str) -> Query:
+        """Embed a text to find others by."""
+
+    @abstractmethod
+    async def embedding_of(self, table: Table, id: str) -> Embedding | None:
+        """Read the vectors of a record; None where it has none."""
+
+    @abstractmethod
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
         """Carry out edits, all or none, and return the records that they leave, in order."""
 
     @abstractmethod
     async def search(
-        self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, where: Filter | None
+        self, table: Table, query: Query, *, partitions: Sequence[str], limit: int, where: Filter | None
     ) -> list[Found]:
-        """Find the closest records of some partitions that satisfy a filter, closest first, ties by id."""
+        """Find the closest records of some partitions that satisfy a filter, closest first, ties by id.
+
+        Raises:
+            ConflictError: Another generation has become the active one since the query was made.
+        """
 
 
 class Direct(Session):
@@ -176,28 +140,55 @@ class Direct(Session):
     Args:
         storage: The storage.
         vectors: The vector search.
-        embeddings: The embedding model.
+        embeddings: The embedding model of the active generation.
+        known: What the database says of itself.
         metric: How vectors are compared.
         shared: Whether other processes may have the database open as well.
     """
 
     def __init__(
-        self, storage: Storage, vectors: VectorStore, embeddings: Embeddings, *, metric: str, shared: bool = True
+        self,
+        storage: Storage,
+        vectors: VectorStore,
+        embeddings: Embeddings,
+        known: Metadata,
+        *,
+        metric: str,
+        shared: bool = True,
     ) -> None:
         self.metric = metric
         self.storage = storage
         self.vectors = vectors
-        self.embeddings = embeddings
+        self.known = known
+        self.retries = asyncio.Lock()
+        self._embeddings = embeddings
+        self._shared = shared
+        self._foreign_commits: int | None = None
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
         self._indexer = indexer_for(storage, vectors, shared=shared)
-        self.retries = asyncio.Lock()
         self._closed = False
 
-    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
+    @property
+    def embeddings(self) -> Embeddings:
+        return self._embeddings
+
+    @property
+    def generation(self) -> int:
+        return self.active.number
+
+    @property
+    def active(self) -> Generation:
+        """The generation that is searched, as far as this session knows."""
+        found = self.known.active
+        if found is None:
+            raise StorageError("the database is not set up: it has no generation of vectors. Open it with open(…).")
+        return found
+
+    async def get(self, table: Table, ids: Sequence[str]) -> list[Row | None]:
         self._check_open()
-        return await self.storage.get(table, ids, vectors=vectors)
+        return await self.storage.get(table, ids)
 
     async def find(
         self,
@@ -206,10 +197,9 @@ class Direct(Session):
         *,
         order: Sequence[Order] = (),
         limit: int | None = None,
-        vectors: bool = False,
     ) -> list[Row]:
         self._check_open()
-        return await self.storage.find(table, where, order=order, limit=limit, vectors=vectors)
+        return await self.storage.find(table, where, order=order, limit=limit)
 
     async def count(self, table: Table, where: Filter | None = None) -> int:
         self._check_open()
@@ -221,59 +211,166 @@ class Direct(Session):
     def turn(self, key: str) -> asyncio.Lock:
         return self._turns.setdefault(key, asyncio.Lock())
 
+    async def embed(self, texts: Sequence[str]) -> list[Parts]:
+        return await embed_parts(self._embeddings, self.active.number, texts)
+
+    async def query(self, text: str) -> Query:
+        number, embeddings = self.active.number, self._embeddings
+        return Query(await embeddings.query(text), number)
+
+    async def embedding_of(self, table: Table, id: str) -> Embedding | None:
+        await self._refresh()
+        vectors = vectors_of(table, self.active.number)
+        heads = await self.storage.get(vectors, [part_id(id, 0), part_id(id, 1)])
+        rows = await self.storage.get(vectors, part_ids([id], heads), vectors=True)
+        found = [row for row in rows if row is not None]
+        if not found:
+            return None
+        spans = tuple(None if row["ends_at"] is None else (row["begins_at"], row["ends_at"]) for row in found)
+        model, digest = self.active.signature.model, found[0]["signature"]
+        return Embedding(np.stack([row["embedding"] for row in found]), spans, model=model, signature=digest)
+
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
         own = [edit for edit in edits if isinstance(edit, Edit)]
-        await self.commit(
-            [edit.write() if isinstance(edit, Edit) else edit for edit in edits],
-            _changes(own),
-        )
+        await self.commit([edit.write() if isinstance(edit, Edit) else edit for edit in edits], own)
         return [edit.after for edit in own if edit.after is not None]
 
-    async def commit(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
-        """Commit a batch and make the index agree with it, also when the caller is cancelled meanwhile."""
+    async def commit(self, batch: Sequence[Write], edits: Iterable[Edit] = (), changes: Sequence[Change] = ()) -> None:
+        """Commit a batch, also when the caller is cancelled meanwhile.
+
+        Args:
+            batch: The writes.
+            edits: What the writes do to records; their vectors are written along with them.
+            changes: What the index has to hold from then on, besides.
+
+        Raises:
+            ConflictError: As `Storage.commit`; or another generation has become the active one since texts were embedded.
+        """
         self._check_open()
-        task = asyncio.create_task(self._commit(batch, changes))
+        await self._uncut(self._commit(batch, Mirror(edits), changes))
+
+    async def _write(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
+        await self._uncut(self._indexer.commit(batch, changes))
+
+    async def _uncut(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await what goes on to its end when the caller is cancelled."""
+        task = asyncio.create_task(work)
         self._commits.add(task)
         task.add_done_callback(self._commits.discard)
         await asyncio.shield(task)
 
-    async def _commit(self, batch: Sequence[Write], changes: Sequence[Change]) -> None:
+    async def _commit(self, batch: Sequence[Write], mirror: Mirror, changes: Sequence[Change]) -> None:
         async with self._order:  # two commits of one record must reach the index in the order of the storage
-            await self._indexer.commit(batch, changes)
+            while True:
+                known = self.known
+                writes, found = await mirror.writes(self.storage, known)
+                guard = [fence(known)] if writes else []
+                try:
+                    await self._indexer.commit([*guard, *batch, *writes], [*found, *changes])
+                except ConflictError as error:
+                    if not guard or error.table != guard[0].table.name:
+                        raise
+                    await self.reload()
+                    if self.known.revision == known.revision:  # it was not the fence that refused
+                        raise
+                else:
+                    return
+
+    async def reload(self) -> None:
+        """Read anew what the database says of itself.
+
+        Raises:
+            SignatureMismatchError: Another model makes its vectors by now.
+        """
+        known = await read_metadata(self.storage)
+        active = known.active
+        if active is not None and active.number != self.active.number:
+            self._embeddings.expect(active.signature)
+        self.known = known
+
+    def adopt(self, known: Metadata, embeddings: Embeddings) -> Embeddings:
+        """Go on with another generation and its model; return the model before."""
+        before, self._embeddings = self._embeddings, embeddings
+        self.known = known
+        return before
+
+    @contextlib.asynccontextmanager
+    async def alone(self) -> AsyncIterator[Callable[[Sequence[Write], Sequence[Change]], Awaitable[None]]]:
+        """Hold back all other commits of this session.
+
+        Yields:
+            What commits a batch meanwhile, and tells the index of changes.
+        """
+        async with self._order:
+            yield self._write
+
+    async def _refresh(self) -> None:
+        """Learn of another active generation, where other processes may have made one."""
+        self._check_open()
+        if not self._shared:
+            return
+        commits = await self.storage.foreign_commits()
+        if commits != self._foreign_commits:
+            await self.reload()
+            self._foreign_commits = commits
 
     async def catch_up(self) -> None:
         """Return when the index holds everything that is acknowledged; only an external one may be behind."""
         await self._indexer.catch_up(self._order)
 
     async def search(
-        self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, where: Filter | None
+        self, table: Table, query: Query, *, partitions: Sequence[str], limit: int, where: Filter | None
     ) -> list[Found]:
-        self._check_open()
+        await self._refresh()
+        if query.generation != self.active.number:
+            raise ConflictError("system_metadata", "main", self.known.revision)
         await self.catch_up()
+        vectors = vectors_of(table, query.generation)
         wanted = limit if where is None else limit * FIRST_SEARCH
-        found = await self.vectors.search(table, vector, partitions=partitions, limit=wanted)
-        hits = await self._fetch(table, found, partitions, where)
-        if len(hits) >= limit or len(found.ids) < wanted:
-            return hits[:limit]
-        # The filter (or a deletion since) took away too much: ask the storage which records fit, and rank just those.
+        ids: list[str] | None = None
+        while True:
+            found = await self.vectors.search(vectors, query.vector, partitions=partitions, limit=wanted, ids=ids)
+            hits = await self._fetch(table, vectors, found, partitions, where)
+            if len(hits) >= limit or len(found.ids) < wanted:
+                return hits[:limit]
+            if where is not None and ids is None:
+                # The filter took away too much: ask the storage which records fit, and rank just those.
+                ids = await self._fitting(table, vectors, partitions, where)
+                wanted = limit
+            else:  # some vectors were of one record, or of records that have gone since
+                wanted *= WIDER
+
+    async def _fitting(self, table: Table, vectors: Table, partitions: Sequence[str], where: Filter) -> list[str]:
+        """Return the ids of the vectors of the records that satisfy a filter."""
         scope = Field(str(table.partition)).in_(partitions)
+        records = await self._ids(table, scope & where)
+        chunked = await self._ids(vectors, Field("partition").in_(partitions) & (Field("part") > 0))
+        fitting = set(records)
+        return [*(part_id(id, 0) for id in records), *(each for each in chunked if record_of(each) in fitting)]
+
+    async def _ids(self, table: Table, where: Filter) -> list[str]:
         ids: list[str] = []
-        async for batch in self.storage.scan(table, scope if where is None else scope & where, columns=["id"]):
+        async for batch in self.storage.scan(table, where, columns=["id"]):
             ids += batch.column("id").to_pylist()
-        found = await self.vectors.search(table, vector, partitions=partitions, limit=limit, ids=ids)
-        return await self._fetch(table, found, partitions, where)
+        return ids
 
     async def _fetch(
-        self, table: Table, found: Matches, partitions: Sequence[str], where: Filter | None
+        self, table: Table, vectors: Table, found: Matches, partitions: Sequence[str], where: Filter | None
     ) -> list[Found]:
-        rows = await self.storage.get(table, found.ids) if found.ids else []
+        best: dict[str, tuple[str, float]] = {}  # a record counts by the closest of its vectors
+        for id, score in zip(found.ids, found.scores, strict=True):
+            best.setdefault(record_of(id), (id, score))
+        rows = await self.storage.get(table, list(best)) if best else []
         scope = set(partitions)
-        return [
-            Found(row, score, found.exact)
-            for row, score in zip(rows, found.scores, strict=True)
-            # The index only proposes: what a caller may see is decided by the record itself.
+        # The index only proposes: what a caller may see is decided by the record itself.
+        seen = [
+            (row, *best[row["id"]])
+            for row in rows
             if row is not None and row[str(table.partition)] in scope and matches(where, row)
         ]
+        chunks = [id for _, id, _ in seen if id != part_id(record_of(id), 0)]
+        places = {row["id"]: row for row in await self.storage.get(vectors, chunks) if row} if chunks else {}
+        return [Found(row, score, found.exact, _passage(table, row, places.get(id))) for row, id, score in seen]
 
     async def aclose(self) -> None:
         """Wait for the commits that are under way, and refuse further ones."""
@@ -287,263 +384,7 @@ class Direct(Session):
             raise ClosedError("the database is closed. Open it again with pattern_core.open(…).")
 
 
-class Transaction(Session):
-    """A session that gathers edits; reads see them, and nobody else does until `commit` writes them all at once.
-
-    The batch carries the revision of every record that was read, so it fails with `ConflictError` where one of them
-    has changed. A record that newly satisfies a filter which was read is not noticed.
-
-    Args:
-        direct: The session below.
-    """
-
-    def __init__(self, direct: Direct) -> None:
-        self._direct = direct
-        self.embeddings = direct.embeddings
-        self._tables: dict[str, Table] = {}
-        self._read: dict[Key, Row | None] = {}
-        self._staged: dict[Key, Row | None] = {}
-        self._required: dict[Key, None] = {}
-        self._vacant: list[CheckNone] = []
-        self._began = utc_now()
-        self._closed = False
-
-    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
-        self._check_open()
-        missing = [id for id in dict.fromkeys(ids) if not self._knows(table, id, vectors=vectors)]
-        if missing:
-            rows = await self._direct.get(table, missing, vectors=vectors)
-            for id, row in zip(missing, rows, strict=True):
-                self._remember(table, id, row)
-        return [self._current(table, id) for id in ids]
-
-    async def find(
-        self,
-        table: Table,
-        where: Filter | None = None,
-        *,
-        order: Sequence[Order] = (),
-        limit: int | None = None,
-        vectors: bool = False,
-    ) -> list[Row]:
-        self._check_open()
-        staged = self._staged_ids(table)
-        wanted = None if limit is None else limit + len(staged)
-        rows = await self._direct.find(table, where, order=order, limit=wanted, vectors=vectors)
-        for row in rows:
-            if row["id"] not in staged:
-                self._remember(table, row["id"], row)
-        seen = [row for row in rows if row["id"] not in staged]
-        return sorted(seen + self._staged_rows(table, where), key=_sort_key(order))[:limit]
-
-    async def count(self, table: Table, where: Filter | None = None) -> int:
-        self._check_open()
-        staged = self._staged_ids(table)
-        total = await self._direct.count(table, where)
-        if staged:
-            scope = Field("id").in_(staged)
-            total -= await self._direct.count(table, scope if where is None else scope & where)
-            total += len(self._staged_rows(table, where))
-        return total
-
-    async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await work()  # what was read stays read: only the whole transaction can be repeated
-
-    def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:  # noqa: ARG002 - nobody sees it yet
-        return contextlib.nullcontext()
-
-    async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
-        self._check_open()
-        before = dict(self._staged), dict(self._required), list(self._vacant)
-        left = []
-        try:
-            for edit in edits:
-                if isinstance(edit, CheckNone):
-                    self._tables[edit.table.name] = edit.table
-                    self._vacant.append(edit)
-                    continue
-                await self._check(edit)
-                left.append(self._stage(edit))
-        except BaseException:  # all or none, also within a transaction that goes on
-            self._staged, self._required, self._vacant = before
-            raise
-        return [row for row in left if row is not None]
-
-    async def search(
-        self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, where: Filter | None
-    ) -> list[Found]:
-        self._check_open()
-        staged = self._staged_ids(table)
-        hits = await self._direct.search(table, vector, partitions=partitions, limit=limit + len(staged), where=where)
-        hits = [hit for hit in hits if hit.row["id"] not in staged]
-        for hit in hits:
-            self._remember(table, hit.row["id"], hit.row)
-        mine = await self._score_staged(table, vector, partitions, where)
-        return sorted(hits + mine, key=lambda hit: (-hit.score, hit.row["id"]))[:limit]
-
-    async def _score_staged(
-        self, table: Table, vector: Vector, partitions: Sequence[str], where: Filter | None
-    ) -> list[Found]:
-        """Score the staged records that the search may find."""
-        column, partition = table.vector, table.partition
-        if column is None or partition is None:
-            return []
-        mine = [row for row in self._staged_rows(table, where) if row[partition] in partitions]
-        await self.get(table, [row["id"] for row in mine if column.name not in row], vectors=True)
-        found = []
-        for row in mine:
-            before = self._read.get((table.name, row["id"])) or {}
-            stored = row[column.name] if column.name in row else before.get(column.name)
-            if stored is not None:
-                found.append(Found(row, score(vector, stored, self._direct.metric), exact=True))
-        return found
-
-    async def commit(self) -> None:
-        """Write everything at once.
-
-        Raises:
-            ConflictError: A record that was read has changed, or a unique key that was free is taken.
-        """
-        self._check_open()
-        self._closed = True
-        edits = [self._edit(key) for key in self._staged]
-        edits = [edit for edit in edits if edit.before is not None or edit.after is not None]
-        # Deletions first, so that what they free can be taken again; the rest in the order of the last change.
-        gone = [edit for edit in edits if edit.after is None]
-        rest = sorted((edit for edit in edits if edit.after is not None), key=lambda edit: edit.before is None)
-        checks: list[Write] = [
-            Check(self._tables[name], id, 0 if row is None else int(row["revision"]))
-            for (name, id), row in self._read.items()
-            if (name, id) not in self._staged
-        ]
-        known = self._read.keys() | self._staged.keys()
-        checks += [Check(self._tables[name], id) for name, id in self._required if (name, id) not in known]
-        if not edits:
-            return  # nothing to write: what was read was read
-        try:
-            await self._direct.commit(
-                [*checks, *(edit.write() for edit in gone), *self._vacant, *(edit.write() for edit in rest)],
-                _changes(edits),
-            )
-        except AlreadyExistsError as error:
-            # It was free when the edit was staged.
-            raise ConflictError(error.table, str(error.key), None) from error
-        except NotFoundError as error:
-            raise ConflictError(error.table, error.id, None) from error
-
-    def discard(self) -> None:
-        """Forget everything that was staged."""
-        self._closed = True
-
-    def _edit(self, key: Key) -> Edit:
-        return Edit(self._tables[key[0]], key[1], self._read.get(key), self._staged[key])
-
-    async def _check(self, edit: Edit) -> None:
-        """Refuse what could not be committed, now, where the caller can tell which call it was."""
-        table = edit.table
-        if edit.before is None and edit.after is None:
-            await self._require(table, edit.id)
-            return
-        (current,) = await self.get(table, [edit.id])
-        if edit.before is None and current is not None:
-            raise self._taken(table, current, {"id": edit.id})
-        if edit.after is None:
-            return
-        for columns in table.unique:
-            key = {name: edit.after[name] for name in columns}
-            if edit.before is not None and all(edit.before[name] == value for name, value in key.items()):
-                continue
-            same_key = And(tuple(Field(name) == value for name, value in key.items()))
-            for other in await self.find(table, same_key & (Field("id") != edit.id), limit=1):
-                raise self._taken(table, other, key)
-
-    async def _require(self, table: Table, id: str) -> None:
-        """Refuse what refers to a missing record. That the record changes otherwise does no harm, so it is not read."""
-        key = (table.name, id)
-        known = self._staged[key] if key in self._staged else self._read.get(key)
-        if known is None and key not in self._staged:
-            (known,) = await self._direct.get(table, [id])
-        if known is None:
-            raise NotFoundError(table.name, id)
-
-    def _taken(self, table: Table, other: Row, key: Row) -> PatternError:
-        """Tell a key that was taken all along from one that somebody took since the transaction began."""
-        if (table.name, other["id"]) not in self._staged and other["updated_at"] >= self._began:
-            return ConflictError(table.name, str(key), None)
-        return AlreadyExistsError(table.name, key)
-
-    def _stage(self, edit: Edit) -> Row | None:
-        """Keep what the record shall be, and return it. However often it changes, it is one write, one revision."""
-        key = (edit.table.name, edit.id)
-        self._tables[edit.table.name] = edit.table
-        if edit.before is None and edit.after is None:
-            self._required[key] = None
-        if edit.after is edit.before:
-            return edit.after
-        staged = self._staged.pop(key, None)  # so that it comes last
-        if edit.after is None:
-            self._staged[key] = None
-            return None
-        read, vector = self._read.get(key), edit.table.vector
-        kept = {vector.name: staged[vector.name]} if staged and vector and vector.name in staged else {}
-        revision = 1 if read is None else int(read["revision"]) + 1
-        self._staged[key] = {**kept, **edit.after, "revision": revision}
-        return dict(self._staged[key])  # type: ignore[arg-type]  # it was just set
-
-    def _staged_ids(self, table: Table) -> set[str]:
-        return {id for name, id in self._staged if name == table.name}
-
-    def _staged_rows(self, table: Table, where: Filter | None) -> list[Row]:
-        rows = [row for (name, _), row in self._staged.items() if name == table.name and row is not None]
-        return [row for row in rows if matches(where, row)]
-
-    def _knows(self, table: Table, id: str, *, vectors: bool) -> bool:
-        key = (table.name, id)
-        if key in self._staged and self._staged[key] is None:
-            return True
-        row = self._staged.get(key) or self._read.get(key)
-        if row is None:
-            return key in self._read
-        return not vectors or table.vector is None or table.vector.name in row
-
-    def _remember(self, table: Table, id: str, row: Row | None) -> None:
-        key = (table.name, id)
-        self._tables[table.name] = table
-        known = self._read.get(key)
-        if known is None and key not in self._read:
-            self._read[key] = row
-        elif known is None or row is None or known["revision"] != row["revision"]:
-            raise ConflictError(table.name, id, None if known is None else int(known["revision"]))
-        else:
-            self._read[key] = {**row, **known}
-
-    def _current(self, table: Table, id: str) -> Row | None:
-        key = (table.name, id)
-        before = self._read.get(key)
-        if key not in self._staged:
-            return dict(before) if before is not None else None
-        staged = self._staged[key]
-        if staged is None:
-            return None
-        vector = table.vector.name if table.vector else None
-        kept = {vector: before[vector]} if before is not None and vector in before else {}
-        return {**kept, **staged}
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise ClosedError("the transaction has ended; begin another with db.transaction()")
-
-
-def _sort_key(order: Sequence[Order]) -> Callable[[Row], Any]:
-    """Sort rows as `Storage.find` does: null first, ties by id."""
-
-    def compare(left: Row, right: Row) -> int:
-        for key in (*order, Order("id")):
-            a, b = left[key.column], right[key.column]
-            if a == b:
-                continue
-            less = a is None or (b is not None and a < b)
-            return 1 if less == key.descending else -1
-        return 0
-
-    return cmp_to_key(compare)
+def _passage(table: Table, row: Row, part: Row | None) -> str | None:
+    if part is None or part["text_hash"] != hash_text(text := table.text(row)):
+        return None
+    return text[part["begins_at"] : part["ends_at"]]

@@ -1,4 +1,4 @@
-"""Cut a text or a Markdown document into blocks that are each about one thing, for ``pattern memory import``."""
+"""Cut a text or a Markdown document into blocks that are each about one thing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import attrs
 
 from .errors import ValidationError
 
-__all__ = ["Block", "split_text"]
+__all__ = ["Block", "split_spans", "split_text"]
 
 TITLE_CHARS: Final = 60
 _FENCE: Final = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
@@ -91,6 +91,24 @@ def split_text(text: str, *, markdown: bool, max_chars: int = 1000) -> list[Bloc
             taken.add(label)
             blocks.append(Block(label, content.rstrip(), section.headings))
     return blocks
+
+
+def split_spans(text: str, max_chars: int) -> list[tuple[int, int]]:
+    """Say where to cut a text into blocks, in order, as `split_text` cuts a document without headings.
+
+    Args:
+        text: The text.
+        max_chars: The most characters in a block, at least 1.
+
+    Returns:
+        Where each block begins and ends. Nothing but white space lies between them.
+    """
+    spans, position = [], 0
+    for content in _contents(_Section((), text, 0), max_chars, markdown=False):
+        start = text.index(content, position)
+        position = start + len(content)
+        spans.append((start, start + len(content.rstrip())))
+    return spans
 
 
 def _shorten(text: str) -> str:

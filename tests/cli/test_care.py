@@ -15,8 +15,8 @@ import pytest
 from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
 from pattern_core.database import open_storage
-from pattern_core.maintenance.metadata import read_metadata, stamp
 from pattern_core.maintenance.migrate import LATEST
+from pattern_core.metadata import read_metadata, stamp
 from pattern_core.plugins import EXTRAS
 
 Pattern = Callable[..., CompletedProcess[str]]
@@ -163,7 +163,7 @@ class TestDoctor:
         assert list(states) == names
         assert {name for name, state in states.items() if state != "ok"} == {"model"}
         assert states["model"] == "warn"
-        assert "3 of 3 memory blocks" in answer.stdout
+        assert "3 of 3 vectors of memory blocks" in answer.stdout
 
     def test_as_json(self, pattern: Pattern, project: Path) -> None:
         """A program gets the checks and the verdict; a new database is well, and is not set up by checking."""
@@ -211,7 +211,7 @@ class TestDoctor:
             async with open_storage(config) as storage:
                 known = await read_metadata(storage)
                 assert known.signature is not None
-                await stamp(storage, known, 99, known.signature)
+                await storage.commit([stamp(known, 99, known.signature)])
 
         asyncio.run(move(load_config(archive / "pattern.toml")))
 
@@ -318,14 +318,14 @@ class TestPlugins:
 class TestMigrate:
     def test_up_and_down(self, pattern: Pattern, project: Path) -> None:
         """The schema goes up, and down again, and each step is told."""
-        assert pattern("migrate", "status").stdout == "Schema version 0 of 2: 2 to apply.\n"
+        assert pattern("migrate", "status").stdout == f"Schema version 0 of {LATEST}: {LATEST} to apply.\n"
         plan = _json(pattern("migrate", "plan", "--json"))
-        assert (plan["current"], plan["target"]) == (0, 2)
-        assert [each["version"] for each in plan["migrations"]] == [1, 2]
+        assert (plan["current"], plan["target"]) == (0, LATEST)
+        assert [each["version"] for each in plan["migrations"]] == [*range(1, LATEST + 1)]
         assert "up\tcreate the tables" in pattern("migrate", "plan").stdout
 
         assert _json(pattern("migrate", "up", "--json")) == plan
-        assert _json(pattern("migrate", "status", "--json")) == {"current": 2, "latest": 2, "pending": 0}
+        assert _json(pattern("migrate", "status", "--json")) == {"current": LATEST, "latest": LATEST, "pending": 0}
         assert "Nothing to do" in pattern("migrate", "plan").stderr
         assert "0 migrations were applied" in pattern("migrate", "up").stdout
         assert "down\tcreate the tables" in pattern("migrate", "plan", "--to", "0").stdout
@@ -334,7 +334,7 @@ class TestMigrate:
         assert _json(pattern("migrate", "down", "--to", "1", "--yes", "--json"))["target"] == 1
         assert _json(pattern("migrate", "up", "--json"))["current"] == 1
         down = _json(pattern("migrate", "down", "--to", "0", "--yes", "--json"))
-        assert (down["current"], down["target"]) == (2, 0)
+        assert (down["current"], down["target"]) == (LATEST, 0)
         assert _json(pattern("migrate", "status", "--json"))["current"] == 0
         assert list((project / "pattern-backups").iterdir())
 
@@ -353,7 +353,7 @@ class TestVectors:
         assert found["memory_blocks"] == {
             "ok": True,
             "table": "memory_blocks",
-            "records": 3,
+            "vectors": 3,
             "indexed": 3,
             "pending": 0,
         }

@@ -13,8 +13,9 @@ from pattern_core.config import load_config
 from pattern_core.database import Database
 from pattern_core.embedding import Embeddings
 from pattern_core.exact import ExactIndex
-from pattern_core.maintenance.indexes import index_specs
+from pattern_core.maintenance.indexes import specs_of
 from pattern_core.maintenance.migrate import migrate_up
+from pattern_core.metadata import read_metadata
 from pattern_core.testing import MemoryStorage, MirrorIndex
 
 DIMENSIONS = 256
@@ -32,9 +33,10 @@ async def _in_memory(*, external: bool) -> Database:
     signature = await embeddings.signature()
     await migrate_up(storage, signature)
     vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)
-    for spec in await index_specs(storage, "cosine"):
+    known = await read_metadata(storage)
+    for spec in specs_of(known, "cosine"):
         await vectors.create(spec)
-    return Database(load_config({}), storage, vectors, embeddings)
+    return Database(load_config({}), storage, vectors, embeddings, known)
 
 
 @pytest.fixture(params=["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"])

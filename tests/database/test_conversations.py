@@ -85,7 +85,7 @@ class TestMessages:
         made = await db.messages.create(conversation_id=thread, role=Role.ASSISTANT, content="", tool_calls=calls)
         read = await db.messages.get(made.id, with_embedding=True)
 
-        assert (read.role, read.tool_calls, read.embedding, read.embedding_model) == (Role.ASSISTANT, calls, None, None)
+        assert (read.role, read.tool_calls, read.embedding) == (Role.ASSISTANT, calls, None)
         assert await db.messages.search_semantic("search", conversation_id=thread) == []
 
     async def test_text_that_comes_and_goes(self, db: Database, thread: str) -> None:
@@ -99,7 +99,7 @@ class TestMessages:
         emptied = await db.messages.get(made.id, with_embedding=True)
 
         assert await db.messages.search_semantic("espresso", conversation_id=thread) == []
-        assert (emptied.embedding, emptied.embedding_model) == (None, None)
+        assert emptied.embedding is None
 
     async def test_search_by_conversation_and_by_agent(self, db: Database, thread: str) -> None:
         """A search looks in one conversation, or in all of one agent, and nowhere else."""

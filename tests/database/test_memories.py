@@ -48,10 +48,12 @@ class TestWriting:
         assert made == read == full
         assert read.embedding is None
         assert full.embedding is not None
-        assert full.embedding.dtype == np.float32
-        assert full.embedding.shape == (256,)
-        assert np.linalg.norm(full.embedding) == pytest.approx(1)
-        assert full.embedding_model == (await db.embeddings.signature()).model
+        assert full.embedding.vectors.dtype == np.float32
+        assert full.embedding.vectors.shape == (1, 256)
+        assert np.linalg.norm(full.embedding.vectors) == pytest.approx(1)
+        signature = await db.embeddings.signature()
+        assert (full.embedding.model, full.embedding.signature) == (signature.model, signature.digest)
+        assert (full.embedding.spans, full.embedding.truncated) == ((None,), False)
 
     async def test_labels_are_unique_for_the_agent(self, db: Database) -> None:
         """One agent has a label once; two agents may both have it."""
@@ -182,11 +184,11 @@ class TestSearch:
         coffee = await db.memories.create(agent_id="archive", label="coffee", content=COFFEE)
         hits = await db.memories.search_semantic("archive", "When does she drink espresso?")
         query = await db.embeddings.query("When does she drink espresso?")
-        vector = (await db.memories.get(coffee.id, with_embedding=True)).embedding
-        assert vector is not None
+        embedding = (await db.memories.get(coffee.id, with_embedding=True)).embedding
+        assert embedding is not None
 
         assert [hit.memory.label for hit in hits] == ["coffee", "train"]
-        assert hits[0].score == pytest.approx(float(vector @ query), abs=1e-5)
+        assert hits[0].score == pytest.approx(float(embedding.vectors[0] @ query), abs=1e-5)
         assert hits[0].score > hits[1].score
 
     async def test_ties_by_id(self, db: Database) -> None:

@@ -27,17 +27,14 @@ def backup(settings: Settings, folder: Path) -> None:
 
     The vectors are in it, so nothing has to be embedded again.
     """
-    from pattern_core.maintenance.backup import back_up
-    from pattern_core.schema import TABLES
+    from pattern_core.maintenance.backup import back_up, rows_to_back_up
 
     if folder.exists():
         raise click.UsageError(f"{folder} is there already. Name a new folder.")
 
     async def work(storage: Storage, _: Config) -> dict[str, int]:
-        present = await storage.tables()
-        total = sum([await storage.count(table) for name, table in TABLES.items() if name in present])
-        with progress(settings, f"Writing {folder}", total) as advance:
-            return await back_up(storage, folder, lambda _, rows: advance(rows))
+        with progress(settings, f"Writing {folder}", await rows_to_back_up(storage)) as advance:
+            return _records(await back_up(storage, folder, lambda _, rows: advance(rows)))
 
     counts = use_storage(settings, work)
     print_done(settings, f"Wrote {_count(counts)} into {folder}.", {"folder": str(folder.resolve()), "records": counts})
@@ -56,14 +53,19 @@ def restore(settings: Settings, folder: Path) -> None:
 
     async def work(storage: Storage, _: Config) -> dict[str, int]:
         with progress(settings, f"Reading {folder}", sum(read_manifest(folder).values())) as advance:
-            return await read_back(storage, folder, lambda _, rows: advance(rows))
+            return _records(await read_back(storage, folder, lambda _, rows: advance(rows)))
 
     counts = use_storage(settings, work)
     print_done(settings, f"Read {_count(counts)} from {folder}.", {"folder": str(folder.resolve()), "records": counts})
 
 
+def _records(counts: dict[str, int]) -> dict[str, int]:
+    """Leave out what is no record of the user's: vectors, and what the database says of itself."""
+    from pattern_core.schema import TABLES
+
+    return {name: count for name, count in counts.items() if name in TABLES and name != "system_metadata"}
+
+
 def _count(counts: dict[str, int]) -> str:
-    shown = ", ".join(
-        f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "system_metadata"
-    )
+    shown = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
     return shown or "no records"

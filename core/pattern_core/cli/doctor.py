@@ -19,8 +19,9 @@ from pattern_core.database import open as open_database
 from pattern_core.database import open_storage
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
 from pattern_core.maintenance.indexes import index_specs, index_status
-from pattern_core.maintenance.metadata import read_metadata
 from pattern_core.maintenance.migrate import LATEST, plan
+from pattern_core.metadata import read_metadata
+from pattern_core.schema import EMBEDDED
 from pattern_core.validators import as_vector
 
 from .base import Settings, Verb
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from pattern_core.abc import Storage
     from pattern_core.config import Config
     from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-    from pattern_core.maintenance.metadata import Metadata
+    from pattern_core.metadata import Metadata
 
 __all__ = ["Check", "doctor"]
 
@@ -209,7 +210,9 @@ async def _check_index(config: Config, report: Report) -> None:
         async with open_database(config, load_model=False) as database:
             specs = await index_specs(database.storage, config.metric)
             found = [await index_status(database.storage, database.vectors, spec.table) for spec in specs]
-        words = ", ".join(f"{each.indexed:,} of {each.records:,} {each.table.replace('_', ' ')}" for each in found)
+        names = (table.name.replace("_", " ") for table in EMBEDDED)
+        figures = zip(names, found, strict=True)
+        words = ", ".join(f"{each.indexed:,} of {each.vectors:,} vectors of {name}" for name, each in figures)
         agrees = all(each.ok for each in found)
         hint = "" if agrees else ". The index does not agree with the records: pattern vectors rebuild."
         report(Check("index", "ok" if agrees else "fail", f"can find {words}{hint}"))

@@ -29,9 +29,10 @@ def status(context: click.Context) -> None:
     from pattern_core.cli.configured import is_missing, location_of, mismatch_of
     from pattern_core.config import load_config
     from pattern_core.errors import StorageError
-    from pattern_core.maintenance.metadata import Metadata, read_metadata
+    from pattern_core.maintenance.indexes import index_specs
     from pattern_core.maintenance.migrate import LATEST
-    from pattern_core.schema import TABLES
+    from pattern_core.metadata import Metadata, read_metadata
+    from pattern_core.schema import EMBEDDED, TABLES
 
     settings: Settings = context.obj
     config = load_config(settings.config)
@@ -54,7 +55,8 @@ def status(context: click.Context) -> None:
         return known, counts, await storage.health()
 
     async def look_at_index(db: Database) -> dict[str, Any]:
-        counts = {table.name: await db.vectors.count(table) for table in TABLES.values() if table.vector}
+        specs = await index_specs(db.storage, db.config.metric)
+        counts = {table.name: await db.vectors.count(spec.table) for table, spec in zip(EMBEDDED, specs, strict=True)}
         return {"metric": db.config.metric, "counts": counts} | _health(await db.vectors.health())
 
     try:

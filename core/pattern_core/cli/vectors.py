@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,9 +13,9 @@ from .output import Column, note, print_fields, print_json, print_table
 from .progress import progress
 
 if TYPE_CHECKING:
+    from pattern_core.abc import IndexSpec
     from pattern_core.database import Database
     from pattern_core.maintenance.indexes import IndexReport, IndexStatus
-    from pattern_core.schema import Table
 
 __all__ = ["maintain", "vectors"]
 
@@ -34,20 +35,25 @@ def vectors() -> None:
     """
 
 
-def _tables() -> list[Table]:
-    from pattern_core.schema import TABLES
-
-    return [table for table in TABLES.values() if table.vector is not None]
-
-
-def _chosen(names: tuple[str, ...]) -> list[Table]:
+def _chosen(names: tuple[str, ...]) -> list[str]:
+    """Return the names of tables whose records are embedded: the given ones, or all."""
     from pattern_core.errors import nearest
+    from pattern_core.schema import EMBEDDED
 
-    tables = {table.name: table for table in _tables()}
+    tables = [table.name for table in EMBEDDED]
     for name in names:
         if name not in tables:
             raise click.UsageError(f"There is no table {name!r} with vectors. {nearest(name, tables)}")
-    return [table for name, table in tables.items() if name in names or not names]
+    return [name for name in tables if name in names or not names]
+
+
+async def _specs(db: Database, names: list[str]) -> dict[str, IndexSpec]:
+    """Return the indexes over the vectors of some tables of records, by the name of those."""
+    from pattern_core.maintenance.indexes import index_specs
+    from pattern_core.schema import EMBEDDED
+
+    specs = await index_specs(db.storage, db.config.metric)
+    return {table.name: spec for table, spec in zip(EMBEDDED, specs, strict=True) if table.name in names}
 
 
 @vectors.command("status", examples="pattern vectors status\npattern vectors status --json")
@@ -61,8 +67,9 @@ def status(context: click.Context) -> None:
 
     settings: Settings = context.obj
 
-    async def work(db: Database) -> tuple[list[IndexStatus], Any]:
-        found = [await index_status(db.storage, db.vectors, table) for table in _tables()]
+    async def work(db: Database) -> tuple[dict[str, IndexStatus], Any]:
+        specs = await _specs(db, _chosen(()))
+        found = {name: await index_status(db.storage, db.vectors, spec.table) for name, spec in specs.items()}
         return found, await db.vectors.health()
 
     found, health = use_database(settings, work)
@@ -71,24 +78,24 @@ def status(context: click.Context) -> None:
             {
                 "engine": health.engine,
                 "details": dict(health.details),
-                "items": [{"ok": each.ok, **_fields(each)} for each in found],
+                "items": _items(found),
             }
         )
     else:
-        columns = [Column("table"), *(Column(title, number=True) for title in ("records", "indexed", "pending"))]
+        columns = [Column("table"), *(Column(title, number=True) for title in ("vectors", "indexed", "pending"))]
         rows = [
             [
-                each.table,
-                f"{each.records:,}",
+                name,
+                f"{each.vectors:,}",
                 "none" if each.indexed is None else f"{each.indexed:,}",
                 f"{each.pending:,}",
             ]
-            for each in found
+            for name, each in found.items()
         ]
         print_table(columns, rows)
         details = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in health.details.items())
         note(f"{health.engine}{': ' if details else ''}{details}")
-    context.exit(int(not all(each.ok for each in found)))
+    context.exit(int(not all(each.ok for each in found.values())))
 
 
 @vectors.command("verify", examples="pattern vectors verify\npattern vectors verify memory_blocks")
@@ -99,32 +106,31 @@ def verify(context: click.Context, table: tuple[str, ...]) -> None:
 
     The exit code is 1 where an index does not agree with the records.
     """
-    from pattern_core.maintenance.indexes import index_specs, index_status, verify_index
+    from pattern_core.maintenance.indexes import index_status, verify_index
 
     settings: Settings = context.obj
     chosen = _chosen(table)
 
-    async def work(db: Database) -> list[IndexReport]:
-        specs = [spec for spec in await index_specs(db.storage, db.config.metric) if spec.table in chosen]
-        reports = []
-        for spec in specs:
-            total = (await index_status(db.storage, db.vectors, spec.table)).records
-            with progress(settings, f"Comparing {spec.table.name}", total) as advance:
-                reports.append(await verify_index(db.storage, db.vectors, spec, advance))
+    async def work(db: Database) -> dict[str, IndexReport]:
+        reports = {}
+        for name, spec in (await _specs(db, chosen)).items():
+            total = (await index_status(db.storage, db.vectors, spec.table)).vectors
+            with progress(settings, f"Comparing {name}", total) as advance:
+                reports[name] = await verify_index(db.storage, db.vectors, spec, advance)
         return reports
 
     reports = use_database(settings, work)
     if settings.json:
-        print_json({"items": [{"ok": each.ok, **_fields(each)} for each in reports]})
+        print_json({"items": _items(reports)})
     else:
         columns = [Column("table"), *(Column(title, number=True) for title in ("checked", "wrong", "surplus"))]
-        rows = [[each.table, f"{each.checked:,}", f"{each.wrong:,}", f"{each.surplus:,}"] for each in reports]
+        rows = [[name, f"{each.checked:,}", f"{each.wrong:,}", f"{each.surplus:,}"] for name, each in reports.items()]
         print_table(columns, rows)
-        for each in reports:
+        for name, each in reports.items():
             if not each.ok:
                 examples = f" Wrong are, among others: {', '.join(each.examples)}." if each.examples else ""
-                note(f"Make it anew: pattern vectors rebuild {each.table}.{examples}")
-    context.exit(int(not all(each.ok for each in reports)))
+                note(f"Make it anew: pattern vectors rebuild {name}.{examples}")
+    context.exit(int(not all(each.ok for each in reports.values())))
 
 
 @vectors.command("rebuild", examples="pattern vectors rebuild\npattern vectors rebuild memory_blocks")
@@ -135,16 +141,15 @@ def rebuild(settings: Settings, table: tuple[str, ...]) -> None:
 
     No text is embedded again. Other processes that use the database cannot search a table until its index is ready.
     """
-    from pattern_core.maintenance.indexes import index_specs, rebuild_index
+    from pattern_core.maintenance.indexes import rebuild_index
 
     chosen = _chosen(table)
 
     async def work(db: Database) -> dict[str, int]:
         counts = {}
-        for spec in await index_specs(db.storage, db.config.metric):
-            if spec.table in chosen:
-                await rebuild_index(db.vectors, spec)
-                counts[spec.table.name] = await db.vectors.count(spec.table)
+        for name, spec in (await _specs(db, chosen)).items():
+            await rebuild_index(db.vectors, spec)
+            counts[name] = await db.vectors.count(spec.table)
         return counts
 
     counts = use_database(settings, work)
@@ -177,7 +182,7 @@ def maintain(settings: Settings) -> None:
     )
 
 
-def _fields(value: Any) -> dict[str, Any]:
+def _items(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     import attrs
 
-    return attrs.asdict(value)
+    return [{"ok": each.ok, **attrs.asdict(each), "table": name} for name, each in found.items()]

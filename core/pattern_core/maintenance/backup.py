@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +14,29 @@ import numpy as np
 from pattern_core.abc import Insert, Row, Storage
 from pattern_core.clock import utc_now
 from pattern_core.errors import StorageError
-from pattern_core.schema import OUTBOX, TABLES, CreateTable, DropTable, Kind, Table
+from pattern_core.filters import Field, Filter
+from pattern_core.metadata import Metadata, read_metadata
+from pattern_core.schema import (
+    EMBEDDED,
+    GENERATIONS,
+    OUTBOX,
+    TABLES,
+    UNEMBEDDED,
+    CreateTable,
+    DropTable,
+    Kind,
+    Table,
+    table_named,
+    vectors_of,
+)
 from pattern_core.validators import as_utc
+
+from .versions import LATEST, tables_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["back_up", "read_manifest", "restore"]
+__all__ = ["back_up", "read_manifest", "restore", "rows_to_back_up"]
 
 MANIFEST: Final = "manifest.json"
 _METADATA: Final = TABLES["system_metadata"]
@@ -46,24 +62,42 @@ async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) 
     import pyarrow as pa
 
     folder = await asyncio.to_thread(_make_folder, folder)
-    present = await storage.tables()
+    known = await read_metadata(storage)
     counts = {}
-    for table in TABLES.values():
-        if table.name not in present:
-            continue
+    for table, where in await _to_back_up(storage, known):
         count = 0
         path = str(folder / f"{table.name}.arrows")
         with contextlib.ExitStack() as stack:
             sink = stack.enter_context(pa.OSFile(path, "wb"))
             writer = stack.enter_context(pa.ipc.new_stream(sink, table.arrow_schema()))
-            async for batch in storage.scan(table, batch_rows=_ROWS):
+            async for batch in storage.scan(table, where, batch_rows=_ROWS):
                 await asyncio.to_thread(writer.write_batch, batch)
                 count += batch.num_rows
                 progress(table.name, batch.num_rows)
         counts[table.name] = count
+    if (await read_metadata(storage)).active != known.active:
+        raise StorageError(f"another embedding model took over meanwhile, so {folder} is of no use. Back up again.")
     text = json.dumps({"format": 1, "written_at": utc_now().isoformat(), "records": counts}, indent=2)
     await asyncio.to_thread((folder / MANIFEST).write_text, text, encoding="utf-8")
     return counts
+
+
+async def rows_to_back_up(storage: Storage) -> int:
+    """Return how many rows `back_up` would write, vectors included."""
+    known = await read_metadata(storage)
+    return sum([await storage.count(table, where) for table, where in await _to_back_up(storage, known)])
+
+
+async def _to_back_up(storage: Storage, known: Metadata) -> list[tuple[Table, Filter | None]]:
+    """Return the tables to back up, and which of their records."""
+    present = await storage.tables()
+    tables: list[tuple[Table, Filter | None]] = [
+        (table, None) for name, table in tables_at(known.schema_version).items() if name in present
+    ]
+    if known.active is not None:
+        tables += [(vectors_of(table, known.active.number), None) for table in EMBEDDED]
+        tables.append((GENERATIONS, Field("number") == known.active.number))
+    return tables
 
 
 def _make_folder(folder: Path) -> Path:
@@ -94,8 +128,12 @@ async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) 
     if not about:
         raise StorageError(f"{folder} holds the backup of a database that was never set up: there is nothing to read")
     await _empty(storage)
-    tables = [TABLES[name] for name in expected]
-    for table in (*tables, OUTBOX):
+    version = about[0]["schema_version"]
+    if version > LATEST:
+        message = f"{folder} has schema version {version}, and this library knows versions up to {LATEST}. Update it."
+        raise StorageError(message)
+    tables = _named(expected, version, folder)
+    for table in (*tables, OUTBOX, UNEMBEDDED):
         await storage.apply_schema(CreateTable(table, about[0]["embedding_dimensions"]))
     counts = {}
     for table in sorted(tables, key=lambda each: each is _METADATA):
@@ -111,6 +149,15 @@ async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) 
             raise StorageError(message)
         counts[table.name] = count
     return counts
+
+
+def _named(names: Iterable[str], version: int, folder: Path) -> list[Table]:
+    """Return the tables that a backup holds, as they are in its version."""
+    known = tables_at(version)
+    tables = {name: known.get(name) or table_named(name) for name in names}
+    if unknown := [name for name, table in tables.items() if table is None]:
+        raise StorageError(f"{folder} holds tables that this library does not know: {', '.join(unknown)}. Update it.")
+    return [table for table in tables.values() if table is not None]
 
 
 def read_manifest(folder: Path) -> dict[str, int]:
@@ -132,13 +179,12 @@ def read_manifest(folder: Path) -> dict[str, int]:
 
 async def _empty(storage: Storage) -> None:
     """Remove all tables, if none of them holds what could be lost."""
-    present = await storage.tables()
-    tables = [table for table in (*TABLES.values(), OUTBOX) if table.name in present]
+    tables = [table for name in sorted(await storage.tables()) if (table := table_named(name)) is not None]
     for table in tables:
         if table.name in TABLES and table is not _METADATA and (count := await storage.count(table)):
             message = f"the database holds records ({count:,} {table.name}). Restore into a new one."
             raise StorageError(message)
-    for table in reversed(tables):
+    for table in tables:
         await storage.apply_schema(DropTable(table))
 
 

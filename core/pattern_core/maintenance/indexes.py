@@ -12,11 +12,11 @@ from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
 from pattern_core.errors import StorageError
 from pattern_core.exact import score
 from pattern_core.filters import Field, Filter
-from pattern_core.schema import OUTBOX, TABLES, Table
+from pattern_core.metadata import Generation, Metadata, read_metadata
+from pattern_core.parts import record_of
+from pattern_core.schema import EMBEDDED, OUTBOX, Table, vectors_of
 
-from .metadata import read_metadata
-
-__all__ = ["IndexReport", "IndexStatus", "index_specs", "index_status", "rebuild_index", "verify_index"]
+__all__ = ["IndexReport", "IndexStatus", "index_specs", "index_status", "rebuild_index", "specs_of", "verify_index"]
 
 _SHOWN: Final = 10
 _TOLERANCE: Final = 1e-3
@@ -33,21 +33,21 @@ class IndexStatus:
     """How an index stands.
 
     Attributes:
-        table: The table's name.
-        records: How many of its records have a vector.
+        table: The table of vectors.
+        vectors: How many it holds.
         indexed: How many vectors can be found; None where there is no index.
         pending: How many entries the outbox has: changes that the index has yet to learn of, or that are under way.
     """
 
     table: str
-    records: int
+    vectors: int
     indexed: int | None
     pending: int
 
     @property
     def ok(self) -> bool:
         """Whether the index is there and complete, as far as counting tells."""
-        return self.indexed == self.records
+        return self.indexed == self.vectors
 
 
 @attrs.frozen
@@ -55,11 +55,11 @@ class IndexReport:
     """What a comparison of an index with the records found.
 
     Attributes:
-        table: The table's name.
-        checked: How many records were looked for.
-        wrong: How many of them were not found, or not by their own vector.
-        examples: The ids of some of those.
-        surplus: How many vectors the index holds that belong to no record.
+        table: The table of vectors.
+        checked: How many vectors were looked for.
+        wrong: How many of them were not found.
+        examples: The ids of some records whose vectors those are.
+        surplus: How many vectors the index holds that the storage does not.
     """
 
     table: str
@@ -87,13 +87,28 @@ async def index_specs(storage: Storage, metric: str) -> list[IndexSpec]:
     Raises:
         StorageError: The database was never set up.
     """
-    known = await read_metadata(storage)
-    if known.signature is None:
+    return specs_of(await read_metadata(storage), metric)
+
+
+def specs_of(known: Metadata, metric: str, generation: Generation | None = None) -> list[IndexSpec]:
+    """Return the indexes of a generation of vectors.
+
+    Args:
+        known: What the database says of itself.
+        metric: How vectors are compared.
+        generation: The generation; None for the one that is searched.
+
+    Returns:
+        For each table of vectors, what its index is for.
+
+    Raises:
+        StorageError: The database was never set up.
+    """
+    chosen = generation or known.active
+    if chosen is None:
         raise StorageError("the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…).")
-    dimensions = known.signature.dimensions
-    return [
-        IndexSpec(table, dimensions, metric, known.identity) for table in TABLES.values() if table.vector is not None
-    ]
+    tables = (vectors_of(table, chosen.number) for table in EMBEDDED)
+    return [IndexSpec(table, chosen.signature.dimensions, metric, known.identity) for table in tables]
 
 
 async def index_status(storage: Storage, vectors: VectorStore, table: Table) -> IndexStatus:
@@ -126,15 +141,15 @@ async def rebuild_index(vectors: VectorStore, spec: IndexSpec) -> None:
 async def verify_index(
     storage: Storage, vectors: VectorStore, spec: IndexSpec, progress: Progress = _ignore
 ) -> IndexReport:
-    """Look for every record by its own vector, in its own partition.
+    """Look for every vector by itself, in its own partition.
 
-    A record that changes meanwhile is not counted as wrong.
+    One that changes meanwhile is not counted as wrong.
 
     Args:
         storage: The database.
         vectors: The vector search over it.
         spec: What the index is for.
-        progress: Called with the number of records compared since the last call.
+        progress: Called with the number of vectors compared since the last call.
 
     Returns:
         What was found.
@@ -146,7 +161,8 @@ async def verify_index(
         checked += 1
         progress(1)
     surplus = max(0, await vectors.count(spec.table) - await storage.count(spec.table, _with_vector(spec.table)))
-    return IndexReport(spec.table.name, checked, len(wrong), tuple(wrong[:_SHOWN]), surplus)
+    examples = tuple(dict.fromkeys(map(record_of, wrong)))[:_SHOWN]
+    return IndexReport(spec.table.name, checked, len(wrong), examples, surplus)
 
 
 async def _is_found(vectors: VectorStore, spec: IndexSpec, id: str, partition: str, vector: Vector) -> bool:

@@ -12,12 +12,13 @@ import attrs
 
 from pattern_core.abc import CheckNone, Row
 from pattern_core.clock import utc_now
+from pattern_core.edits import Edit, differs
 from pattern_core.errors import ConflictError, NotFoundError, ReferencedError, ValidationError, nearest, shorten
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Page, Record
 from pattern_core.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Table
-from pattern_core.session import Edit, Session, differs
+from pattern_core.session import Session
 from pattern_core.validators import check_id
 
 __all__ = ["PAGE", "AppendRepository", "Repository", "active"]
@@ -25,7 +26,7 @@ __all__ = ["PAGE", "AppendRepository", "Repository", "active"]
 R = TypeVar("R", bound=Record)
 
 PAGE: Final = 100
-_MANAGED: Final = frozenset({"id", "revision", "created_at", "updated_at", "embedding", "embedding_model"})
+_MANAGED: Final = frozenset({"id", "revision", "created_at", "updated_at", "embedding"})
 
 
 class AppendRepository(Generic[R]):
@@ -56,12 +57,11 @@ class AppendRepository(Generic[R]):
         made = self._make_many(records)
         return await self._insert(made) if made else []
 
-    async def get(self, id: str, *, with_embedding: bool = False) -> R:
+    async def get(self, id: str) -> R:
         """Read a record that must exist.
 
         Args:
             id: Its id.
-            with_embedding: Whether to read its vector as well.
 
         Returns:
             The record.
@@ -69,23 +69,22 @@ class AppendRepository(Generic[R]):
         Raises:
             NotFoundError: There is none.
         """
-        found = await self.find(id, with_embedding=with_embedding)
+        found = await self.find(id)
         if found is None:
             raise NotFoundError(self.table.name, id)
         return found
 
-    async def find(self, id: str, *, with_embedding: bool = False) -> R | None:
+    async def find(self, id: str) -> R | None:
         """Read a record that may exist.
 
         Args:
             id: Its id.
-            with_embedding: Whether to read its vector as well.
 
         Returns:
             The record, or None.
         """
         check_id(id, self.table.name)
-        (row,) = await self._session.get(self.table, [id], vectors=with_embedding)
+        (row,) = await self._session.get(self.table, [id])
         return None if row is None else self._load(row)
 
     async def list(
@@ -189,24 +188,22 @@ class AppendRepository(Generic[R]):
         return made
 
     async def _insert(self, records: Sequence[R]) -> builtins.list[R]:
-        rows = await self._rows(records)
-        inserts = [Edit(self.table, row["id"], None, row) for row in rows]
-        written = await self._session.edit([*self._requirements(rows), *inserts])
-        return [self._load(self._without_vector(row)) for row in written]
+        return await self._write(await self._creations(records))
 
-    async def _rows(self, records: Sequence[R]) -> builtins.list[Row]:
-        """Turn new records into rows."""
-        return [self._row(record) for record in records]
+    async def _write(self, creations: Sequence[Edit]) -> builtins.list[R]:
+        rows = [edit.after for edit in creations if edit.after is not None]
+        written = await self._session.edit([*self._requirements(rows), *creations])
+        return [self._load(row) for row in written]
+
+    async def _creations(self, records: Sequence[R]) -> builtins.list[Edit]:
+        """Return the edits that write new records."""
+        return [Edit(self.table, record.id, None, self._row(record)) for record in records]
 
     def _row(self, record: R) -> Row:
         row = {column.name: getattr(record, column.name) for column in self.table.columns}
         return {name: value.value if isinstance(value, enum.Enum) else value for name, value in row.items()}
 
-    def _without_vector(self, row: Row) -> Row:
-        vector = self.table.vector
-        return {name: value for name, value in row.items() if vector is None or name != vector.name}
-
-    def _requirements(self, rows: Iterable[Row]) -> builtins.list[Edit]:
+    def _requirements(self, rows: Sequence[Row]) -> builtins.list[Edit]:
         """Return edits that hold only where the records exist that the rows refer to, unless they come with them."""
         own = {row["id"] for row in rows}
         needed = {
@@ -272,22 +269,22 @@ class Repository(AppendRepository[R]):
         if not edits:
             return self._load(row)
         written = await self._session.edit(edits)
-        return self._load(self._without_vector(written[-1]))
+        return self._load(written[-1])
 
     async def _change(self, row: Row, changes: Mapping[str, Any]) -> builtins.list[Edit]:
         """Return the edits that set some fields of a stored record, its own last; none where nothing is different."""
         before = self._load(row)
         after = attrs.evolve(before, **changes)
-        if not any(differs(value, row[name]) for name, value in self._without_vector(self._row(after)).items()):
+        if not any(differs(value, row[name]) for name, value in self._row(after).items()):
             return []
         after = attrs.evolve(after, revision=before.revision + 1, updated_at=utc_now())
-        changed = await self._changed_row(before, after)
-        referring = {"id": before.id, **{name: changed[name] for name in changes}}
-        return [*self._requirements([referring]), Edit(self.table, before.id, row, changed)]
+        edit = await self._edit_of(row, self._row(after))
+        referring = {"id": before.id, **{name: getattr(after, name) for name in changes}}
+        return [*self._requirements([referring]), edit]
 
-    async def _changed_row(self, before: R, after: R) -> Row:  # noqa: ARG002 - the embedded repositories need it
-        """Turn a changed record into a row; the vector is in it only where it is new."""
-        return self._without_vector(self._row(after))
+    async def _edit_of(self, before: Row, after: Row) -> Edit:
+        """Return the edit that changes a record."""
+        return Edit(self.table, before["id"], before, after)
 
     async def delete(self, target: R | str, *, cascade: bool = False) -> dict[str, int]:
         """Delete a record.

@@ -9,7 +9,6 @@ from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Hit, Json, Memory, Page
 from pattern_core.schema import TABLES
-from pattern_core.session import Edit
 from pattern_core.validators import check_id, check_text
 
 from .base import PAGE, active
@@ -24,9 +23,6 @@ class MemoryRepository(EmbeddedRepository[Memory]):
     table = TABLES["memory_blocks"]
     record = Memory
     fixed = frozenset({"agent_id"})
-
-    def _text(self, record: Memory) -> str:
-        return record.content
 
     async def create(
         self,
@@ -125,13 +121,13 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         where = (Field("agent_id") == agent_id) & Field("label").in_(wanted)
         known = {row["label"]: row for row in await self._session.find(self.table, where)}
         new = [made for label, (made, _) in wanted.items() if label not in known]
-        rows = {row["label"]: row for row in await self._rows(new)}
-        edits = [*self._requirements(rows.values()), *(Edit(self.table, row["id"], None, row) for row in rows.values())]
+        creations = await self._creations(new)
+        edits = [*self._requirements([edit.after for edit in creations if edit.after]), *creations]
         for label, before in known.items():
             changes = {name: value for name, value in wanted[label][1].items() if name not in ("agent_id", "id")}
             edits += await self._change(before, changes)
         written = {row["label"]: row for row in await self._session.edit(edits)} if edits else {}
-        return [self._load(self._without_vector({**known, **written}[label])) for label in wanted]
+        return [self._load({**known, **written}[label]) for label in wanted]
 
     async def by_label(self, agent_id: str, label: str) -> Memory:
         """Read the memory that an agent has under a label.

@@ -9,11 +9,11 @@ from typing import Any
 
 from pattern_core.abc import Row
 from pattern_core.clock import utc_now
+from pattern_core.edits import Edit
 from pattern_core.errors import NotFoundError, ValidationError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Hit, Json, Message, Page, Role
 from pattern_core.schema import TABLES, Order
-from pattern_core.session import Edit
 from pattern_core.validators import check_id
 
 from .base import PAGE
@@ -28,9 +28,6 @@ class MessageRepository(EmbeddedRepository[Message]):
     table = TABLES["messages"]
     record = Message
     fixed = frozenset({"conversation_id"})
-
-    def _text(self, record: Message) -> str:
-        return record.content
 
     async def create(
         self,
@@ -85,28 +82,35 @@ class MessageRepository(EmbeddedRepository[Message]):
         """
         given = list(records) if isinstance(records, Iterable) else records
         made = self._make_many(given)
-        rows = await self._rows(made)  # first, for it takes long: what is stamped later has to be committed later
-        dated = {row["id"] for row, values in zip(rows, given, strict=True) if "created_at" in values}
-        async with contextlib.AsyncExitStack() as turns:
-            for id in sorted({message.conversation_id for message in made}):
-                await turns.enter_async_context(self._session.turn(id))
-            return await self._session.repeat(lambda: self._append(rows, dated)) if rows else []
+        dated = {message.id for message, values in zip(made, given, strict=True) if "created_at" in values}
+        if not made:
+            return []
+        creations = await self._creations(made)  # first, for it takes long: what is stamped later is committed later
 
-    async def _append(self, rows: list[Row], dated: set[str]) -> list[Message]:
+        async def work() -> list[Message]:
+            edits = await self._embedded(creations)
+            async with contextlib.AsyncExitStack() as turns:
+                for id in sorted({message.conversation_id for message in made}):
+                    await turns.enter_async_context(self._session.turn(id))
+                return await self._append(edits, dated)
+
+        return await self._session.repeat(work)
+
+    async def _append(self, creations: list[Edit], dated: set[str]) -> list[Message]:
         """Write messages behind those that are there. What came with a time of its own, history say, keeps it."""
-        edits = []
+        threads = []
         last: dict[str, datetime] = {}
-        for row in rows:
+        for row in (edit.after for edit in creations if edit.after is not None):
             thread = row["conversation_id"]
             if thread not in last:
                 conversation = await self._open_conversation(thread)
-                edits.append(Edit(TABLES["conversations"], thread, conversation, conversation))
+                threads.append(Edit(TABLES["conversations"], thread, conversation, conversation))
                 last[thread] = await self._last_moment(thread)
             if row["id"] not in dated:
                 row["created_at"] = row["updated_at"] = max(utc_now(), last[thread] + timedelta(microseconds=1))
             last[thread] = max(last[thread], row["created_at"])
-        written = await self._session.edit([*edits, *(Edit(self.table, row["id"], None, row) for row in rows)])
-        return [self._load(self._without_vector(row)) for row in written[len(edits) :]]
+        written = await self._session.edit([*threads, *creations])
+        return [self._load(row) for row in written[len(threads) :]]
 
     async def _open_conversation(self, conversation_id: str) -> Row:
         (conversation,) = await self._session.get(TABLES["conversations"], [conversation_id])

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from pattern_core.abc import Row
 from pattern_core.clock import utc_now
+from pattern_core.edits import Edit
 from pattern_core.errors import NotFoundError, ValidationError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Energy, Hit, Json, Page, Priority, Task, TaskStatus
 from pattern_core.schema import TABLES
-from pattern_core.session import Edit
 from pattern_core.validators import check_id
 
 from .base import PAGE
@@ -29,9 +29,6 @@ class TaskRepository(EmbeddedRepository[Task]):
     table = TABLES["tasks"]
     record = Task
     fixed = frozenset({"user_id"})
-
-    def _text(self, record: Task) -> str:
-        return f"{record.title}\n{record.description}" if record.description else record.title
 
     async def create(
         self,

@@ -51,13 +51,16 @@ from .doubles import (  # noqa: E402
     mirror_vectors,
 )
 from .embedder import EmbedderContract  # noqa: E402
-from .rows import DIMENSIONS, NOON, sample_row, sample_vector  # noqa: E402
+from .rows import DIMENSIONS, KIT_TABLES, NOON, TASKS, VECTORS, sample_row, sample_vector  # noqa: E402
 from .storage import StorageContract  # noqa: E402
 from .vectors import VectorStoreContract  # noqa: E402
 
 __all__ = [
     "DIMENSIONS",
+    "KIT_TABLES",
     "NOON",
+    "TASKS",
+    "VECTORS",
     "Contract",
     "EmbedderContract",
     "LetterEmbedder",

@@ -39,7 +39,7 @@ from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, 
 from pattern_core.exact import ExactIndex
 from pattern_core.filters import Field, Filter, matches
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from pattern_core.schema import Column, CreateTable, DropTable, Kind, Order, SchemaStep, Table
+from pattern_core.schema import AlterTable, Column, CreateTable, DropTable, Kind, Order, SchemaStep, Table
 from pattern_core.validators import as_vector
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ class MemoryStorage(Storage):
                 data.setdefault(table.name, {})
             case DropTable(table):
                 data.pop(table.name, None)
+            case AlterTable(_, after):
+                names = [column.name for column in after.columns]
+                rows = self._rows(after)
+                data[after.name] = {id: {name: row.get(name) for name in names} for id, row in rows.items()}
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         rows = self._rows(table)

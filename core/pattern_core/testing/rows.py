@@ -6,18 +6,32 @@ import zlib
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import attrs
 import numpy as np
 
 from pattern_core.abc import Row, Vector
-from pattern_core.schema import Column, Kind, Table
+from pattern_core.schema import TABLES, Column, Kind, Table, vectors_of
 
-__all__ = ["DIMENSIONS", "NOON", "sample_row", "sample_vector"]
+__all__ = ["DIMENSIONS", "KIT_TABLES", "NOON", "TASKS", "VECTORS", "sample_row", "sample_vector"]
 
 DIMENSIONS: Final = 8
 """The length of the vectors that the kit writes."""
 
 NOON: Final = datetime(2024, 2, 29, 12, 0, 0, 123_457, tzinfo=UTC)
 """A moment that needs all of its microseconds."""
+
+TASKS: Final = attrs.evolve(
+    TABLES["tasks"],
+    name="kit_tasks",
+    columns=(*TABLES["tasks"].columns, Column("embedding", Kind.VECTOR, optional=True)),
+)
+"""A table with columns of most kinds, a vector among them that may be null."""
+
+VECTORS: Final = vectors_of(TABLES["memory_blocks"], 1)
+"""A table of vectors, as core makes them."""
+
+KIT_TABLES: Final = (*TABLES.values(), VECTORS, TASKS)
+"""The tables that the kit makes."""
 
 _CHOICES: Final = {"role": "user", "status": "pending", "priority": "medium", "energy_required": "medium"}
 

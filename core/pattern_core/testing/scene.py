@@ -9,14 +9,13 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import Delete, IndexSpec, Matches, Patch, Put, Storage, Vector, VectorChange, VectorStore, Write
-from pattern_core.schema import TABLES, Table
+from pattern_core.schema import Table
 
-from .rows import sample_row
+from .rows import TASKS, sample_row
 
 __all__ = ["DIMENSIONS", "TASKS", "USERS", "Scene", "axis", "clustered"]
 
 DIMENSIONS: Final = 16
-TASKS: Final = TABLES["tasks"]
 USERS: Final = ("ada", "grace", "a' OR '1' = '1", "⟨ada⟩", "😀")
 
 

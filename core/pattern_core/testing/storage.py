@@ -7,16 +7,19 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import attrs
+import numpy as np
 import pytest
 
-from pattern_core.abc import Insert, Storage
-from pattern_core.errors import ClosedError, StorageError
+from pattern_core.abc import Insert, Patch, Storage
+from pattern_core.errors import AlreadyExistsError, ClosedError, StorageError
+from pattern_core.filters import Field
 from pattern_core.hookspecs import StorageSpec
-from pattern_core.schema import TABLES, CreateTable, DropTable
+from pattern_core.schema import TABLES, AlterTable, Column, CreateTable, DropTable, Kind
 
 from .contract import outcome_of
 from .doubles import MemoryStorage
-from .rows import DIMENSIONS, sample_row
+from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 from .storage_filters import FilterRules
 from .storage_processes import ProcessRules
 from .storage_reads import ReadRules
@@ -42,7 +45,7 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
     async def storage(self, open_storage: Callable[[], Awaitable[Storage]]) -> AsyncIterator[Storage]:
         """An open storage with all tables, empty."""
         async with await open_storage() as storage:
-            for table in TABLES.values():
+            for table in KIT_TABLES:
                 await storage.apply_schema(CreateTable(table, DIMENSIONS))
             yield storage
 
@@ -81,7 +84,7 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
         If it fails: create only what is missing (`IF NOT EXISTS`), never overwrite.
         """
         await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
-        for table in TABLES.values():
+        for table in KIT_TABLES:
             await storage.apply_schema(CreateTable(table, DIMENSIONS))
         assert await storage.count(USERS) == 1
 
@@ -101,6 +104,42 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
         await storage.commit([Insert(agents, row)])
         assert await storage.count(agents) == 1
         assert await storage.count(USERS) == 1
+
+    async def test_a_table_gets_other_columns(self, storage: Storage) -> None:
+        """`AlterTable` takes columns away and adds others, null, and keeps the records; a second one does nothing.
+
+        If it fails: a column that goes leaves nothing behind, also where it held a vector; keys and indexes stay.
+        """
+        agents, count = TABLES["agents"], Column("count", Kind.INTEGER, optional=True)
+        slim = attrs.evolve(agents, columns=(*(each for each in agents.columns if each.name != "state"), count))
+        rows = [sample_row(agents, f"a{n}", user_id="u1", agent_type=f"type {n}") for n in range(300)]
+        await storage.commit([Insert(agents, row) for row in rows])
+        for _ in range(2):
+            await storage.apply_schema(AlterTable(agents, slim, DIMENSIONS))
+        found = await storage.find(slim)
+        assert [row["id"] for row in found] == sorted(row["id"] for row in rows)
+        assert all(row.keys() == {each.name for each in slim.columns} and row["count"] is None for row in found)
+        await storage.commit([Patch(slim, "a1", {"count": 5}), Insert(slim, sample_row(slim, "new", user_id="u2"))])
+        assert (await storage.get(slim, ["a1"]))[0] == {**next(row for row in found if row["id"] == "a1"), "count": 5}
+        with pytest.raises(AlreadyExistsError):
+            await storage.commit([Insert(slim, sample_row(slim, "b", user_id="u1", agent_type="type 7"))])
+        assert await storage.count(slim, Field("user_id") == "u1") == 300
+
+    async def test_a_vector_column_goes_and_comes_back(self, storage: Storage) -> None:
+        """A column of vectors that was taken away is null when it is there again, and can be written.
+
+        If it fails: what a column held has to go with it.
+        """
+        bare = attrs.evolve(TASKS, columns=tuple(each for each in TASKS.columns if each.kind is not Kind.VECTOR))
+        await storage.commit([Insert(TASKS, sample_row(TASKS, "t1", embedding=sample_vector("t1")))])
+        await storage.apply_schema(AlterTable(TASKS, bare, DIMENSIONS))
+        await storage.commit([Insert(bare, sample_row(bare, "t2")), Patch(bare, "t1", {"title": "new"})])
+        assert [row["title"] for row in await storage.find(bare)] == ["new", "title of t2"]
+        await storage.apply_schema(AlterTable(bare, TASKS, DIMENSIONS))
+        assert [row["embedding"] for row in await storage.find(TASKS, vectors=True)] == [None, None]
+        await storage.commit([Patch(TASKS, "t2", {"embedding": sample_vector("t2")})])
+        (_, second) = await storage.find(TASKS, vectors=True)
+        assert np.array_equal(second["embedding"], sample_vector("t2"))
 
     async def test_a_missing_table_is_an_error(self, storage: Storage) -> None:
         """Reading or writing a table that was not created raises `StorageError`.

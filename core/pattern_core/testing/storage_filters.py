@@ -15,13 +15,12 @@ from pattern_core.filters import And, Field, Filter, Or, matches
 from pattern_core.schema import TABLES, Table
 
 from .contract import Contract
-from .rows import NOON, sample_row, sample_vector
+from .rows import NOON, TASKS, sample_row, sample_vector
 
 __all__ = ["FilterRules"]
 
 MEMORIES = TABLES["memory_blocks"]
 MESSAGES = TABLES["messages"]
-TASKS = TABLES["tasks"]
 
 HOSTILE_TEXTS: Final = (
     "a' OR '1' = '1",

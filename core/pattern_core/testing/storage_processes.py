@@ -17,7 +17,7 @@ from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
 
 from .children import Child, ChildRules, Start
-from .rows import DIMENSIONS, sample_row, sample_vector
+from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 
 __all__ = [
     "ProcessRules",
@@ -33,7 +33,6 @@ __all__ = [
 
 USERS = TABLES["users"]
 AGENTS = TABLES["agents"]
-TASKS = TABLES["tasks"]
 KILLS: Final = 3
 """How often a writer is killed in one test."""
 
@@ -142,7 +141,7 @@ class ProcessRules(ChildRules):
         if not self.spec.persistent:
             pytest.skip("this storage ends with its process")
         async with await open_storage() as storage:
-            for table in TABLES.values():
+            for table in KIT_TABLES:
                 await storage.apply_schema(CreateTable(table, DIMENSIONS))
 
     @pytest.fixture
@@ -186,7 +185,7 @@ class ProcessRules(ChildRules):
             pytest.skip("this storage may be open in several processes")
         async with await open_storage():
             assert await start(open_only, open_storage).hear() == DatabaseLockedError.__name__
-        assert await start(open_only, open_storage).hear() == sorted(TABLES)
+        assert await start(open_only, open_storage).hear() == sorted(table.name for table in KIT_TABLES)
 
     async def test_processes_lose_no_update(self, shared: Storage, open_storage: Open, start: Start) -> None:
         """Increments of one record from several processes, each with the revision it read, all count.

@@ -14,13 +14,11 @@ from pattern_core.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Kind, Order
 
 from .contract import Contract
-from .rows import DIMENSIONS, NOON, sample_row, sample_vector
+from .rows import DIMENSIONS, KIT_TABLES, NOON, TASKS, VECTORS, sample_row, sample_vector
 
 __all__ = ["ReadRules"]
 
 USERS = TABLES["users"]
-MEMORIES = TABLES["memory_blocks"]
-TASKS = TABLES["tasks"]
 
 
 async def _insert_tasks(storage: Storage, rows: list[Row]) -> None:
@@ -59,13 +57,13 @@ class ReadRules(Contract):
 
         If it fails: a null column has to be there as None; leave the vector's column out of the row altogether.
         """
-        await storage.commit([Insert(MEMORIES, sample_row(MEMORIES, "m1"))])
-        names = {column.name for column in MEMORIES.columns}
+        await storage.commit([Insert(VECTORS, sample_row(VECTORS, "m1"))])
+        names = {column.name for column in VECTORS.columns}
         for vectors, expected in ((False, names - {"embedding"}), (True, names)):
-            (row,) = await storage.get(MEMORIES, ["m1"], vectors=vectors)
+            (row,) = await storage.get(VECTORS, ["m1"], vectors=vectors)
             assert row is not None
             assert row.keys() == expected
-            (row,) = await storage.find(MEMORIES, vectors=vectors)
+            (row,) = await storage.find(VECTORS, vectors=vectors)
             assert row.keys() == expected
 
     async def test_rows_belong_to_the_caller(self, storage: Storage) -> None:
@@ -185,10 +183,10 @@ class ReadRules(Contract):
 
         If it fails: page by ``id > last id`` in the order of ids; build batches with ``table.arrow_schema()``.
         """
-        rows = {f"m{n:03}": sample_row(MEMORIES, f"m{n:03}") for n in range(150)}
-        await storage.commit([Insert(MEMORIES, row) for row in list(rows.values())[::-1]])
-        batches = [batch async for batch in storage.scan(MEMORIES, batch_rows=40)]
-        assert all(batch.schema == MEMORIES.arrow_schema() for batch in batches)
+        rows = {f"m{n:03}": sample_row(TASKS, f"m{n:03}", embedding=sample_vector(f"{n}")) for n in range(150)}
+        await storage.commit([Insert(TASKS, row) for row in list(rows.values())[::-1]])
+        batches = [batch async for batch in storage.scan(TASKS, batch_rows=40)]
+        assert all(batch.schema == TASKS.arrow_schema() for batch in batches)
         assert all(0 < batch.num_rows <= 40 for batch in batches)
         found = [row for batch in batches for row in batch.to_pylist()]
         assert [row["id"] for row in found] == sorted(rows)
@@ -229,19 +227,19 @@ class ReadRules(Contract):
 
         If it fails: make the schema with ``table.arrow_schema(columns)`` and select its names.
         """
-        rows = [sample_row(MEMORIES, f"m{n}", agent_id=f"agent{n % 3}") for n in range(9)]
-        await storage.commit([Insert(MEMORIES, row) for row in rows])
-        columns = ["embedding", "agent_id", "id"]
-        where = Field("agent_id").in_(["agent1", "agent2"])
-        batches = [batch async for batch in storage.scan(MEMORIES, where, columns=columns, batch_rows=4)]
-        assert all(batch.schema == MEMORIES.arrow_schema(columns) for batch in batches)
+        rows = [sample_row(VECTORS, f"m{n}", partition=f"agent{n % 3}") for n in range(9)]
+        await storage.commit([Insert(VECTORS, row) for row in rows])
+        columns = ["embedding", "partition", "id"]
+        where = Field("partition").in_(["agent1", "agent2"])
+        batches = [batch async for batch in storage.scan(VECTORS, where, columns=columns, batch_rows=4)]
+        assert all(batch.schema == VECTORS.arrow_schema(columns) for batch in batches)
         found = [row for batch in batches for row in batch.to_pylist()]
         assert [row["id"] for row in found] == ["m1", "m2", "m4", "m5", "m7", "m8"]
-        assert [row["agent_id"] for row in found] == ["agent1", "agent2"] * 3
+        assert [row["partition"] for row in found] == ["agent1", "agent2"] * 3
         # Without the id and without a vector, too.
-        batches = [batch async for batch in storage.scan(MEMORIES, where, columns=["label"], batch_rows=4)]
+        batches = [batch async for batch in storage.scan(VECTORS, where, columns=["text_hash"], batch_rows=4)]
         assert [row for batch in batches for row in batch.to_pylist()] == [
-            {"label": f"label of m{n}"} for n in (1, 2, 4, 5, 7, 8)
+            {"text_hash": f"text_hash of m{n}"} for n in (1, 2, 4, 5, 7, 8)
         ]
 
     async def test_scan_of_nothing(self, storage: Storage) -> None:
@@ -338,7 +336,7 @@ class ReadRules(Contract):
             Kind.OBJECTS: [{"a": 1}],
             Kind.VECTOR: sample_vector("v"),
         }
-        for table in TABLES.values():
+        for table in KIT_TABLES:
             full = {column.name: values[column.kind] for column in table.columns if column.optional}
             await storage.commit([Insert(table, sample_row(table, "a")), Insert(table, sample_row(table, "b", **full))])
             empty, filled = await storage.find(table, vectors=True)

@@ -15,7 +15,7 @@ from pattern_core.filters import Field
 from pattern_core.schema import TABLES
 
 from .contract import Contract
-from .rows import NOON, sample_row
+from .rows import NOON, TASKS, VECTORS, sample_row
 from .storage_filters import HOSTILE_TEXTS
 
 __all__ = ["ValueRules"]
@@ -23,7 +23,6 @@ __all__ = ["ValueRules"]
 USERS = TABLES["users"]
 MEMORIES = TABLES["memory_blocks"]
 MESSAGES = TABLES["messages"]
-TASKS = TABLES["tasks"]
 
 _IDS: Final = (
     *HOSTILE_TEXTS,
@@ -228,14 +227,14 @@ class ValueRules(Contract):
         extremes = [-0.0, 1e-45, -1.1754944e-38, 3.4028235e38, 0.1, 1 / 3, 16_777_217, -1]
         vectors = [np.array(extremes, dtype=np.float32)]
         vectors += list(np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32))
-        rows = [sample_row(MEMORIES, f"m{n}", embedding=vector) for n, vector in enumerate(vectors)]
-        await storage.commit([Insert(MEMORIES, row) for row in rows])
+        rows = [sample_row(VECTORS, f"m{n}", embedding=vector) for n, vector in enumerate(vectors)]
+        await storage.commit([Insert(VECTORS, row) for row in rows])
         expected = [vector.tobytes() for vector in vectors]
-        found = await storage.find(MEMORIES, vectors=True)
+        found = await storage.find(VECTORS, vectors=True)
         assert [row["embedding"].tobytes() for row in found] == expected
-        fetched = await storage.get(MEMORIES, [f"m{n}" for n in range(len(vectors))], vectors=True)
+        fetched = await storage.get(VECTORS, [f"m{n}" for n in range(len(vectors))], vectors=True)
         assert [row and row["embedding"].tobytes() for row in fetched] == expected
-        batches = [batch async for batch in storage.scan(MEMORIES, columns=["embedding"])]
+        batches = [batch async for batch in storage.scan(VECTORS, columns=["embedding"])]
         streamed = [np.array(value, dtype=np.float32) for batch in batches for value in batch[0].to_pylist()]
         assert [vector.tobytes() for vector in streamed] == expected
 

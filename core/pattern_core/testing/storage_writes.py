@@ -16,14 +16,13 @@ from pattern_core.filters import Field
 from pattern_core.schema import TABLES
 
 from .contract import Contract
-from .rows import sample_row, sample_vector
+from .rows import TASKS, sample_row, sample_vector
 
 __all__ = ["WriteRules"]
 
 USERS = TABLES["users"]
 AGENTS = TABLES["agents"]
 MEMORIES = TABLES["memory_blocks"]
-TASKS = TABLES["tasks"]
 
 
 def _user(id: str, **columns: Any) -> Row:

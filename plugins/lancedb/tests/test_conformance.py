@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pattern_core.abc import Storage, Write
-from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import DIMENSIONS, StorageContract
+from pattern_core.schema import CreateTable
+from pattern_core.testing import DIMENSIONS, KIT_TABLES, StorageContract
 from pattern_lancedb.place import Folder
 from pattern_lancedb.plugin import StorageOptions, pattern_storage
 from pattern_lancedb.storage import LanceStorage
@@ -48,6 +48,6 @@ class TestMoved(StorageContract):
     async def storage(self, options: StorageOptions) -> AsyncIterator[Storage]:
         """An open storage with all tables, empty."""
         async with await Moving.open(await Folder.open(options.path)) as storage:
-            for table in TABLES.values():
+            for table in KIT_TABLES:
                 await storage.apply_schema(CreateTable(table, DIMENSIONS))
             yield storage

@@ -12,8 +12,8 @@ from lancedb.index import BTree
 
 from pattern_core.abc import Insert
 from pattern_core.filters import And, Compare, Field, Filter, Op, Or, matches
-from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import DIMENSIONS, NOON, sample_row
+from pattern_core.schema import CreateTable
+from pattern_core.testing import DIMENSIONS, NOON, TASKS, sample_row
 from pattern_lancedb.dialect import translate
 from pattern_lancedb.head import TableEntry
 from pattern_lancedb.place import Folder
@@ -21,7 +21,6 @@ from pattern_lancedb.storage import LanceStorage
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
 TITLE, TEXT, MINUTES, SCORE = (
     Field(name) for name in ("title", "description", "estimated_minutes", "complexity_score")
 )
@@ -145,7 +144,7 @@ async def test_the_engine_finds_what_the_filter_means(tmp_path: Path) -> None:
             for where in filters:
                 found = [row["id"] for row in await storage.find(TASKS, where)]
                 assert found == [row["id"] for row in rows if matches(where, row)], where
-            await storage.lance.rework("tasks", index)
+            await storage.lance.rework(TASKS.name, index)
 
 
 @pytest.mark.parametrize("text", ["a' OR '1' = '1", "it's", "\\", "a\x00'b", "'; DROP TABLE tasks; --", "\n'\"`"])

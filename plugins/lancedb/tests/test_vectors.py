@@ -12,14 +12,13 @@ import pytest
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Storage, Vector, VectorStore
 from pattern_core.errors import ConfigError, StorageError
 from pattern_core.options import structure_options
-from pattern_core.schema import TABLES, CreateTable, DropTable
-from pattern_core.testing import MemoryStorage, sample_row
+from pattern_core.schema import CreateTable, DropTable
+from pattern_core.testing import TASKS, MemoryStorage, sample_row
 from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
 from pattern_lancedb.storage import LanceStorage
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
 WIDTH = 32
 LEAST: dict[str, Any] = {"exact_rows": 100}
 
@@ -51,7 +50,7 @@ async def open_column(path: Path, **options: Any) -> tuple[LanceStorage, VectorS
 
 async def made(storage: LanceStorage) -> dict[str, Any] | None:
     """Return what the engine says of the index of the tasks' vectors."""
-    table = await (await storage.lance.snapshot()).table("tasks")
+    table = await (await storage.lance.snapshot()).table(TASKS.name)
     names = [each.name for each in await table.list_indices() if each.columns == ["embedding"]]
     stats = await table.index_stats(names[0]) if names else None
     return None if stats is None else vars_of(stats)
@@ -132,7 +131,7 @@ async def test_the_options_reach_the_engine(tmp_path: Path) -> None:
             stats = await made(storage)
             assert stats is not None
             assert (stats["index_type"], stats["distance_type"]) == expected
-            assert (await index.health()).details["tasks_index"] == kind
+            assert (await index.health()).details["kit_tasks_index"] == kind
             assert await index.maintain() == {}  # it is not made again
 
 
@@ -168,11 +167,11 @@ async def test_the_index_is_renewed_when_it_is_due(tmp_path: Path) -> None:
         assert await index.maintain() == {}
         assert ((await made(storage)) or {})["num_unindexed_rows"] == 500
         await storage.commit(inserts(embeddings(1700, seed=2), 1500))
-        assert await index.maintain() == {"tasks_index": "extended"}
+        assert await index.maintain() == {"kit_tasks_index": "extended"}
         assert ((await made(storage)) or {})["num_unindexed_rows"] == 0
         await storage.commit(inserts(embeddings(1000, seed=3), 3200))
-        assert await index.maintain() == {"tasks_index": "made"}
-        assert (await index.health()).details["tasks_index_rows"] == 4200
+        assert await index.maintain() == {"kit_tasks_index": "made"}
+        assert (await index.health()).details["kit_tasks_index_rows"] == 4200
 
 
 async def test_a_table_made_again_has_no_index(tmp_path: Path) -> None:
@@ -183,12 +182,12 @@ async def test_a_table_made_again_has_no_index(tmp_path: Path) -> None:
         await index.create(IndexSpec(TASKS, WIDTH, "cosine"))
         await index.maintain()
         await storage.apply_schema(DropTable(TASKS))
-        with pytest.raises(StorageError, match="tasks"):
+        with pytest.raises(StorageError, match=TASKS.name):
             await index.search(TASKS, embeddings(1)[0], partitions=["ada"], limit=3)
         await storage.apply_schema(CreateTable(TASKS, WIDTH))
         await storage.commit(inserts(embeddings(400, seed=1)))
         assert (await index.search(TASKS, embeddings(1)[0], partitions=["ada"], limit=3)).exact
-        assert await index.maintain() == {"tasks_index": "made"}
+        assert await index.maintain() == {"kit_tasks_index": "made"}
         assert not (await index.search(TASKS, embeddings(1)[0], partitions=["ada"], limit=3)).exact
 
 

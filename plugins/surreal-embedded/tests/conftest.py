@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import DIMENSIONS
+from pattern_core.schema import CreateTable
+from pattern_core.testing import DIMENSIONS, KIT_TABLES
 from pattern_surreal_embedded.storage import EmbeddedStorage
 
 
@@ -22,6 +22,6 @@ def anyio_backend() -> str:
 async def storage(tmp_path: Path) -> AsyncIterator[EmbeddedStorage]:
     """A database on disk with all tables, empty."""
     async with await EmbeddedStorage.open(tmp_path / "pattern.db") as storage:
-        for table in TABLES.values():
+        for table in KIT_TABLES:
             await storage.apply_schema(CreateTable(table, DIMENSIONS))
         yield storage

@@ -16,12 +16,11 @@ from pattern_core.abc import Delete, Insert, Row
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Field, Filter, Not, Op, Or, matches
 from pattern_core.schema import TABLES, Order
-from pattern_core.testing import NOON, sample_row
+from pattern_core.testing import NOON, TASKS, sample_row
 from pattern_surreal_embedded.storage import EmbeddedStorage
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
 
 _texts = st.sampled_from(
     ["", "a", "A", "ab", "b", "\0", "a\0", "é", "\uffff", "😀", "⟩", "`", "'; --", "tasks:x", "$p0"]

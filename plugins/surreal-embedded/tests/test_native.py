@@ -10,15 +10,14 @@ import pytest
 
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Vector
 from pattern_core.errors import StorageError
-from pattern_core.schema import TABLES, CreateTable, DropTable
-from pattern_core.testing import DIMENSIONS, sample_row, sample_vector
+from pattern_core.schema import CreateTable, DropTable
+from pattern_core.testing import DIMENSIONS, TASKS, sample_row, sample_vector
 from pattern_surreal.native import NativeIndex
 from pattern_surreal_embedded.plugin import VectorOptions, pattern_vectors
 from pattern_surreal_embedded.storage import EmbeddedStorage
 
 pytestmark = pytest.mark.anyio
 
-TASKS = TABLES["tasks"]
 SPEC = IndexSpec(TASKS, DIMENSIONS, "cosine")
 
 
@@ -35,12 +34,12 @@ def tasks(names: range, user: str = "ada") -> list[Insert]:
 
 async def definition(storage: EmbeddedStorage) -> str:
     """Return how the engine says the index is defined."""
-    return str((await storage.execute("INFO FOR TABLE tasks"))["indexes"]["by_vector"])
+    return str((await storage.execute("INFO FOR TABLE kit_tasks"))["indexes"]["by_vector"])
 
 
 async def held(storage: EmbeddedStorage) -> dict[str, Any]:
     """Return the native column by record."""
-    rows = await storage.execute("SELECT record::id(id) AS id, embedding_native AS held FROM tasks")
+    rows = await storage.execute("SELECT record::id(id) AS id, embedding_native AS held FROM kit_tasks")
     return {row["id"]: row["held"] for row in rows}
 
 
@@ -114,7 +113,7 @@ async def test_the_default_index_removes_the_column(storage: EmbeddedStorage) ->
     await storage.commit(tasks(range(450)))
     await native(storage).create(SPEC)
     async with await pattern_vectors().open(VectorOptions(), storage):
-        info = await storage.execute("INFO FOR TABLE tasks")
+        info = await storage.execute("INFO FOR TABLE kit_tasks")
         assert not [name for name in (*info["fields"], *info["indexes"]) if "native" in name or "vector" in name]
         assert all(value is None for value in (await held(storage)).values())
     await storage.commit(tasks(range(450, 460)))
@@ -128,7 +127,7 @@ async def test_what_was_cut_off_is_finished(storage: EmbeddedStorage) -> None:
     """Where the column lacks records, because making it was cut off, `create` makes it for them."""
     await native(storage).create(SPEC)
     await storage.commit(tasks(range(20)))
-    await storage.execute("UPDATE tasks SET embedding_native = NONE WHERE title > 'title of t0010'")
+    await storage.execute("UPDATE kit_tasks SET embedding_native = NONE WHERE title > 'title of t0010'")
     index = native(storage)
     await index.create(SPEC)
     assert await index.count(TASKS) == 20
@@ -141,7 +140,7 @@ async def test_without_its_index_the_vectors_are_compared(storage: EmbeddedStora
     await storage.commit(tasks(range(50)))
     await index.create(SPEC)
     by_index = await index.search(TASKS, sample_vector("query"), partitions=["ada"], limit=10)
-    await storage.execute("REMOVE INDEX by_vector ON tasks")
+    await storage.execute("REMOVE INDEX by_vector ON kit_tasks")
     compared = await index.search(TASKS, sample_vector("query"), partitions=["ada"], limit=10)
     assert (by_index.exact, compared.exact) == (False, True)
     assert compared.ids == by_index.ids

@@ -21,13 +21,13 @@ from pattern_core.errors import (
 )
 from pattern_core.filters import And, Compare, Field, Filter, Not, Op, Or
 from pattern_core.schema import TABLES, Kind, Order
-from pattern_core.testing import sample_row
+from pattern_core.testing import TASKS, VECTORS, sample_row
 from pattern_surreal import StatementError, read_answer
 from pattern_surreal.commit import Transaction, explain, failed_write, plan
 from pattern_surreal.dialect import Parameters, create_table, name, order_by, source, where_clause
 from pattern_surreal.values import decode_row, encode_row, from_bytes, to_bytes
 
-TASKS, MEMORIES = TABLES["tasks"], TABLES["memory_blocks"]
+MEMORIES = TABLES["memory_blocks"]
 MARK = "hostile"
 """Stands in every value that a test gives, and must stand in no text."""
 
@@ -104,15 +104,15 @@ def test_inserts_side_by_side_become_one_statement() -> None:
 
 def test_derived_columns_follow_the_vector() -> None:
     """A column that is made from the vector is written wherever the vector is, and nowhere else."""
-    derived: dict[str, Any] = {"memory_blocks": ("copy", lambda vector: [float(each) for each in vector])}
-    row = sample_row(MEMORIES, "m", embedding=np.array([1, 2], dtype=np.float32))
+    derived: dict[str, Any] = {VECTORS.name: ("copy", lambda vector: [float(each) for each in vector])}
+    row = sample_row(VECTORS, "m", embedding=np.array([1, 2], dtype=np.float32))
     insert, put, patch, other, none = (
         plan([write], derived).variables
         for write in (
-            Insert(MEMORIES, row),
-            Put(MEMORIES, row),
-            Patch(MEMORIES, "m", {"embedding": row["embedding"]}),
-            Patch(MEMORIES, "m", {"content": "new"}),
+            Insert(VECTORS, row),
+            Put(VECTORS, row),
+            Patch(VECTORS, "m", {"embedding": row["embedding"]}),
+            Patch(VECTORS, "m", {"parts": 2}),
             Patch(TASKS, "t", {"embedding": None}),
         )
     )
@@ -164,7 +164,7 @@ def test_a_list_of_ids_is_read_directly() -> None:
     assert rest == And((Field("title") == "x",))
     at, rest = source(TASKS, Field("id") == "a", parameters)
     assert rest is None
-    assert source(TASKS, ~(Field("id") == "a"), parameters)[0] == "`tasks`"
+    assert source(TASKS, ~(Field("id") == "a"), parameters)[0] == "`kit_tasks`"
 
 
 def test_tables_are_defined_in_full() -> None:
@@ -173,8 +173,8 @@ def test_tables_are_defined_in_full() -> None:
     assert all("IF NOT EXISTS" in each for each in statements)
     assert "DEFINE FIELD IF NOT EXISTS `metadata` ON `memory_blocks` TYPE object FLEXIBLE" in statements
     assert "DEFINE FIELD IF NOT EXISTS `description` ON `memory_blocks` TYPE option<string>" in statements
-    assert "DEFINE FIELD IF NOT EXISTS `embedding` ON `memory_blocks` TYPE bytes" in statements
     assert statements[-1].endswith("FIELDS `agent_id`, `label` UNIQUE")
+    assert f"DEFINE FIELD IF NOT EXISTS `embedding` ON `{VECTORS.name}` TYPE bytes" in create_table(VECTORS)
 
 
 OK: dict[str, Any] = {"status": "OK", "result": 1}

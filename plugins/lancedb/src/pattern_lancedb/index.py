@@ -13,7 +13,7 @@ from .nearest import DISTANCES, Effort
 from .tables import Lance, Snapshot, engine_errors
 from .upkeep import compact
 
-__all__ = ["Indexes", "Settings", "index_key"]
+__all__ = ["Indexes", "Settings", "index_key", "made_key"]
 
 _GROWTH: Final = 4
 """An index is made anew when the table has grown this many times over: its parts no longer fit."""
@@ -125,3 +125,8 @@ class Indexes:
 def index_key(name: str) -> str:
     """Return under what name the head's state holds what is known of a table's index."""
     return f"index/{name}"
+
+
+def made_key(name: str) -> str:
+    """Return under what name the head's state holds what a table's vectors are searched by."""
+    return f"vectors/{name}"

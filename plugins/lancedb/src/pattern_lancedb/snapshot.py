@@ -25,10 +25,12 @@ class Definition:
     Attributes:
         schema: Its columns; the text column ``id`` tells its rows apart.
         indexes: The columns that get a scalar index once there is something to index.
+        rows: What it holds from the start; None for nothing.
     """
 
     schema: pa.Schema
     indexes: tuple[str, ...] = ("id",)
+    rows: pa.Table | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen
@@ -50,7 +52,7 @@ class Changes:
 
     Attributes:
         writes: What it does to the rows of each table.
-        create: Tables to create, empty; one that is there is replaced.
+        create: Tables to create; one that is there is replaced.
         drop: Tables to remove; a missing one is no error.
         state: Entries of the head's ``state`` to set, JSON; None removes one.
     """

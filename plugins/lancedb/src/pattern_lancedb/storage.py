@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Final, Self
+
+import pyarrow as pa
 
 from pattern_core.abc import Detail, Health, Row, Storage, Write
 from pattern_core.errors import StorageError, shorten
 from pattern_core.filters import Filter
-from pattern_core.schema import CreateTable, DropTable, Order, SchemaStep, Table
+from pattern_core.schema import AlterTable, CreateTable, DropTable, Order, SchemaStep, Table
 
 from .batch import decide
+from .index import index_key, made_key
 from .place import Place
 from .reading import Reader
 from .tables import Changes, Definition, Lance, Snapshot, engine_errors
 from .upkeep import Policy, Upkeep
 from .values import indexed_columns, stored_schema
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 __all__ = ["LanceStorage"]
+
+_ROWS: Final = 4096
 
 
 class LanceStorage(Storage):
@@ -65,9 +67,27 @@ class LanceStorage(Storage):
                     return Changes(create={table.name: definition})
                 case DropTable(table) if table.name in snapshot.names:
                     return Changes(drop=[table.name])
+                case AlterTable():
+                    return await self._alter(step, snapshot)
             return Changes()
 
         await self.lance.commit(plan)
+
+    async def _alter(self, step: AlterTable, snapshot: Snapshot) -> Changes:
+        """Make the table again, with the columns that it shall have and what it holds of them."""
+        table, wanted = step.table, stored_schema(step.table, step.dimensions)
+        there = await self._reader.schema(snapshot, table)
+        if {*there.names} == {*wanted.names}:
+            return Changes()
+        kept = [column.name for column in step.before.columns if column.name in wanted.names]
+        batches = [batch async for batch in self._reader.scan(snapshot, step.before, None, kept, _ROWS)]
+        rows = pa.Table.from_batches(batches, step.before.arrow_schema(kept))
+        columns = [
+            rows[name] if name in kept else pa.nulls(len(rows), wanted.field(name).type) for name in wanted.names
+        ]
+        definition = Definition(wanted, indexed_columns(table), pa.table(columns, schema=wanted))
+        state = {} if table.vector else {made_key(table.name): None, index_key(table.name): None}
+        return Changes(create={table.name: definition}, state=state)
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         snapshot = await self.lance.snapshot()

@@ -27,7 +27,7 @@ from pattern_core.schema import Table
 from pattern_core.validators import as_vector
 
 from .dialect import any_of
-from .index import Indexes, Settings, index_key
+from .index import Indexes, Settings, index_key, made_key
 from .nearest import DISTANCES, Effort, Question, find_approximately, find_exactly
 from .plugin import VectorOptions, place_of
 from .storage import LanceStorage
@@ -128,7 +128,7 @@ class _LanceIndex(VectorStore):
         await self._lance.commit(lambda snapshot: self._without(snapshot, table.name))
 
     async def _without(self, snapshot: Snapshot, name: str) -> Changes:  # noqa: ARG002 - the storage keeps its tables
-        return Changes(state={_key(name): None})
+        return Changes(state={made_key(name): None})
 
     async def maintain(self) -> Mapping[str, Detail]:
         self._check_open()
@@ -207,7 +207,7 @@ class ColumnIndex(_LanceIndex):
                     f"be made of them. Embed the database again with `pattern reembed`."
                 )
                 raise StorageError(message)
-            return Changes(state={_key(index.table.name): attrs.asdict(made)})
+            return Changes(state={made_key(index.table.name): attrs.asdict(made)})
 
         await self._lance.commit(plan)
 
@@ -256,7 +256,7 @@ class ExternalIndex(_LanceIndex):
             if snapshot.names and not snapshot.state.get(_COPIES):
                 message = f"{self._lance.place.uri} holds records; give the copies of vectors a place of their own"
                 raise ConfigError(message, key="vectors.path" if "://" not in self._lance.place.uri else "vectors.uri")
-            state = {_COPIES: True, _key(name): None, index_key(name): None, _filler_key(name): filler}
+            state = {_COPIES: True, made_key(name): None, index_key(name): None, _filler_key(name): filler}
             return Changes(create={name: Definition(schema, ("id", "partition"))}, state=state)
 
         async def go_on(snapshot: Snapshot, changes: Changes) -> Changes:
@@ -273,7 +273,7 @@ class ExternalIndex(_LanceIndex):
             async for batch in self._storage.scan(table, ~Field(table.vector.name).is_null(), columns=columns):
                 changes = Changes(writes={name: TableWrite(_rows(batch, schema, name))})
                 await self._lance.commit(lambda snapshot, changes=changes: go_on(snapshot, changes))  # type: ignore[misc]
-            done = Changes(state={_key(name): attrs.asdict(made), _filler_key(name): None})
+            done = Changes(state={made_key(name): attrs.asdict(made), _filler_key(name): None})
             await self._lance.commit(lambda snapshot: go_on(snapshot, done))
 
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
@@ -306,16 +306,12 @@ class ExternalIndex(_LanceIndex):
 
     async def _without(self, snapshot: Snapshot, name: str) -> Changes:
         drop = [name] if name in snapshot.names else []
-        return Changes(drop=drop, state={_key(name): None, index_key(name): None, _filler_key(name): None})
+        return Changes(drop=drop, state={made_key(name): None, index_key(name): None, _filler_key(name): None})
 
     async def aclose(self) -> None:
         await super().aclose()
         await self._upkeep.aclose()
         await self._lance.aclose()
-
-
-def _key(name: str) -> str:
-    return f"vectors/{name}"
 
 
 def _filler_key(name: str) -> str:
@@ -324,7 +320,7 @@ def _filler_key(name: str) -> str:
 
 def _all_made(snapshot: Snapshot) -> dict[str, Made]:
     """Return for each table that has an index what that was made for."""
-    prefix = _key("")
+    prefix = made_key("")
     return {key.removeprefix(prefix): Made(**made) for key, made in snapshot.state.items() if key.startswith(prefix)}
 
 

@@ -15,11 +15,21 @@ import attrs
 
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Filter, Not, Op, Or
-from pattern_core.schema import Kind, Order, Table
+from pattern_core.schema import Column, Kind, Order, Table
 
 from .values import record, to_json_value
 
-__all__ = ["Parameters", "create_table", "drop_table", "index_columns", "name", "order_by", "source", "where_clause"]
+__all__ = [
+    "Parameters",
+    "create_table",
+    "define_field",
+    "drop_table",
+    "index_columns",
+    "name",
+    "order_by",
+    "source",
+    "where_clause",
+]
 
 _MAX_DEPTH: Final = 16
 """How deep parentheses may be nested: the engine's parser takes 19 levels."""
@@ -295,17 +305,20 @@ def create_table(table: Table) -> list[str]:
     """Return the statements that define a table, its columns, unique keys and indexes, where they are not there."""
     at = name(table.name)
     statements = [f"DEFINE TABLE IF NOT EXISTS {at} TYPE NORMAL SCHEMAFULL"]
-    for column in table.columns:
-        if column.name != "id":
-            free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
-            kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
-            statements.append(f"DEFINE FIELD IF NOT EXISTS {name(column.name)} ON {at} TYPE {kind}{free}")
+    statements += [define_field(table, column) for column in table.columns if column.name != "id"]
     for columns in (*table.unique, *table.indexes):
         unique = " UNIQUE" if columns in table.unique else ""
         fields = ", ".join(name(each) for each in columns)
         index = name(_index_name(columns))
         statements.append(f"DEFINE INDEX IF NOT EXISTS {index} ON {at} FIELDS {fields}{unique}")
     return statements
+
+
+def define_field(table: Table, column: Column) -> str:
+    """Return the statement that defines a column of a table, where it is not there."""
+    free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
+    kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
+    return f"DEFINE FIELD IF NOT EXISTS {name(column.name)} ON {name(table.name)} TYPE {kind}{free}"
 
 
 def drop_table(table: Table) -> list[str]:

@@ -24,13 +24,12 @@ from pattern_core.validators import as_vector
 
 from .commit import Transaction
 from .dialect import Parameters, name
-from .storage import SurrealStorage
+from .storage import DERIVED_INDEX, SurrealStorage
 from .values import record
 
 __all__ = ["NativeIndex", "adopt_native_columns", "drop_native_columns"]
 
 _SUFFIX: Final = "_native"
-_INDEX: Final = "by_vector"
 _BATCH: Final = 200
 _MAX_NEAREST: Final = 4096
 """How many matches are asked of the index at most; for more, all are compared."""
@@ -55,7 +54,7 @@ async def adopt_native_columns(storage: SurrealStorage) -> None:
 async def drop_native_columns(storage: SurrealStorage) -> None:
     """Remove all native columns and their indexes: where nobody searches them, they only cost."""
     for table in list(storage.derived):
-        await _drop(storage, table)
+        await storage.drop_derived(table)
 
 
 async def _fields(storage: SurrealStorage, table: str) -> dict[str, dict[str, str]]:
@@ -67,28 +66,6 @@ async def _fields(storage: SurrealStorage, table: str) -> dict[str, dict[str, st
 async def _column(storage: SurrealStorage, table: str) -> str | None:
     fields = (await _fields(storage, table))["fields"]
     return next((field for field in fields if field.endswith(_SUFFIX)), None)
-
-
-async def _drop(storage: SurrealStorage, table: str) -> None:
-    column = await _column(storage, table)
-    if column is None:
-        return
-    at, of = name(table), name(column)
-
-    def remove_index() -> Transaction:
-        storage.derived = {each: made for each, made in storage.derived.items() if each != table}
-        return Transaction([f"REMOVE INDEX IF EXISTS {_INDEX} ON {at}"], {}, [])
-
-    await storage.transact(remove_index)
-    emptied = (
-        f"UPDATE (SELECT VALUE `id` FROM {at} WHERE {of} != NONE LIMIT {_BATCH}) SET {of} = NONE RETURN VALUE true"
-    )
-    while any(
-        isinstance(each, list) and each for each in await storage.transact(lambda: Transaction([emptied], {}, []))
-    ):
-        pass
-    removed = [f"REMOVE FIELD IF EXISTS {of}{part} ON {at}" for part in ("", ".*")]
-    await storage.transact(lambda: Transaction(removed, {}, []))
 
 
 class NativeIndex(VectorStore):
@@ -118,12 +95,12 @@ class NativeIndex(VectorStore):
         column = _native(table)
         form = f"HNSW DIMENSION {index.dimensions} DIST {index.metric.upper()} TYPE F32 EFC {self._efc} M {self._m}"
         info = await _fields(self._storage, table.name)
-        if column in info["fields"] and f" {form} " not in f"{info['indexes'].get(_INDEX, '')} ":
-            await _drop(self._storage, table.name)
+        if column in info["fields"] and f" {form} " not in f"{info['indexes'].get(DERIVED_INDEX, '')} ":
+            await self._drop(table.name, column)
         at, of = name(table.name), name(column)
         statements = [
             f"DEFINE FIELD IF NOT EXISTS {of} ON {at} TYPE option<array<float>>",
-            f"DEFINE INDEX IF NOT EXISTS {_INDEX} ON {at} FIELDS {of} {form}",
+            f"DEFINE INDEX IF NOT EXISTS {DERIVED_INDEX} ON {at} FIELDS {of} {form}",
         ]
 
         def define() -> Transaction:
@@ -153,7 +130,7 @@ class NativeIndex(VectorStore):
 
     async def exists(self, table: Table) -> bool:
         self._check_open()
-        return _INDEX in (await _fields(self._storage, table.name))["indexes"]
+        return DERIVED_INDEX in (await _fields(self._storage, table.name))["indexes"]
 
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:  # noqa: ARG002 - see below
         self._spec(table)  # the commit itself has changed the index
@@ -214,7 +191,13 @@ class NativeIndex(VectorStore):
     async def drop(self, table: Table) -> None:
         self._check_open()
         self._specs.pop(table.name, None)
-        await _drop(self._storage, table.name)
+        column = await _column(self._storage, table.name)
+        if column is not None:
+            await self._drop(table.name, column)
+
+    async def _drop(self, table: str, column: str) -> None:
+        self._storage.derived = {**self._storage.derived, table: (column, _to_array)}
+        await self._storage.drop_derived(table)
 
     async def health(self) -> Health:
         self._check_open()

@@ -8,20 +8,27 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from surrealdb import RecordID
+
 from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
-from pattern_core.schema import Column, CreateTable, Kind, Order, SchemaStep, Table
+from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, SchemaStep, Table
 
 from .commit import Derived, Transaction, explain, failed_write, plan
 from .connection import Connection, StatementError, closed
-from .dialect import Parameters, create_table, drop_table, name, order_by, source, where_clause
+from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
 from .values import decode_row, record, record_batch, record_range
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["SurrealStorage"]
+__all__ = ["DERIVED_INDEX", "SurrealStorage"]
+
+DERIVED_INDEX: Final = "by_vector"
+"""The name of the index on a column that is made from vectors."""
+_DROP_ROWS: Final = 500
+"""How many records lose a column's value in one transaction."""
 
 _ID_BLOCK: Final = 1 << 16
 """How many ids a scan holds at a time."""
@@ -73,6 +80,9 @@ class SurrealStorage(Storage):
 
     async def apply_schema(self, step: SchemaStep) -> None:
         table = step.table
+        if isinstance(step, AlterTable):
+            await self._alter(step)
+            return
 
         def make() -> Transaction:
             if isinstance(step, CreateTable):
@@ -82,6 +92,53 @@ class SurrealStorage(Storage):
 
         await self.transact(make)
         self._known -= {table.name}
+
+    async def _alter(self, step: AlterTable) -> None:
+        before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
+        gone = [column for name, column in before.items() if name not in after]
+        if any(column.kind is Kind.VECTOR for column in gone):
+            await self.drop_derived(step.table.name)
+        for column in gone:
+            await self._drop_column(step.table.name, column.name)
+        added = [define_field(step.table, column) for name, column in after.items() if name not in before]
+        if added:
+            await self.transact(lambda: Transaction(added, {}, []))
+
+    async def drop_derived(self, table: str) -> None:
+        """Remove the column of a table that is made from its vectors, and the index on it; do nothing where it has none."""
+        if table not in self.derived:
+            return
+        column, _ = self.derived[table]
+
+        def remove_index() -> Transaction:
+            self.derived = {each: made for each, made in self.derived.items() if each != table}
+            return Transaction([f"REMOVE INDEX IF EXISTS {DERIVED_INDEX} ON {name(table)}"], {}, [])
+
+        await self.transact(remove_index)
+        await self._drop_column(table, column)
+
+    async def _drop_column(self, table: str, column: str) -> None:
+        """Remove a column: first, some records at a time, what it holds, for that would stay."""
+        [info] = await self.query(f"INFO FOR TABLE {name(table)}")
+        if column not in info["fields"]:
+            return
+        at, of = name(table), name(column)
+        free = f"DEFINE FIELD OVERWRITE {of} ON {at} TYPE any"
+        emptied = f"UPDATE $ids SET {of} = NONE RETURN NONE"
+        parts = [f"REMOVE FIELD IF EXISTS {of}{part} ON {at}" for part in (".*", "")]
+        await self.transact(lambda: Transaction([parts[0], free], {}, []))
+        last = ""
+        while True:
+            [ids] = await self.query(
+                f"SELECT VALUE record::id(`id`) FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_DROP_ROWS}",
+                {"last": RecordID(table, last)},
+            )
+            if not ids:
+                break
+            last = ids[-1]
+            bound = {"ids": [RecordID(table, id) for id in ids]}
+            await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        await self.transact(lambda: Transaction([parts[1]], {}, []))
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         await self._check_table(table)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pattern_core.abc import Check, CheckNone, Delete, Detail, Health, Insert, Patch, Put, Row, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from pattern_core.filters import And, Field, Filter
-from pattern_core.schema import Column, CreateTable, Kind, Order, SchemaStep, Table
+from pattern_core.schema import AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
 
 from .query import Query, order_by, quoted
 from .values import arrow_value, decode_row, encode
@@ -68,8 +68,11 @@ class Engine:
     def apply_schema(self, step: SchemaStep) -> None:
         table = step.table
         with self._transaction():
-            if not isinstance(step, CreateTable):
+            if isinstance(step, DropTable):
                 self._sqlite.execute(f"DROP TABLE IF EXISTS {quoted([table.name])}")
+                return
+            if isinstance(step, AlterTable):
+                self._alter(table)
                 return
             # Columns have no type: SQLite then keeps each value as it is. (A REAL one loses the sign of -0.0.)
             columns = [f"{quoted([each.name])}{'' if each.optional else ' NOT NULL'}" for each in table.columns]
@@ -79,6 +82,14 @@ class Engine:
             for names in table.indexes:
                 index = quoted(["_".join((table.name, *names))])
                 self._sqlite.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted([table.name])} ({quoted(names)})")
+
+    def _alter(self, table: Table) -> None:
+        there = {name for _, name, *_ in self._sqlite.execute(f"PRAGMA table_info({quoted([table.name])})")}
+        wanted = {column.name for column in table.columns}
+        for name in there - wanted:
+            self._sqlite.execute(f"ALTER TABLE {quoted([table.name])} DROP COLUMN {quoted([name])}")
+        for name in wanted - there:
+            self._sqlite.execute(f"ALTER TABLE {quoted([table.name])} ADD COLUMN {quoted([name])}")
 
     def get(self, table: Table, ids: Sequence[str], *, vectors: bool) -> list[Row | None]:
         columns = _columns(table, vectors=vectors)

@@ -1,0 +1,134 @@
+"""Changes of records, and what they do to the vectors of those records.
+
+An `Edit` knows a record before and after. From that follow the write with its precondition, and what a read within the
+same transaction sees. `Mirror` makes the rest of the commit.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from .abc import Check, Delete, Insert, Patch, Put, Row, Storage, VectorChange, Write
+from .clock import utc_now
+from .errors import ConflictError
+from .indexing import Change
+from .metadata import Metadata, fence
+from .parts import Parts, part_id, part_ids, part_rows, record_of
+from .schema import UNEMBEDDED, Table, vectors_of
+
+__all__ = ["Edit", "Mirror", "differs"]
+
+
+@attrs.frozen
+class Edit:
+    """A change of one record.
+
+    Attributes:
+        table: The table.
+        id: The record.
+        before: Its columns as they were read; None for a new one.
+        after: Its columns as they shall be; None for one that goes. Without a before and an after, nothing is
+            written, but the record has to exist. Where both are one object, nothing is written, but the record has to
+            be as it was read.
+        parts: Where the record's text is new: what it became.
+    """
+
+    table: Table
+    id: str
+    before: Row | None = None
+    after: Row | None = None
+    parts: Parts | None = None
+
+    def write(self) -> Write:
+        """Return the write, with the revision that was read as its precondition."""
+        if self.before is None:
+            return Check(self.table, self.id) if self.after is None else Insert(self.table, self.after)
+        revision = int(self.before["revision"])
+        if self.after is self.before:
+            return Check(self.table, self.id, revision)
+        if self.after is None:
+            return Delete(self.table, self.id, revision)
+        before = self.before
+        changes = {name: new for name, new in self.after.items() if differs(new, before[name])}
+        return Patch(self.table, self.id, changes, revision)
+
+
+def differs(new: Any, old: Any) -> bool:
+    """Return whether two values of a column are not the same."""
+    if new is old:
+        return False
+    if type(new) is not type(old):
+        return True  # 1, 1.0 and True are equal, but three JSON values
+    if isinstance(new, dict):
+        return new.keys() != old.keys() or any(differs(value, old[key]) for key, value in new.items())
+    if isinstance(new, list):
+        return len(new) != len(old) or any(map(differs, new, old))
+    return bool(new != old)
+
+
+class Mirror:
+    """What edits do to the vectors of records.
+
+    Args:
+        edits: The edits; those that leave vectors as they are do not count.
+    """
+
+    def __init__(self, edits: Iterable[Edit]) -> None:
+        self._edits: dict[str, list[Edit]] = {}
+        for edit in edits:
+            if edit.table.texts and (edit.parts is not None or (edit.after is None and edit.before is not None)):
+                self._edits.setdefault(edit.table.name, []).append(edit)
+
+    async def writes(self, storage: Storage, known: Metadata) -> tuple[list[Write], list[Change]]:
+        """Return what has to be written along with the records, and what the index has to hold then.
+
+        Args:
+            storage: The database.
+            known: What it says of itself. The writes hold only where that is still so (`pattern_core.metadata.fence`).
+
+        Returns:
+            The writes, none where no vector changes; and the changes.
+
+        Raises:
+            ConflictError: A text was embedded for a generation that is no longer the active one.
+        """
+        writes: list[Write] = []
+        changes: list[Change] = []
+        for edits in self._edits.values():
+            await self._of_table(edits, storage, known, writes, changes)
+        return writes, changes
+
+    async def _of_table(
+        self, edits: Sequence[Edit], storage: Storage, known: Metadata, writes: list[Write], changes: list[Change]
+    ) -> None:
+        active = known.active
+        if active is None or any(edit.parts and edit.parts.generation != active.number for edit in edits):
+            raise ConflictError(fence(known).table.name, fence(known).id, known.revision)
+        table = edits[0].table
+        vectors = vectors_of(table, active.number)
+        known_ids = [edit.id for edit in edits if edit.before is not None]
+        heads = await storage.get(vectors, [part_id(id, part) for id in known_ids for part in (0, 1)])
+        before = dict.fromkeys(part_ids(known_ids, heads))
+        homes = {}
+        for edit in edits:
+            row = edit.after or edit.before or {}
+            homes[edit.id] = row[str(table.partition)]
+            for each in part_rows(table, row, edit.parts) if edit.parts else []:
+                writes.append(Insert(vectors, each) if edit.before is None else Put(vectors, each))
+                changes.append((vectors, VectorChange(each["id"], each["partition"], each["embedding"])))
+                before.pop(each["id"], None)
+            if known.building is not None:
+                writes.append(Insert(UNEMBEDDED, _unembedded(table, edit.id)))
+        for id in before:
+            writes.append(Delete(vectors, id))
+            changes.append((vectors, VectorChange(id, homes[record_of(id)], None)))
+
+
+def _unembedded(table: Table, id: str) -> Row:
+    now = utc_now()
+    common = {"id": uuid.uuid4().hex, "revision": 1, "created_at": now, "updated_at": now}
+    return {**common, "record_table": table.name, "record_id": id}

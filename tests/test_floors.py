@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "repositories",
         "maintenance",
     ),
-    ("database", "__init__"),
+    ("database", "opening", "__init__"),
     ("cli", "testing"),
 )
 """The modules of the core from the ground up. Within a floor, a module imports from those named before it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .config import Config, load_config
-    from .database import Database, Repositories, open  # noqa: A004 - called as pattern_core.open
+    from .database import Database, Repositories
     from .errors import (
         AlreadyExistsError,
         ClosedError,
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         ToolCall,
         User,
     )
+    from .opening import open  # noqa: A004 - called as pattern_core.open
 
 __all__ = [
     "Agent",
@@ -104,7 +105,8 @@ __all__ = [
 
 _MODULES: Final = {
     "config": {"Config", "load_config"},
-    "database": {"Database", "Repositories", "open"},
+    "database": {"Database", "Repositories"},
+    "opening": {"open"},
     "filters": {"Field"},
     "errors": {name for name in __all__ if name.endswith("Error")},
 }

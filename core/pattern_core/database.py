@@ -1,27 +1,19 @@
-"""The way in: `open` wires storage, vector search and embedding model, and `Database` is what a program uses."""
+"""What a program uses: an open database."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from types import TracebackType
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import attrs
 
-from .abc import AsyncResource, Detail, Embedder, Health, Storage, VectorStore
-from .cache import VectorCache, user_cache
-from .config import Config, ConfigSource, load_config
+from .abc import AsyncResource, Detail, Health, Storage, VectorStore
+from .config import Config, load_config
 from .embedding import Embeddings
-from .errors import ConfigError, PatternError, nearest
-from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from .maintenance.indexes import specs_of
-from .maintenance.migrate import migrate_up
-from .metadata import Metadata, read_metadata
-from .options import structure_options
-from .plugins import load_plugin, plugin_name
+from .errors import PatternError
+from .maintenance.reembed import Estimate, Outcome, Progress, abandon, drop_retired, estimate, reembed
+from .metadata import Generation, Metadata
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -34,8 +26,10 @@ from .repositories import (
 from .retry import repeat
 from .session import Direct, Session
 from .transaction import Transaction
+from .uncut import to_the_end
+from .wiring import load_embeddings
 
-__all__ = ["Database", "Repositories", "open", "open_storage"]
+__all__ = ["Database", "Repositories"]
 
 T = TypeVar("T")
 
@@ -155,6 +149,83 @@ class Database(Repositories, AsyncResource):
         """
         return {"storage": await self.storage.maintain(), "vectors": await self.vectors.maintain()}
 
+    async def estimate_reembedding(self, embeddings: Mapping[str, Any]) -> Estimate:
+        """Say what `reembed` would take. A few records are embedded, to see how long that takes.
+
+        Args:
+            embeddings: The other model, as a section ``[embeddings]`` names it.
+
+        Returns:
+            The estimate.
+        """
+        target = load_embeddings(self._with(embeddings))
+        try:
+            return await estimate(self._session, target)
+        finally:
+            await target.aclose()
+
+    async def reembed(
+        self,
+        embeddings: Mapping[str, Any],
+        *,
+        again: bool = False,
+        take_over: bool = False,
+        progress: Progress = lambda _done, _total: None,
+    ) -> Outcome:
+        """Make all vectors by another embedding model, and go on with that. The database can be used meanwhile.
+
+        Searches use the old vectors until the new ones are complete; then all is switched in one commit. What is written
+        meanwhile is not missed. A run that was cut off, by whatever, goes on where it was when it is called again. The
+        old vectors are kept until `drop_old_vectors`: calling this with the old model leads back, without embedding
+        again what has not changed. The configuration's file has to name the new model by the next time it is opened;
+        other processes that have it open are told so when they next embed a text.
+
+        Args:
+            embeddings: The other model, as a section ``[embeddings]`` names it: ``{"provider": "torch", "model": "…"}``.
+            again: Whether to make new vectors even where the model is the one that is in use.
+            take_over: Whether to go on with the work of another process that was at it a moment ago, and may still be.
+            progress: Called with how many records are done, and of how many.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ReembedError: Another model's vectors are half made; another process is at it; or the new vectors do not verify.
+            TextTooLongError: A text has more tokens than the new model reads, and ``overflow`` is ``error``.
+            EmbeddingError: The model failed. What was made so far is kept.
+        """
+        config = self._with(embeddings)
+        target = load_embeddings(config)
+        try:
+            outcome = await reembed(self._session, target, again=again, take_over=take_over, progress=progress)
+        finally:
+            if self.embeddings is not target:
+                await target.aclose()
+        if outcome.switched:
+            self.config = config
+        return outcome
+
+    async def abandon_reembedding(self) -> Generation | None:
+        """Give up vectors that are half made, and remove them. Searches are not touched.
+
+        Returns:
+            What was removed; None where none were in the making.
+        """
+        return await abandon(self._session)
+
+    async def drop_old_vectors(self) -> list[Generation]:
+        """Remove the vectors of models that were in use before. The way back is then to embed everything again.
+
+        Returns:
+            What was removed.
+        """
+        return await drop_retired(self._session)
+
+    def _with(self, embeddings: Mapping[str, Any]) -> Config:
+        """Return the configuration with another model."""
+        given = load_config({"embeddings": embeddings})
+        return attrs.evolve(self.config, embeddings=given.embeddings, policy=given.policy)
+
     async def health(self) -> dict[str, Health]:
         """Ask every part whether it works.
 
@@ -176,7 +247,7 @@ class Database(Repositories, AsyncResource):
 
     async def aclose(self) -> None:
         """Wait for commits under way, then close everything, also where the caller is cancelled. A second call does nothing."""
-        await _to_the_end(self._close())
+        await to_the_end(self._close())
 
     async def _close(self) -> None:
         async with contextlib.AsyncExitStack() as stack:  # closes all, also where one fails
@@ -184,152 +255,3 @@ class Database(Repositories, AsyncResource):
             stack.push_async_callback(self.vectors.aclose)
             stack.push_async_callback(self.embeddings.aclose)
             stack.push_async_callback(self._session.aclose)
-
-
-@attrs.frozen
-class _Parts:
-    """The plugins that a configuration names, with their options checked."""
-
-    storage: Callable[[], Awaitable[Storage]]
-    vectors: Callable[[Storage], Awaitable[VectorStore]]
-    embeddings: Callable[[], Awaitable[Embedder]]
-    cache: VectorCache | None
-    shared: bool
-
-
-def _parts(config: Config) -> _Parts:
-    """Load the plugins and check all options, before anything is opened."""
-    storage = load_plugin(config.database.provider or "", StorageSpec)
-    name = config.vectors.provider or storage.vectors
-    vectors = load_plugin(name, VectorSpec)
-    _check_storage(config, name, vectors)
-    if config.metric not in vectors.metrics:
-        message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
-        raise ConfigError(message, key="vectors.metric")
-    embeddings = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
-    return _Parts(
-        functools.partial(storage.open, _options(config, storage.options, "database")),
-        functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
-        functools.partial(embeddings.open, _options(config, embeddings.options, "embeddings")),
-        VectorCache(user_cache(), config.policy.cache_mb * 1_000_000)
-        if config.policy.cache and embeddings.cached
-        else None,
-        storage.processes,
-    )
-
-
-def _check_storage(config: Config, name: str, vectors: VectorSpec) -> None:
-    chosen = plugin_name(config.database.provider or "")
-    if vectors.storages is not None and chosen not in vectors.storages:
-        over = ", ".join(sorted(vectors.storages))
-        message = f"vectors.provider: {name} searches over {over} only, and the database is {chosen}. Choose another."
-        raise ConfigError(message, key="vectors.provider")
-
-
-def _options(config: Config, options: type[Any], section: str) -> Any:
-    given: Mapping[str, Any] = getattr(config, section).options
-    source = str(config.source) if config.source else None
-    return structure_options(options, given, section=section, base=config.base, source=source)
-
-
-class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)` and `await pattern_core.open(…)`
-    """Open a database.
-
-    Use it as ``async with pattern_core.open("pattern.toml") as db:``, or ``db = await pattern_core.open(…)`` and
-    close it with ``await db.aclose()``. A new database is set up, and an older one is migrated.
-
-    Args:
-        source: The path of a TOML file, a dict of the same form, or a `Config`. None looks for a file: the one that
-            ``PATTERN_CONFIG`` names, ``pattern.toml`` from here upwards, the user's own.
-        load_model: Whether to load the embedding model at once. False leaves it until a text has to be embedded,
-            which suits programs that may not need it; a database that is new loads it all the same.
-
-    Raises:
-        ConfigError: The configuration cannot be used.
-        PluginError: A plugin is missing or broken.
-        ModelUnavailableError: The embedding model cannot be loaded. Nothing was set up.
-        DatabaseLockedError: Somebody else has the database open.
-        SignatureMismatchError: The database's vectors were made by another embedding model.
-        MigrationError: The database is newer than this library.
-        StorageError: The storage cannot be opened.
-    """
-
-    def __init__(self, source: ConfigSource | None = None, *, load_model: bool = True) -> None:
-        self._source = source
-        self._load_model = load_model
-        self._database: Database | None = None
-
-    def __await__(self) -> Any:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Database:
-        self._database = await self._open()
-        return self._database
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._database is not None:
-            await self._database.aclose()
-
-    async def _open(self) -> Database:
-        config = load_config(self._source)
-        parts = _parts(config)
-        embeddings = Embeddings(parts.embeddings, config.policy, cache=parts.cache)
-        async with contextlib.AsyncExitStack() as opened:  # closes what is open where a later step fails
-            opened.push_async_callback(_closed, embeddings)
-            if self._load_model:  # first, so that a model that cannot be had leaves no trace of a database
-                await embeddings.signature()
-            storage = await parts.storage()
-            opened.push_async_callback(_closed, storage)
-            known = await read_metadata(storage)
-            if known.signature is not None:
-                embeddings.expect(known.signature)
-            signature = known.signature or await embeddings.signature()
-            await migrate_up(storage, signature, backups=_backups(config))
-            known = await read_metadata(storage)
-            embeddings.expect(known.signature or signature)
-            vectors = await parts.vectors(storage)
-            opened.push_async_callback(_closed, vectors)
-            for spec in specs_of(known, config.metric):
-                await vectors.create(spec)
-            database = Database(config, storage, vectors, embeddings, known, shared=parts.shared)
-            await database.catch_up()
-            opened.pop_all()
-        return database
-
-
-async def _closed(resource: AsyncResource | Embeddings) -> None:
-    await _to_the_end(resource.aclose())
-
-
-async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await what is carried out to its end however often the caller is cancelled meanwhile (anyio does it all the time)."""
-    task, cancelled = asyncio.create_task(work), None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.result()
-    if cancelled is not None:
-        raise cancelled
-
-
-def _backups(config: Config) -> Any:
-    return config.base / "pattern-backups"
-
-
-@contextlib.asynccontextmanager
-async def open_storage(config: Config) -> AsyncIterator[Storage]:
-    """Open just the storage that a configuration names, without migrating: for maintenance.
-
-    Args:
-        config: The configuration.
-
-    Yields:
-        The storage, closed on leaving.
-    """
-    storage = load_plugin(config.database.provider or "", StorageSpec)
-    async with await storage.open(_options(config, storage.options, "database")) as opened:
-        yield opened

@@ -7,16 +7,16 @@ same transaction sees. `Mirror` makes the rest of the commit.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import attrs
 
-from .abc import Check, Delete, Insert, Patch, Put, Row, Storage, VectorChange, Write
+from .abc import Check, Delete, Insert, Patch, Put, Row, Storage, Vector, VectorChange, Write
 from .clock import utc_now
 from .errors import ConflictError
 from .indexing import Change
-from .metadata import Metadata, fence
+from .metadata import Generation, Metadata, fence, put_generation, stamp
 from .parts import Parts, part_id, part_ids, part_rows, record_of
 from .schema import UNEMBEDDED, Table, vectors_of
 
@@ -100,7 +100,16 @@ class Mirror:
         changes: list[Change] = []
         for edits in self._edits.values():
             await self._of_table(edits, storage, known, writes, changes)
+        active, signature = known.active, known.signature
+        if active and signature and not active.has_chunks and any(len(part) > 1 for part in self._vectors()):
+            # With the stamp, so that all others learn of it before they write.
+            writes.append(put_generation(attrs.evolve(active, has_chunks=True)))
+            writes.append(stamp(known, known.schema_version, signature))
         return writes, changes
+
+    def _vectors(self) -> Iterator[Sequence[Vector]]:
+        for edits in self._edits.values():
+            yield from (edit.parts.embedded.vectors for edit in edits if edit.parts and edit.parts.embedded)
 
     async def _of_table(
         self, edits: Sequence[Edit], storage: Storage, known: Metadata, writes: list[Write], changes: list[Change]
@@ -110,9 +119,7 @@ class Mirror:
             raise ConflictError(fence(known).table.name, fence(known).id, known.revision)
         table = edits[0].table
         vectors = vectors_of(table, active.number)
-        known_ids = [edit.id for edit in edits if edit.before is not None]
-        heads = await storage.get(vectors, [part_id(id, part) for id in known_ids for part in (0, 1)])
-        before = dict.fromkeys(part_ids(known_ids, heads))
+        before = await _before(vectors, active, edits, storage)
         homes = {}
         for edit in edits:
             row = edit.after or edit.before or {}
@@ -126,6 +133,15 @@ class Mirror:
         for id in before:
             writes.append(Delete(vectors, id))
             changes.append((vectors, VectorChange(id, homes[record_of(id)], None)))
+
+
+async def _before(vectors: Table, active: Generation, edits: Sequence[Edit], storage: Storage) -> dict[str, None]:
+    """Return the ids of the rows that some records may have."""
+    ids = [edit.id for edit in edits if edit.before is not None]
+    if not active.has_chunks:
+        return dict.fromkeys(part_id(id, 0) for id in ids)
+    heads = await storage.get(vectors, [part_id(id, part) for id in ids for part in (0, 1)])
+    return dict.fromkeys(part_ids(ids, heads))
 
 
 def _unembedded(table: Table, id: str) -> Row:

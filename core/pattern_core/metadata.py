@@ -36,6 +36,7 @@ class Generation:
         number: Its number, from 1.
         signature: What makes its vectors.
         state: ``active``, ``building``, ``retired`` (was active, and is kept), or ``dropped`` (is being removed).
+        has_chunks: Whether a record may have several vectors; as long as none has, nobody need look.
         worker: Who builds it, if somebody does.
         worker_seen_at: When that one last said that it was at it.
         revision: The revision of its record; 0 where there is none yet.
@@ -45,6 +46,7 @@ class Generation:
     number: int
     signature: Signature
     state: str
+    has_chunks: bool = False
     worker: str | None = None
     worker_seen_at: datetime | None = None
     revision: int = 0
@@ -125,8 +127,8 @@ def _signature(text: str) -> Signature:
 
 
 def _generation(row: Row) -> Generation:
-    given = {name: row[name] for name in ("number", "state", "worker", "worker_seen_at", "revision", "created_at")}
-    return Generation(**given, signature=_signature(row["signature"]))
+    names = ("number", "state", "has_chunks", "worker", "worker_seen_at", "revision", "created_at")
+    return Generation(**{name: row[name] for name in names}, signature=_signature(row["signature"]))
 
 
 def fence(known: Metadata) -> Check:
@@ -142,6 +144,7 @@ def put_generation(generation: Generation) -> Put | Patch:
         "number": generation.number,
         "signature": generation.signature.to_json(),
         "state": generation.state,
+        "has_chunks": generation.has_chunks,
         "worker": generation.worker,
         "worker_seen_at": generation.worker_seen_at,
     }

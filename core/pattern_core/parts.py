@@ -13,7 +13,6 @@ from typing import Final
 import attrs
 
 from .abc import Row
-from .clock import utc_now
 from .embedding import Embedded, Embeddings
 from .errors import ValidationError
 from .schema import Table
@@ -104,13 +103,10 @@ def part_rows(table: Table, record: Mapping[str, object], parts: Parts) -> list[
     if len(vectors) > _MOST:
         message = f"the text has {len(vectors):,} chunks, and a record holds up to {_MOST:,}; divide it among several"
         raise ValidationError(message, where=table.name)
-    now = utc_now()
     return [
         {
             "id": part_id(str(record["id"]), part),
             "revision": record["revision"],  # of two states of a record, the later one is told by it
-            "created_at": now,
-            "updated_at": now,
             "partition": record[str(table.partition)],
             "part": part,
             "parts": len(vectors),

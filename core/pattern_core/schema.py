@@ -111,7 +111,7 @@ class Order:
 
 @attrs.frozen
 class Table:
-    """A table. Every table has the columns ``id``, ``revision``, ``created_at`` and ``updated_at``.
+    """A table. Every table has the columns ``id`` and ``revision``; those of records, ``created_at`` and ``updated_at``.
 
     Attributes:
         name: Its name: lower-case letters, digits and underscores.
@@ -420,6 +420,7 @@ GENERATIONS: Final = _table(
     Column("number", Kind.INTEGER),
     Column("signature", Kind.TEXT),
     Column("state", Kind.TEXT, choices=("active", "building", "retired", "dropped")),
+    Column("has_chunks", Kind.BOOLEAN),
     Column("worker", Kind.TEXT, optional=True),
     Column("worker_seen_at", Kind.TIME, optional=True),
 )
@@ -443,8 +444,8 @@ def vectors_of(table: Table, generation: int) -> Table:
     Returns:
         The table.
     """
-    return _table(
-        f"{table.name}{_VECTORS}{generation}",
+    columns = (
+        *_COMMON[:2],  # nobody asks when a vector was made, and times are dear to some engines
         Column("partition", Kind.TEXT),
         Column("part", Kind.INTEGER),
         Column("parts", Kind.INTEGER),
@@ -453,9 +454,9 @@ def vectors_of(table: Table, generation: int) -> Table:
         Column("text_hash", Kind.TEXT),
         Column("signature", Kind.TEXT),
         Column("embedding", Kind.VECTOR),
-        indexes=(("partition",),),
-        partition="partition",
     )
+    name = f"{table.name}{_VECTORS}{generation}"
+    return Table(name, columns, indexes=(("partition",),), partition="partition")
 
 
 def table_named(name: str) -> Table | None:

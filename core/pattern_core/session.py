@@ -344,9 +344,12 @@ class Direct(Session):
         """Return the ids of the vectors of the records that satisfy a filter."""
         scope = Field(str(table.partition)).in_(partitions)
         records = await self._ids(table, scope & where)
-        chunked = await self._ids(vectors, Field("partition").in_(partitions) & (Field("part") > 0))
-        fitting = set(records)
-        return [*(part_id(id, 0) for id in records), *(each for each in chunked if record_of(each) in fitting)]
+        fitting = [part_id(id, 0) for id in records]
+        if self.active.has_chunks:
+            chunks = await self._ids(vectors, Field("partition").in_(partitions) & (Field("part") > 0))
+            known = set(records)
+            fitting += [each for each in chunks if record_of(each) in known]
+        return fitting
 
     async def _ids(self, table: Table, where: Filter) -> list[str]:
         ids: list[str] = []

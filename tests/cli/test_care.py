@@ -14,9 +14,9 @@ import pytest
 
 from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
-from pattern_core.database import open_storage
 from pattern_core.maintenance.migrate import LATEST
 from pattern_core.metadata import read_metadata, stamp
+from pattern_core.opening import open_storage
 from pattern_core.plugins import EXTRAS
 
 Pattern = Callable[..., CompletedProcess[str]]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 import pattern_core
 from pattern_core import hashing
-from pattern_core.abc import Embedder
+from pattern_core.abc import Embedder, Storage, VectorStore
 from pattern_core.config import load_config
 from pattern_core.database import Database
 from pattern_core.embedding import Embeddings
@@ -17,50 +18,86 @@ from pattern_core.maintenance.indexes import specs_of
 from pattern_core.maintenance.migrate import migrate_up
 from pattern_core.metadata import read_metadata
 from pattern_core.testing import MemoryStorage, MirrorIndex
+from pattern_core.wiring import load_parts
 
 DIMENSIONS = 256
+ENGINES = ["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"]
+
+Wire = Callable[[Embeddings], Awaitable[Database]]
+"""Opens an empty database with a model of the test's own."""
 
 
-async def _in_memory(*, external: bool) -> Database:
-    """Wire a database as `pattern_core.open` does, over the storage that needs no plugin."""
-
-    async def load() -> Embedder:
-        spec = hashing.pattern_embeddings()
-        return await spec.open(spec.options(dimensions=DIMENSIONS))
-
-    storage = MemoryStorage()
-    embeddings = Embeddings(load)
-    signature = await embeddings.signature()
-    await migrate_up(storage, signature)
-    vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)
+async def _wired(storage: Storage, vectors: VectorStore, embeddings: Embeddings) -> Database:
+    """Wire a database as `pattern_core.open` does."""
+    await migrate_up(storage, await embeddings.signature())
     known = await read_metadata(storage)
     for spec in specs_of(known, "cosine"):
         await vectors.create(spec)
     return Database(load_config({}), storage, vectors, embeddings, known)
 
 
-@pytest.fixture(params=["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"])
+async def _in_memory(embeddings: Embeddings, *, external: bool) -> Database:
+    storage = MemoryStorage()
+    vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)
+    return await _wired(storage, vectors, embeddings)
+
+
+def _hashing() -> Embeddings:
+    async def load() -> Embedder:
+        spec = hashing.pattern_embeddings()
+        return await spec.open(spec.options(dimensions=DIMENSIONS))
+
+    return Embeddings(load)
+
+
+def _config(engine: str, folder: Path) -> dict[str, Any]:
+    name = engine.removesuffix("-native")
+    pytest.importorskip(f"pattern_{name.replace('-', '_')}", reason=f"needs the plugin {name}")
+    config: dict[str, Any] = {
+        "database": {"type": name, "path": str(folder / "pattern.db")},
+        "embeddings": {"provider": "hashing", "dimensions": DIMENSIONS},
+    }
+    if engine == "surreal-embedded-native":
+        config["vectors"] = {"provider": "surreal-embedded", "index": "native"}
+    return config
+
+
+@pytest.fixture(params=ENGINES)
 async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """An empty database, on the storage double and on the real engine with both of its indexes."""
     if request.param.startswith("memory"):
-        async with await _in_memory(external=request.param == "memory-external") as database:
+        async with await _in_memory(_hashing(), external=request.param == "memory-external") as database:
             yield database
         return
-    name = request.param.removesuffix("-native")
-    pytest.importorskip(f"pattern_{name.replace('-', '_')}", reason=f"needs the plugin {name}")
-    config: dict[str, Any] = {
-        "database": {"type": name, "path": str(tmp_path / "pattern.db")},
-        "embeddings": {"provider": "hashing", "dimensions": DIMENSIONS},
-    }
-    if request.param == "surreal-embedded-native":
-        config["vectors"] = {"provider": "surreal-embedded", "index": "native"}
-    async with pattern_core.open(config) as database:
+    async with pattern_core.open(_config(request.param, tmp_path)) as database:
         yield database
+
+
+@pytest.fixture(params=ENGINES)
+async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Wire]:
+    """Open a database on the storage double, or on a real engine."""
+    async with contextlib.AsyncExitStack() as opened:
+
+        async def open_with(embeddings: Embeddings) -> Database:
+            if request.param.startswith("memory"):
+                database = await _in_memory(embeddings, external=request.param == "memory-external")
+            else:
+                parts = load_parts(load_config(_config(request.param, tmp_path)))
+                storage = await parts.storage()
+                database = await _wired(storage, await parts.vectors(storage), embeddings)
+            return await opened.enter_async_context(database)
+
+        yield open_with
 
 
 @pytest.fixture
 async def people(db: Database) -> None:
     """A user, "ada", with two agents, "archive" and "planner"."""
+    await make_people(db)
+
+
+async def make_people(db: Database) -> None:
+    """Make a user, "ada", with two agents, "archive" and "planner"."""
     await db.users.create(id="ada", settings={"theme": "dark"})
     await db.agents.create(user_id="ada", agent_type="archive", name="Archive", id="archive")
     await db.agents.create(user_id="ada", agent_type="planner", name="Planner", id="planner")

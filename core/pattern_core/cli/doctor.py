@@ -15,12 +15,12 @@ import click
 
 import pattern_core
 from pattern_core.config import load_config
-from pattern_core.database import open as open_database
-from pattern_core.database import open_storage
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
 from pattern_core.maintenance.indexes import index_specs, index_status
 from pattern_core.maintenance.migrate import LATEST, plan
 from pattern_core.metadata import read_metadata
+from pattern_core.opening import open as open_database
+from pattern_core.opening import open_storage
 from pattern_core.schema import EMBEDDED
 from pattern_core.validators import as_vector
 

@@ -341,6 +341,8 @@ class _Work:
         for id, made in fresh.items():
             writes += [Put(vectors, row) if id in known else Insert(vectors, row) for row in made]
             changes += [(vectors, VectorChange(row["id"], row["partition"], row["embedding"])) for row in made]
+        if any(len(made) > 1 for made in fresh.values()):
+            self._generation = attrs.evolve(self._generation, has_chunks=True)
         kept = {row["id"] for made in fresh.values() for row in made}
         outdated = [id for id in ids if id in known and (id not in records or id in fresh)]
         for id in part_ids(outdated, [row for row in heads if row and record_of(row["id"]) in outdated]):
@@ -417,7 +419,8 @@ class _Work:
                 changes,
             )
             before = self._session.adopt(await read_metadata(self._storage), self._target)
-        await before.retire()
+        if before is not self._target:
+            await before.retire()
         return True
 
     async def _is_complete(self, active: Generation) -> bool:

@@ -36,8 +36,9 @@ async def decide(reader: Reader, snapshot: Snapshot, batch: Sequence[Write]) -> 
         StorageError: A table is missing, or a value does not fit.
     """
     records = {write.table.name: _Records(reader, snapshot, write.table) for write in batch}
-    for each in records.values():
-        await each.load([write for write in batch if write.table.name == each.table.name])
+    await asyncio.gather(
+        *(each.load([write for write in batch if write.table.name == each.table.name]) for each in records.values())
+    )
     for write in batch:
         await _carry_out(records[write.table.name], write)
     return Changes(writes={name: await each.changes() for name, each in records.items()})
@@ -86,7 +87,11 @@ class _Records:
     async def load(self, writes: Sequence[Write]) -> None:
         """Read what the writes name, so that most of them need not ask."""
         ids = {_id(write) for write in writes if not isinstance(write, CheckNone)}
-        rows = await self._reader.get(self._snapshot, self.table, ids, {each.name for each in self.table.columns})
+        # Where a record is written as a whole, what it was matters for its unique keys only.
+        all_matter = self.table.unique or any(isinstance(write, CheckNone) for write in writes)
+        looked_at = [write for write in writes if all_matter or not isinstance(write, Put)]
+        read = {_id(write) for write in looked_at if not isinstance(write, CheckNone)}
+        rows = await self._reader.get(self._snapshot, self.table, read, self._columns(writes))
         self._rows = {id: rows.get(id) for id in ids}
         self._before = rows.keys()
         for row in rows.values():
@@ -95,6 +100,12 @@ class _Records:
         for row in given:
             check(self.table, row)
         await self._look_up(given)
+
+    def _columns(self, writes: Sequence[Write]) -> set[str]:
+        """Return the columns that writes have to know of the records that are there."""
+        if any(isinstance(write, Patch | CheckNone) for write in writes):
+            return {each.name for each in self.table.columns}
+        return {"id", "revision", *(name for key in self.table.unique for name in key)}
 
     def get(self, id: str) -> Row | None:
         """Return a record as it is now."""

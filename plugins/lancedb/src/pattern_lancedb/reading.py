@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakKeyDictionary
@@ -29,6 +30,9 @@ _PART: Final = 4096
 """The most ids in one condition."""
 _FEW: Final = 256
 """As many rows are handled on the event loop; more in a thread."""
+_SMALL: Final = 16
+"""Tables of so few rows, such as the database's own, are read at once and kept: every commit looks into them."""
+_MOST_SMALL: Final = 16
 _ROW_ID: Final = "_rowid"
 _PLACE: Final = "_place"
 
@@ -38,6 +42,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._decoded: WeakKeyDictionary[Write, list[Row]] = WeakKeyDictionary()
+        self._small: OrderedDict[tuple[Any, ...], dict[str, Row]] = OrderedDict()
 
     async def schema(self, snapshot: Snapshot, table: Table) -> pa.Schema:
         """Return the columns of a table in Lance."""
@@ -67,7 +72,10 @@ class Reader:
                     found[id] = _share(rows[at[1]], names)
             elif is_unicode(id):
                 rest.append(id)
-        if entry.rows:
+        if rest and 0 < entry.rows <= _SMALL:
+            whole = await self._whole(snapshot, table)
+            found.update((id, _share(whole[id], {"id", *names})) for id in rest if id in whole)
+        elif entry.rows:
             for start in range(0, len(rest), _PART):
                 wanted = Prefilter(condition=any_of("id", rest[start : start + _PART]))
                 batch = await _read(snapshot, table, wanted, {"id", *names})
@@ -155,6 +163,18 @@ class Reader:
                 pairs = zip(held, found["id"].to_pylist(), strict=True)
                 owners |= {values: id for values, id in pairs if values in wanted and id not in tail.ids}
         return owners
+
+    async def _whole(self, snapshot: Snapshot, table: Table) -> dict[str, Row]:
+        """Return all rows of a small Lance table, by id, kept as long as the table stays at its version."""
+        entry = snapshot.entry(table.name)
+        columns = tuple(column.name for column in table.columns)
+        key = (entry.place, entry.version, columns)
+        if key not in self._small:
+            found = await _read(snapshot, table, Prefilter(), set(columns))
+            self._small[key] = {row["id"]: row for row in decode(table, found, set(columns))}
+            while len(self._small) > _MOST_SMALL:
+                self._small.popitem(last=False)
+        return self._small[key]
 
     async def _logged(self, snapshot: Snapshot, table: Table, where: Filter | None) -> list[Row]:
         """Return the rows of the log that satisfy a filter. They are not to be changed."""

@@ -1,0 +1,108 @@
+"""From a configuration to the parts that it names, before anything is opened."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+
+from .abc import Embedder, Storage, VectorStore
+from .cache import VectorCache, user_cache
+from .config import Config
+from .embedding import Embeddings
+from .errors import ConfigError, nearest
+from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from .options import structure_options
+from .plugins import load_plugin, plugin_name
+
+__all__ = ["Parts", "load_embeddings", "load_parts", "load_storage"]
+
+
+@attrs.frozen
+class Parts:
+    """The plugins that a configuration names, with their options checked.
+
+    Attributes:
+        storage: Opens the storage.
+        vectors: Opens the vector search over it.
+        embeddings: The embedding model, not loaded yet.
+        shared: Whether several processes may have the storage open.
+    """
+
+    storage: Callable[[], Awaitable[Storage]]
+    vectors: Callable[[Storage], Awaitable[VectorStore]]
+    embeddings: Embeddings
+    shared: bool
+
+
+def load_parts(config: Config) -> Parts:
+    """Load the plugins and check all options, before anything is opened.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The parts.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        PluginError: A plugin is missing or broken.
+    """
+    storage = load_plugin(config.database.provider or "", StorageSpec)
+    name = config.vectors.provider or storage.vectors
+    vectors = load_plugin(name, VectorSpec)
+    _check_storage(config, name, vectors)
+    if config.metric not in vectors.metrics:
+        message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
+        raise ConfigError(message, key="vectors.metric")
+    return Parts(
+        functools.partial(storage.open, _options(config, storage.options, "database")),
+        functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
+        load_embeddings(config),
+        storage.processes,
+    )
+
+
+def load_storage(config: Config) -> Callable[[], Awaitable[Storage]]:
+    """Load the plugin of the storage alone, and check its options.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        What opens the storage.
+    """
+    spec = load_plugin(config.database.provider or "", StorageSpec)
+    return functools.partial(spec.open, _options(config, spec.options, "database"))
+
+
+def load_embeddings(config: Config) -> Embeddings:
+    """Load the plugin of the embedding model, and check its options.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The model, not loaded yet.
+    """
+    spec = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
+    cached = config.policy.cache and spec.cached
+    cache = VectorCache(user_cache(), config.policy.cache_mb * 1_000_000) if cached else None
+    load: Callable[[], Awaitable[Embedder]] = functools.partial(spec.open, _options(config, spec.options, "embeddings"))
+    return Embeddings(load, config.policy, cache=cache)
+
+
+def _check_storage(config: Config, name: str, vectors: VectorSpec) -> None:
+    chosen = plugin_name(config.database.provider or "")
+    if vectors.storages is not None and chosen not in vectors.storages:
+        over = ", ".join(sorted(vectors.storages))
+        message = f"vectors.provider: {name} searches over {over} only, and the database is {chosen}. Choose another."
+        raise ConfigError(message, key="vectors.provider")
+
+
+def _options(config: Config, options: type[Any], section: str) -> Any:
+    given: Mapping[str, Any] = getattr(config, section).options
+    source = str(config.source) if config.source else None
+    return structure_options(options, given, section=section, base=config.base, source=source)

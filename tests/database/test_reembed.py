@@ -1,0 +1,513 @@
+"""Another embedding model for a database that is there: nothing is missed, nothing is mixed, nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
+
+import attrs
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pattern_core import ReembedError, SignatureMismatchError, TextTooLongError
+from pattern_core.abc import Embedder, Signature, Storage, VectorStore, Write
+from pattern_core.clock import utc_now
+from pattern_core.config import EmbeddingPolicy, load_config
+from pattern_core.database import Database
+from pattern_core.embedding import Embeddings
+from pattern_core.errors import EmbeddingError
+from pattern_core.exact import ExactIndex
+from pattern_core.maintenance import reembed as work
+from pattern_core.maintenance.indexes import index_specs, specs_of, verify_index
+from pattern_core.maintenance.migrate import migrate_up
+from pattern_core.maintenance.reembed import abandon, drop_retired, estimate, reembed
+from pattern_core.metadata import Generation, put_generation, read_metadata
+from pattern_core.parts import hash_text, record_of
+from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, SchemaStep, vectors_of
+from pattern_core.session import Direct
+from pattern_core.testing import LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex
+
+from .conftest import Wire, make_people
+
+pytestmark = pytest.mark.anyio
+
+MEMORIES = TABLES["memory_blocks"]
+WORDS: Final = "tea coffee train lake fox judge paper window garden letter river music".split()  # noqa: SIM905 - reads best
+
+
+class Letters(LetterEmbedder):
+    """Counts pairs of letters in vectors of a length of its own."""
+
+    def __init__(self, dimensions: int, *, limit: int | None = None) -> None:
+        self._dimensions = dimensions
+        self._limit = limit
+        self.texts: list[str] = []
+        self.before_each: Callable[[], None] = lambda: None
+
+    @property
+    def signature(self) -> Signature:
+        return Signature(
+            provider="letters",
+            model=f"pairs {self._dimensions}",
+            revision="1",
+            dimensions=self._dimensions,
+            normalized=True,
+            max_tokens=self._limit,
+        )
+
+    async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.before_each()
+        self.texts += texts
+        await asyncio.sleep(0)
+        wide = await super().embed_documents(texts)
+        folded: NDArray[np.float32] = wide.reshape(len(texts), -1, self._dimensions).sum(axis=1) + np.float32(0.01)
+        unit: NDArray[np.float32] = folded / np.linalg.norm(folded, axis=1, keepdims=True)
+        return unit
+
+
+def over(embedder: Embedder, **policy: Any) -> Embeddings:
+    async def load() -> Embedder:
+        return embedder
+
+    return Embeddings(load, EmbeddingPolicy(**policy))
+
+
+OLD: Final = 64
+NEW: Final = 32
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few records at a time, so that a run takes several commits."""
+    monkeypatch.setattr(work, "_BATCH", 8)
+
+
+@pytest.fixture
+async def db(wire: Wire) -> Database:
+    """A database whose vectors have 64 dimensions, with memories, a message, and a task."""
+    database = await wire(over(Letters(OLD)))
+    await make_people(database)
+    await fill(database, 40)
+    return database
+
+
+async def fill(db: Database, count: int) -> None:
+    memories = [
+        {"agent_id": ("archive", "planner")[n % 2], "label": f"m{n}", "content": f"{WORDS[n % 12]} number {n}"}
+        for n in range(count)
+    ]
+    await db.memories.create_many(memories)
+    thread = await db.conversations.create(user_id="ada", agent_id="archive", id="thread")
+    await db.messages.create(conversation_id=thread.id, role="user", content="Good morning, fox.")
+    await db.messages.create(conversation_id=thread.id, role="user", content="")
+    await db.tasks.create(user_id="ada", title="Write a letter", description="to the judge")
+
+
+async def check(storage: Storage, vectors: VectorStore) -> None:
+    """Fail unless exactly the records with a text have vectors in use, of their text as it is, by one model."""
+    known = await read_metadata(storage)
+    assert known.active is not None
+    for table in EMBEDDED:
+        rows = await storage.find(vectors_of(table, known.active.number), vectors=True)
+        expected = {row["id"]: hash_text(table.text(row)) for row in await storage.find(table) if table.text(row)}
+        assert {record_of(row["id"]): row["text_hash"] for row in rows} == expected
+        assert {row["signature"] for row in rows} <= {known.active.signature.digest}
+        assert {row["embedding"].shape for row in rows} <= {(known.active.signature.dimensions,)}
+    for spec in await index_specs(storage, "cosine"):
+        assert (await verify_index(storage, vectors, spec)).ok
+
+
+class TestRunning:
+    async def test_from_one_model_to_another(self, db: Database) -> None:
+        """All records get vectors of the new model, which is used from then on; the old ones are kept until dropped."""
+        before = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
+        steps: list[tuple[int, int]] = []
+        model = Letters(NEW)
+        outcome = await reembed(session(db), over(model), progress=lambda *step: steps.append(step))
+
+        assert (outcome.signature, outcome.generation, outcome.switched) == (model.signature, 2, True)
+        assert outcome.embedded == 42
+        assert steps[0] == (0, 43)
+        assert steps[-1] == (43, 43)
+        assert (await db.embeddings.signature()).dimensions == NEW
+        await check(db.storage, db.vectors)
+        after = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
+        assert sorted(after) == sorted(before)
+        assert (await db.messages.search_semantic("fox", conversation_id="thread"))[0].record.content.endswith("fox.")
+        assert len(await db.tasks.search_semantic("ada", "letter")) == 1
+        await db.memories.create(agent_id="archive", label="new", content="a zeppelin")
+        assert (await db.memories.search_semantic("archive", "a zeppelin", limit=1))[0].memory.label == "new"
+        await check(db.storage, db.vectors)
+
+        states = {each.number: each.state for each in (await read_metadata(db.storage)).generations}
+        assert states == {1: "retired", 2: "active"}
+        assert await db.storage.count(vectors_of(MEMORIES, 1)) == 40
+        assert [each.number for each in await drop_retired(session(db))] == [1]
+        assert vectors_of(MEMORIES, 1).name not in await db.storage.tables()
+        assert await drop_retired(session(db)) == []
+        await check(db.storage, db.vectors)
+
+    async def test_while_it_is_used(self, db: Database) -> None:
+        """What is written, changed and deleted during the run is not missed; searches find as much as ever."""
+        dice = random.Random(1)
+        ended = asyncio.Event()
+        least = 100
+
+        async def write() -> None:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                label = f"m{dice.randrange(60)}"
+                if dice.random() < 0.7:
+                    text = f"{dice.choice(WORDS)} again {dice.random()}"
+                    await db.memories.upsert("archive", label, text)
+                else:
+                    for memory in await db.memories.by_agent("archive", limit=1):
+                        await db.memories.delete(memory.id)
+                await asyncio.sleep(0)
+
+        async def search() -> None:
+            nonlocal least
+            while not ended.is_set():
+                least = min(least, len(await db.memories.search_semantic("planner", "number", limit=15)))
+                await asyncio.sleep(0)
+
+        async def change() -> None:
+            try:
+                for model in (Letters(NEW), Letters(16), Letters(OLD)):
+                    outcome = await reembed(session(db), over(model))
+                    assert outcome.switched
+            finally:
+                ended.set()
+
+        await db.memories.create_many(
+            [{"agent_id": "planner", "label": f"kept {n}", "content": f"number {n}"} for n in range(15)]
+        )
+        async with asyncio.TaskGroup() as group:
+            for task in (write, write, search, change):
+                group.create_task(task())
+
+        assert least == 15
+        assert await db.storage.count(UNEMBEDDED) == 0
+        await check(db.storage, db.vectors)
+
+    async def test_searches_use_the_old_vectors_until_the_switch(self, db: Database) -> None:
+        """During the run a search compares with the old vectors, by the old model; a write makes the old vectors, too."""
+        model = Letters(NEW)
+        seen: list[int] = []
+        queries = list(range(3))
+
+        def look() -> None:
+            seen.append(session(db).active.number)
+
+        model.before_each = look
+        running = asyncio.create_task(reembed(session(db), over(model)))
+        for _ in queries:
+            hits = await db.memories.search_semantic("archive", "tea number 0", limit=40)
+            if session(db).active.number == 1:
+                assert len(hits) == 20
+        await running
+        assert set(seen) <= {1}
+
+    async def test_nothing_to_do(self, db: Database) -> None:
+        """Where the model is the one that is in use, nothing happens, unless new vectors are asked for."""
+        model = Letters(OLD)
+        outcome = await reembed(session(db), over(model))
+        assert (outcome.switched, outcome.generation, model.texts) == (False, 1, [])
+        outcome = await reembed(session(db), over(model), again=True)
+        assert (outcome.switched, outcome.generation, outcome.embedded) == (True, 2, 42)
+        await check(db.storage, db.vectors)
+
+    async def test_the_way_back_embeds_what_has_changed(self, db: Database) -> None:
+        """Going back to a model whose vectors are kept embeds only what was written since, and forgets what is gone."""
+        await reembed(session(db), over(Letters(NEW)))
+        await db.memories.upsert("archive", "m0", "a new text")
+        await db.memories.upsert("archive", "fresh", "another new text")
+        await db.memories.delete((await db.memories.by_label("planner", "m1")).id)
+        model = Letters(OLD)
+        outcome = await reembed(session(db), over(model, cache=False))
+
+        assert (outcome.generation, outcome.embedded) == (1, 2)
+        assert {"a new text", "another new text"} <= set(model.texts)
+        await check(db.storage, db.vectors)
+
+
+class TestEstimate:
+    async def test_what_it_would_take(self, wire: Wire) -> None:
+        """The estimate counts records and tokens, and reckons time and cost from a sample."""
+        db = await wire(over(Letters(OLD)))
+        await make_people(db)
+        await fill(db, 40)
+        found = await estimate(
+            session(db), over(Letters(NEW, limit=12), price_per_million_tokens=2.0, overflow="truncate")
+        )
+
+        texts = [text for table in EMBEDDED for row in await db.storage.find(table) if (text := table.text(row))]
+        assert (found.current.dimensions, found.target.dimensions) == (OLD, NEW)
+        assert (found.records, found.done) == (43, 0)
+        assert found.tokens == pytest.approx(sum(map(len, texts)), rel=0.05)
+        assert found.too_long == pytest.approx(sum(len(text) > 12 for text in texts), abs=2)
+        assert found.cost == pytest.approx(found.tokens * 2e-6)
+        assert found.seconds is not None
+        assert found.seconds > 0
+
+    async def test_of_what_is_half_done(self, db: Database) -> None:
+        """What has its new vectors already does not count again."""
+        with pytest.raises(EmbeddingError):
+            await reembed(session(db), over(failing(after=3)))
+        found = await estimate(session(db), over(Letters(NEW)))
+        assert 0 < found.done < found.records
+
+    async def test_without_records(self, wire: Wire) -> None:
+        """An empty database takes nothing, and is switched at once."""
+        db = await wire(over(Letters(OLD)))
+        found = await estimate(session(db), over(Letters(NEW), price_per_million_tokens=1.0))
+        assert (found.records, found.tokens, found.seconds, found.cost) == (0, 0, 0, 0)
+        assert (await reembed(session(db), over(Letters(NEW)))).switched
+
+
+def session(db: Database) -> Direct:
+    return db._session
+
+
+def failing(*, after: int) -> Letters:
+    """A model that fails after a number of calls."""
+    model = Letters(NEW)
+    left = after
+
+    def count() -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise EmbeddingError("the service has had enough")
+
+    model.before_each = count
+    return model
+
+
+class TestCutOff:
+    async def test_a_model_that_fails(self, db: Database) -> None:
+        """After a failure everything is as it was, and the next run embeds only what is missing."""
+        with pytest.raises(EmbeddingError, match="had enough"):
+            await reembed(session(db), over(failing(after=3), cache=False))
+        assert (await db.embeddings.signature()).dimensions == OLD
+        assert len(await db.memories.search_semantic("archive", "fox", limit=40)) == 20
+        await db.memories.upsert("archive", "m0", "changed meanwhile")
+        model = Letters(NEW)
+        outcome = await reembed(session(db), over(model))
+        assert outcome.switched
+        assert 0 < outcome.embedded < 42
+        await check(db.storage, db.vectors)
+
+    async def test_a_cancelled_run(self, db: Database) -> None:
+        """A run that is cancelled leaves searches as they were, and can be gone on with."""
+        model, begun = Letters(NEW), asyncio.Event()
+        model.before_each = begun.set
+        running = asyncio.create_task(reembed(session(db), over(model)))
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert len(await db.memories.search_semantic("archive", "fox", limit=40)) == 20
+        assert (await reembed(session(db), over(Letters(NEW)))).switched
+        await check(db.storage, db.vectors)
+
+    async def test_another_model_is_half_made(self, db: Database) -> None:
+        """Half-made vectors of one model are in the way of a third, until they are abandoned."""
+        with pytest.raises(EmbeddingError):
+            await reembed(session(db), over(failing(after=1)))
+        with pytest.raises(ReembedError, match="half made"):
+            await reembed(session(db), over(Letters(16)))
+        abandoned = await abandon(session(db))
+        assert abandoned is not None
+        assert abandoned.number == 2
+        assert await abandon(session(db)) is None
+        assert vectors_of(MEMORIES, 2).name not in await db.storage.tables()
+        await db.memories.upsert("archive", "m0", "nobody waits for this")
+        assert await db.storage.count(UNEMBEDDED) == 0
+        outcome = await reembed(session(db), over(Letters(16)))
+        assert outcome.generation == 3  # a number is never used again
+        await check(db.storage, db.vectors)
+
+    async def test_too_long_for_the_new_model(self, db: Database) -> None:
+        """A text that the new model does not read as a whole stops the run, unless it is told what to do."""
+        await db.memories.create(agent_id="archive", label="long", content="word " * 50)
+        with pytest.raises(TextTooLongError):
+            await reembed(session(db), over(Letters(NEW, limit=100)))
+        outcome = await reembed(session(db), over(Letters(NEW, limit=100), overflow="chunk"))
+        assert outcome.switched
+        (hit,) = await db.memories.search_semantic("archive", "word word", limit=1)
+        assert hit.memory.label == "long"
+        assert hit.passage is not None
+        # The same model with another policy: what was cut into chunks is whole again.
+        outcome = await reembed(session(db), over(Letters(NEW, limit=100), overflow="truncate"), again=True)
+        embedding = (await db.memories.get(hit.record.id, with_embedding=True)).embedding
+        assert embedding is not None
+        assert embedding.truncated
+
+    async def test_vectors_that_do_not_verify(self, db: Database) -> None:
+        """A model that does not give the same vectors again does not take over."""
+
+        class Fickle(Letters):
+            async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+                generator = np.random.default_rng(len(self.texts))
+                self.texts += texts
+                return generator.standard_normal((len(texts), NEW)).astype(np.float32)
+
+        with pytest.raises(ReembedError, match="is not what"):
+            await reembed(session(db), over(Fickle(NEW), cache=False))
+        assert (await db.embeddings.signature()).dimensions == OLD
+
+
+class Dying(MemoryStorage):
+    """A storage whose process dies before the n-th of its changes."""
+
+    left = 1_000_000
+
+    async def apply_schema(self, step: SchemaStep) -> None:
+        self.count_down()
+        await super().apply_schema(step)
+
+    async def commit(self, batch: Sequence[Write]) -> None:
+        self.count_down()
+        await super().commit(batch)
+
+    def count_down(self) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise ZeroDivisionError
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    data: MemoryData, model: Letters, *, dying: int | None = None, mirror: MemoryData | None = None
+) -> AsyncIterator[Database]:
+    """Open a database in memory as another process would, with one that may die."""
+    storage = Dying(data)
+    embeddings = over(model, cache=False)
+    await migrate_up(storage, await embeddings.signature())
+    known = await read_metadata(storage)
+    embeddings.expect(known.signature or model.signature)
+    vectors = ExactIndex(storage) if mirror is None else MirrorIndex(storage, MemoryStorage(mirror))
+    for spec in specs_of(known, "cosine"):
+        await vectors.create(spec)
+    storage.left = 1_000_000 if dying is None else dying
+    db = Database(load_config({}), storage, vectors, embeddings, known)
+    try:
+        await db.catch_up()
+        yield db
+    finally:
+        storage.left = 1_000_000
+        await embeddings.aclose()
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["own", "external"])
+async def test_killed_before_any_change(external: bool) -> None:
+    """Wherever a run dies, the old model's vectors are whole, and the next run ends with the new model's."""
+    survived = 0
+    while True:
+        data: MemoryData = {}
+        mirror: MemoryData | None = {} if external else None
+        async with opened(data, Letters(OLD), mirror=mirror) as db:
+            await make_people(db)
+            await fill(db, 20)
+        async with opened(data, Letters(OLD), dying=survived, mirror=mirror) as db:
+            with contextlib.suppress(ZeroDivisionError):
+                await reembed(session(db), over(Letters(NEW)))
+        switched = (await read_metadata(MemoryStorage(data))).active
+        assert switched is not None
+        if switched.number == 2:
+            break
+        async with opened(data, Letters(OLD), mirror=mirror) as db:
+            assert len(await db.memories.search_semantic("archive", "number", limit=40)) == 10
+            await db.memories.upsert("archive", "m0", "changed after the death")
+            await check(db.storage, db.vectors)
+            assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
+            await check(db.storage, db.vectors)
+        survived += 1
+    assert survived > 8
+
+
+class TestProcesses:
+    """Several processes with one database: here several objects with one place."""
+
+    async def test_others_learn_of_the_switch(self) -> None:
+        """One who has the old model can neither write a text nor search after the switch; what has no text, it can."""
+        data: MemoryData = {}
+        async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
+            await make_people(first)
+            await fill(first, 20)
+            assert len(await other.memories.search_semantic("archive", "number")) == 10
+            await reembed(session(first), over(Letters(NEW)))
+            await other.users.create(id="grace")
+            memory = await other.memories.by_label("archive", "m0")
+            await other.memories.update(memory, description="no text of it is embedded")
+            with pytest.raises(SignatureMismatchError, match="pairs 32"):
+                await other.memories.create(agent_id="archive", label="late", content="too late")
+            with pytest.raises(SignatureMismatchError):
+                await other.memories.delete(memory.id)
+            assert await first.memories.count() == 20
+            await check(first.storage, first.vectors)
+
+    async def test_others_write_meanwhile(self) -> None:
+        """What a process writes that has yet to hear of the run is not missed."""
+        data: MemoryData = {}
+        async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
+            await make_people(first)
+            await fill(first, 20)
+            model = Letters(NEW)
+            done = 0
+
+            async def write() -> None:
+                nonlocal done
+                for number in range(30):
+                    await other.memories.upsert("archive", f"other {number}", f"written elsewhere {number}")
+                    done += 1
+                    await asyncio.sleep(0)
+
+            outcome, _ = await asyncio.gather(reembed(session(first), over(model)), write(), return_exceptions=True)
+            assert isinstance(outcome, work.Outcome)
+            assert await first.memories.count() == 20 + done
+            await check(first.storage, first.vectors)
+
+    async def test_one_at_a_time(self) -> None:
+        """A run that another process is at is refused, until it is taken over; who was overtaken stops."""
+        data: MemoryData = {}
+        async with opened(data, Letters(OLD)) as db:
+            await make_people(db)
+            await fill(db, 20)
+            with pytest.raises(EmbeddingError):
+                await reembed(session(db), over(failing(after=1)))
+            building = (await read_metadata(db.storage)).building
+            assert building is not None
+            elsewhere = attrs.evolve(building, worker="process 1 on another host", worker_seen_at=utc_now())
+            await db.storage.commit([put_generation(elsewhere)])
+            with pytest.raises(ReembedError, match="process 1 on another host is making these vectors"):
+                await reembed(session(db), over(Letters(NEW)))
+
+            slow, gate = Letters(NEW), asyncio.Event()
+            slow.before_each = gate.set
+            first = asyncio.create_task(reembed(session(db), over(slow), take_over=True))
+            await gate.wait()
+            assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
+            with pytest.raises((ReembedError, SignatureMismatchError)):
+                await first
+            await check(db.storage, db.vectors)
+
+    async def test_a_dead_process_is_not_waited_for(self) -> None:
+        """Who died on this machine a moment ago is in nobody's way."""
+        data: MemoryData = {}
+        async with opened(data, Letters(OLD)) as db:
+            await make_people(db)
+            with pytest.raises(EmbeddingError):
+                await fill(db, 20)
+                await reembed(session(db), over(failing(after=1)))
+            building = (await read_metadata(db.storage)).building
+            assert isinstance(building, Generation)
+            dead = attrs.evolve(building, worker=f"process {2**22 + 1} on {work._HOST}", worker_seen_at=utc_now())
+            await db.storage.commit([put_generation(dead)])
+            assert (await reembed(session(db), over(Letters(NEW)))).switched

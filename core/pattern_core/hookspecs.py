@@ -82,8 +82,8 @@ class EmbeddingSpec:
     """An embedding provider.
 
     Attributes:
-        options: An attrs class: the options it takes under ``[embeddings]``, besides ``overflow``. If it has a field
-            ``model``, that is the model's name.
+        options: An attrs class: the options it takes under ``[embeddings]``, besides those that are the core's
+            (``overflow`` …). If it has a field ``model``, that is the model's name.
         open: Loads or reaches the model: ``await open(options)``. Raises `ModelUnavailableError` where it cannot.
         semantic: Whether texts of like meaning get like vectors, rather than texts of like words.
         cached: Whether embedding a text costs more than looking its vector up in a file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +49,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
         self._load_model = load_model
         self._database: Database | None = None
 
-    def __await__(self) -> Any:
+    def __await__(self) -> Generator[Any, None, Database]:
         return self._open().__await__()
 
     async def __aenter__(self) -> Database:

@@ -40,6 +40,7 @@ def test_the_verbs() -> None:
     wanted = {
         "init status doctor plugins maintain vectors migrate user agent memory search backup restore",
         "vectors status, vectors verify, vectors rebuild",
+        "reembed, reembed plan, reembed run, reembed resume, reembed status, reembed rollback, reembed drop",
         "migrate status, migrate plan, migrate up, migrate down",
         "user add, user list, user show, user edit, user rm",
         "agent add, agent list, agent show, agent edit, agent deactivate, agent reactivate, agent rm",

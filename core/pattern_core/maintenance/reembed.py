@@ -120,6 +120,7 @@ async def estimate(session: Direct, target: Embeddings) -> Estimate:
     sample = await _texts(storage, ids, records)
     counts = await target.count_tokens(sample) or [len(text) // _CHARS_PER_TOKEN + 1 for text in sample]
     share = max(0, records - done) / max(1, len(sample))
+    fitting = [text for text, count in zip(sample, counts, strict=True) if count <= (signature.max_tokens or count)]
     tokens = int(sum(counts) * share)
     price = target.policy.price_per_million_tokens
     return Estimate(
@@ -128,8 +129,8 @@ async def estimate(session: Direct, target: Embeddings) -> Estimate:
         records=records,
         done=min(done, records),
         tokens=tokens,
-        too_long=round(sum(count > (signature.max_tokens or count) for count in counts) * share),
-        seconds=await _seconds(target, sample[:_TIMED], max(0, records - done)),
+        too_long=round((len(sample) - len(fitting)) * share),
+        seconds=await _seconds(target, fitting[:_TIMED], max(0, records - done)),
         cost=None if price is None else tokens * price / 1_000_000,
     )
 

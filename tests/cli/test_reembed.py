@@ -1,0 +1,168 @@
+"""``pattern reembed``: another model for a database that is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import pytest
+
+Pattern = Callable[..., CompletedProcess[str]]
+
+LIMITED = """
+import attrs
+from pattern_core.hookspecs import EmbeddingSpec, hookimpl
+from pattern_core.testing import LetterEmbedder
+
+@attrs.frozen
+class Options:
+    model: str = "pairs"
+    limit: int = 300
+    fails_after: int = 1_000_000
+
+class Limited(LetterEmbedder):
+    def __init__(self, options):
+        self.options = options
+        self.left = options.fails_after
+
+    @property
+    def signature(self):
+        return attrs.evolve(super().signature, provider="limited", model=self.options.model, max_tokens=self.options.limit)
+
+    @property
+    def max_batch(self):
+        return 1
+
+    async def embed_documents(self, texts):
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("the service is gone")
+        return await super().embed_documents(texts)
+
+async def connect(options):
+    return Limited(options)
+
+@hookimpl
+def pattern_embeddings():
+    return EmbeddingSpec(options=Options, open=connect, cached=False)
+"""
+
+
+def configure(project: Path, **embeddings: Any) -> None:
+    """Name another model in the configuration."""
+    lines = "\n".join(f"{name} = {json.dumps(value)}" for name, value in embeddings.items())
+    text = f'[database]\ntype = "surreal-embedded"\npath = "./pattern.db"\n\n[embeddings]\n{lines}\n'
+    (project / "pattern.toml").write_text(text, encoding="utf-8")
+
+
+def answer(said: CompletedProcess[str]) -> Any:
+    assert said.returncode == 0, said.stderr
+    return json.loads(said.stdout)
+
+
+@pytest.fixture
+def limited(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with memories, where the plugin ``limited`` is installed."""
+    plugins = archive.parent / "plugins"
+    info = plugins / "limited-1.0.dist-info"
+    info.mkdir(parents=True)
+    (plugins / "limited_plugin.py").write_text(LIMITED, encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: limited\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[pattern_core]\nlimited = limited_plugin\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(plugins))
+    return archive
+
+
+class TestChange:
+    def test_to_another_model_and_back(self, pattern: Pattern, archive: Path) -> None:
+        """Plan, run, look, go back, and drop: each step says what it has done, and what comes next."""
+        configure(archive, provider="hashing", dimensions=128)
+        refused = pattern("search", "Archive", "train")
+        assert refused.returncode == 1
+        assert "pattern reembed run" in refused.stderr
+        assert "pattern reembed run" in pattern("status").stderr
+
+        planned = answer(pattern("reembed", "plan", "--json"))
+        assert (planned["records"], planned["done"], planned["needed"], planned["cost"]) == (3, 0, True, None)
+        assert planned["target"]["dimensions"] == 128
+        assert planned["tokens"] > 10
+
+        done = pattern("reembed", "run")
+        assert done.returncode == 0
+        assert "(128 dimensions, revision 1) is in use now; 3 records were embedded." in done.stdout
+        assert "reembed drop" in done.stderr
+        assert "train" in pattern("search", "Archive", "the train to Vienna", "--limit", "1").stdout
+        states = {each["number"]: (each["state"], each["vectors"]) for each in self._items(pattern)}
+        assert states == {1: ("retired", 3), 2: ("active", 3)}
+        assert "Nothing to do" in pattern("reembed", "run").stdout
+        assert "nothing to do" in pattern("reembed", "plan").stderr
+
+        assert pattern("memory", "add", "Archive", "boat", "The boat leaves at six.").returncode == 0
+        lost = pattern("reembed", "rollback")
+        assert lost.returncode == 2
+        assert "name hashing lexical (1024 dimensions" in lost.stderr
+        configure(archive, provider="hashing")
+        back = answer(pattern("reembed", "rollback", "--json"))
+        assert back == {"switched": True, "generation": 1, "embedded": 1}
+        assert "boat" in pattern("search", "Archive", "the boat", "--limit", "1").stdout
+
+        assert pattern("reembed", "drop").returncode == 2
+        assert answer(pattern("reembed", "drop", "--yes", "--json")) == {"dropped": [2]}
+        assert "Nothing to remove" in pattern("reembed", "drop").stdout
+        assert [each["number"] for each in self._items(pattern)] == [1]
+        assert "no vectors of another model" in pattern("reembed", "rollback").stderr
+        assert answer(pattern("reembed", "run", "--again", "--json"))["generation"] == 3
+
+    def test_cost(self, pattern: Pattern, limited: Path) -> None:
+        """Where a price is configured, the plan says what it comes to; long texts are told of."""
+        configure(limited, provider="limited", limit=45, price_per_million_tokens=1_000_000)
+        planned = answer(pattern("reembed", "plan", "--json"))
+        assert planned["cost"] == planned["tokens"] > 100
+        assert planned["too_long"] == 2
+        said = pattern("reembed", "plan")
+        assert f"cost\tabout {planned['cost']:,.2f}" in said.stdout
+        assert "About 2 records are longer than pairs reads" in said.stderr
+
+    def test_cut_off(self, pattern: Pattern, limited: Path) -> None:
+        """After a failure the old model is in use; the run is gone on with, or given up."""
+        assert "No run was cut off" in pattern("reembed", "resume").stderr
+        configure(limited, provider="limited", fails_after=0)
+        failed = pattern("reembed", "run")
+        assert failed.returncode == 1
+        assert "the service is gone" in failed.stderr
+        (_, building) = self._items(pattern)
+        assert building["state"] == "building"
+        assert "Go on: pattern reembed resume" in pattern("reembed", "status").stderr
+
+        configure(limited, provider="hashing")
+        assert "train" in pattern("search", "Archive", "the train to Vienna", "--limit", "1").stdout
+        assert pattern("memory", "add", "Archive", "boat", "The boat leaves at six.").returncode == 0
+        assert answer(pattern("reembed", "status", "--json"))["waiting"] == 1
+        other = pattern("reembed", "resume")
+        assert other.returncode == 1
+        assert "are half made" in other.stderr
+
+        configure(limited, provider="limited")
+        assert answer(pattern("reembed", "resume", "--json")) == {"switched": True, "generation": 2, "embedded": 4}
+        assert "boat" in pattern("search", "Archive", "The boat leaves at six.", "--limit", "1").stdout
+
+    def test_given_up(self, pattern: Pattern, limited: Path) -> None:
+        """A rollback in the midst of a run removes what was made, and asks first."""
+        configure(limited, provider="limited", fails_after=0)
+        assert pattern("reembed", "run").returncode == 1
+        assert pattern("reembed", "rollback").returncode == 2
+        assert answer(pattern("reembed", "rollback", "--yes", "--json")) == {"dropped": [2]}
+        assert [each["state"] for each in self._items(pattern)] == ["active"]
+
+    def test_without_a_database(self, pattern: Pattern, project: Path) -> None:
+        """Where there is no database yet, there is nothing to change, and none is made."""
+        for verb in ("plan", "run"):
+            assert "no database yet" in pattern("reembed", verb).stderr
+        assert not (project / "pattern.db").exists()
+
+    def _items(self, pattern: Pattern) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = answer(pattern("reembed", "status", "--json"))["items"]
+        return items

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from pattern_core.abc import Signature, Vector
-from pattern_core.cache import VectorCache, user_cache
+from pattern_core.cache import VectorCache
+from pattern_core.places import user_cache
 
 pytestmark = pytest.mark.anyio
 
@@ -184,4 +185,4 @@ def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     if sys.platform != "darwin":
-        assert user_cache() == tmp_path / "pattern" / "embeddings.sqlite"
+        assert user_cache() == tmp_path / "pattern"

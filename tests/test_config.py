@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from pattern_core.config import EmbeddingPolicy, Section, find_config, load_config, user_config
+from pattern_core.config import CONFIG_NAME, EmbeddingPolicy, Section, find_config, load_config
 from pattern_core.errors import ConfigError, MissingVariableError, UnknownOptionError
+from pattern_core.places import user_config
 
 ORIGINAL = """
 [database]
@@ -60,7 +61,7 @@ class TestReading:
             ({"database": {"type": 5}}, "database.type", "expected a text"),
             ({"vectors": {"metric": "cosin"}}, "vectors.metric", "Did you mean 'cosine'"),
             ({"vectors": {"metric": 1}}, "vectors.metric", "Known: cosine"),
-            ({"embeddings": {"overflow": "cut"}}, "embeddings.overflow", "Known: error, truncate"),
+            ({"embeddings": {"overflow": "cut"}}, "embeddings.overflow", "Known: chunk, error, truncate"),
         ],
     )
     def test_mistakes(self, raw: dict[str, Any], key: str, hint: str) -> None:
@@ -146,7 +147,7 @@ class TestFinding:
 
     def test_the_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The variable wins over the nearest file upwards, which wins over the user's own."""
-        own = user_config()
+        own = user_config() / CONFIG_NAME
         own.parent.mkdir(parents=True)
         own.write_text("")
         assert find_config() == own

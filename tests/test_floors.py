@@ -16,23 +16,11 @@ import pattern_core
 CORE = Path(pattern_core.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clock", "validators", "filters", "models", "splitting"),
+    ("errors", "clock", "validators", "filters", "models", "places", "splitting", "uncut"),
     ("schema", "abc", "hookspecs"),
     ("options", "config", "plugins", "exact", "hashing"),
-    (
-        "retry",
-        "cache",
-        "embedding",
-        "indexing",
-        "metadata",
-        "parts",
-        "edits",
-        "session",
-        "transaction",
-        "paging",
-        "repositories",
-        "maintenance",
-    ),
+    ("retry", "cache", "embedding", "indexing", "metadata", "parts", "edits", "session", "transaction", "paging"),
+    ("repositories", "maintenance", "wiring"),
     ("database", "opening", "__init__"),
     ("cli", "testing"),
 )

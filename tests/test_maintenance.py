@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pattern_core.abc import Insert, Patch, Row, Signature, Storage, Write
+from pattern_core.abc import Insert, Patch, Row, Signature, Storage
 from pattern_core.errors import MigrationError, StorageError
 from pattern_core.maintenance.backup import back_up, restore
 from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate_up, plan
 from pattern_core.maintenance.versions import tables_at
 from pattern_core.metadata import Metadata, read_metadata, stamp
 from pattern_core.parts import hash_text
-from pattern_core.schema import EMBEDDED, GENERATIONS, OUTBOX, TABLES, UNEMBEDDED, CreateTable, SchemaStep, vectors_of
+from pattern_core.schema import EMBEDDED, GENERATIONS, OUTBOX, TABLES, UNEMBEDDED, CreateTable, vectors_of
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
+from tests.dying import Death, Dying
 
 pytestmark = pytest.mark.anyio
 
 SIGNATURE = Signature(provider="test", model="m", revision="r", dimensions=4, normalized=True)
 VECTORS = tuple(vectors_of(table, 1) for table in EMBEDDED)
 ALL = {*TABLES, OUTBOX.name, GENERATIONS.name, UNEMBEDDED.name, *(table.name for table in VECTORS)}
-
-
-class Dying(MemoryStorage):
-    """A storage whose process dies before the n-th of its changes."""
-
-    left = 0
-
-    async def apply_schema(self, step: SchemaStep) -> None:
-        self.count_down()
-        await super().apply_schema(step)
-
-    async def commit(self, batch: Sequence[Write]) -> None:
-        self.count_down()
-        await super().commit(batch)
-
-    def count_down(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise ZeroDivisionError
 
 
 async def second_version(storage: Storage) -> dict[str, Row]:
@@ -149,11 +131,10 @@ class TestMigrations:
         for survived in range(100):
             data: MemoryData = {}
             embedded = await second_version(MemoryStorage(data))
-            dying = Dying(data)
-            dying.left = survived
+            dying = Dying(data, survived)
             try:
                 await migrate_up(dying, SIGNATURE)
-            except ZeroDivisionError:
+            except Death:
                 await migrate_up(MemoryStorage(data), SIGNATURE)
             await check_vectors(MemoryStorage(data), embedded)
             if dying.left >= 0:
@@ -166,11 +147,10 @@ class TestMigrations:
             data: MemoryData = {}
             embedded = await second_version(MemoryStorage(data))
             await migrate_up(MemoryStorage(data), SIGNATURE)
-            dying = Dying(data)
-            dying.left = survived
+            dying = Dying(data, survived)
             try:
                 await migrate_down(dying, 2)
-            except ZeroDivisionError:
+            except Death:
                 await migrate_down(MemoryStorage(data), 2)
             await migrate_up(MemoryStorage(data), SIGNATURE)
             await check_vectors(MemoryStorage(data), embedded)

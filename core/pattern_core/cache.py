@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 
 from .abc import Signature, Vector
 
-__all__ = ["VectorCache", "user_cache"]
+__all__ = ["VectorCache"]
 
 _LOG: Final = logging.getLogger("pattern_core")
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, used REAL, vector BLOB) WITHOUT ROWID"
@@ -30,17 +29,6 @@ _STALE_S: Final = 3600
 _CHUNK: Final = 500
 
 T = TypeVar("T")
-
-
-def user_cache() -> Path:
-    """Return where the user's cache of vectors is, whether there is one or not."""
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Caches"
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return folder / "pattern" / "embeddings.sqlite"
 
 
 class VectorCache:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,8 +17,9 @@ import attrs
 
 from .errors import ConfigError, MissingVariableError, UnknownOptionError, nearest, shorten
 from .options import structure_options
+from .places import user_config
 
-__all__ = ["Config", "ConfigSource", "EmbeddingPolicy", "Section", "find_config", "load_config", "user_config"]
+__all__ = ["Config", "ConfigSource", "EmbeddingPolicy", "Section", "find_config", "load_config"]
 
 CONFIG_NAME: Final = "pattern.toml"
 CONFIG_VARIABLE: Final = "PATTERN_CONFIG"
@@ -102,7 +102,7 @@ def find_config() -> Path:
         return Path(named)
     here = Path.cwd()
     places = [folder / CONFIG_NAME for folder in (here, *here.parents)]
-    places.append(user_config())
+    places.append(user_config() / CONFIG_NAME)
     for place in places:
         if place.is_file():
             return place
@@ -110,17 +110,6 @@ def find_config() -> Path:
         f"no configuration found: {CONFIG_VARIABLE} is not set, there is no {CONFIG_NAME} in {here} or above it, and no "
         f"{places[-1]}. `pattern init` writes one here."
     )
-
-
-def user_config() -> Path:
-    """Return where the user's own configuration file stands, whether there is one or not."""
-    if sys.platform == "win32":
-        folder = Path(os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming")
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
-    else:
-        folder = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return folder / "pattern" / CONFIG_NAME
 
 
 def load_config(source: ConfigSource | None = None) -> Config:

@@ -20,7 +20,7 @@ from .errors import ClosedError, ConfigError, StorageError, nearest, shorten
 from .filters import Field
 from .hookspecs import VectorSpec, hookimpl
 from .schema import Table
-from .validators import as_vector
+from .validators import as_unit, as_vector
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,13 +36,6 @@ _ROUNDING: Final = float(np.finfo(np.float32).eps)
 
 _Rows = NDArray[np.float32]
 _Scores = NDArray[np.float64]
-
-
-def _unit(rows: _Rows) -> _Rows:
-    """Scale vectors, shape ``[..., dimensions]``, to length 1."""
-    wide = rows.astype(np.float64)  # the squares of large float32 numbers do not fit into float32
-    unit: _Rows = (wide / np.linalg.norm(wide, axis=-1, keepdims=True)).astype(np.float32)
-    return unit
 
 
 def _chunks(rows: _Rows) -> Iterable[_Rows]:
@@ -96,7 +89,7 @@ def prepare(vectors: _Rows, metric: str) -> _Rows:
     Returns:
         A float32 array of the same shape.
     """
-    return _unit(vectors) if metric == "cosine" else vectors
+    return as_unit(vectors) if metric == "cosine" else vectors
 
 
 def closest(query: Vector, rows: _Rows, metric: str, limit: int) -> tuple[NDArray[np.intp], _Scores]:

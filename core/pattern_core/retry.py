@@ -1,17 +1,19 @@
-"""Do a piece of work again when somebody else's write got in its way."""
+"""Do a piece of work again: when somebody else's write got in its way, or when a service asks to be left alone for a while."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
 from .errors import ConflictError
 
-__all__ = ["repeat"]
+__all__ = ["repeat", "retry_after"]
 
 T = TypeVar("T")
 
@@ -72,3 +74,25 @@ async def _held(turn: asyncio.Lock) -> AsyncIterator[None]:
         _repeating.reset(mark)
         if held:
             turn.release()
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read how long an HTTP answer asks to be left alone: for embedders that speak to a service.
+
+    Args:
+        headers: The answer's headers. ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3); some services
+            send ``Retry-After-Ms``, too.
+
+    Returns:
+        The time in seconds, for `EmbeddingError`; None where nothing is asked.
+    """
+    given = {name.lower(): value for name, value in headers.items()}
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(given[name]) * unit)
+        except (KeyError, ValueError):
+            continue
+    try:
+        return max(0.0, (parsedate_to_datetime(given["retry-after"]) - datetime.now(UTC)).total_seconds())
+    except (KeyError, ValueError, TypeError):
+        return None

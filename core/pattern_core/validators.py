@@ -24,6 +24,7 @@ __all__ = [
     "as_choice",
     "as_float",
     "as_json",
+    "as_unit",
     "as_utc",
     "as_vector",
     "boolean",
@@ -245,3 +246,17 @@ def as_vector(value: Any, dimensions: int | None = None) -> NDArray[np.float32]:
         raise InvalidVectorError("the vector is all zeros, which has no direction to compare")
     vector.flags.writeable = False
     return vector
+
+
+def as_unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale vectors to length 1.
+
+    Args:
+        vectors: A float32 array, shape ``[..., dimensions]``, finite, no vector all zeros.
+
+    Returns:
+        A float32 array of the same shape.
+    """
+    wide = vectors.astype(np.float64)  # the squares of large float32 numbers do not fit into float32
+    unit: NDArray[np.float32] = (wide / np.linalg.norm(wide, axis=-1, keepdims=True)).astype(np.float32)
+    return unit

@@ -9,12 +9,13 @@ from typing import Any
 import attrs
 
 from .abc import Embedder, Storage, VectorStore
-from .cache import VectorCache, user_cache
+from .cache import VectorCache
 from .config import Config
 from .embedding import Embeddings
 from .errors import ConfigError, nearest
 from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from .options import structure_options
+from .places import user_cache
 from .plugins import load_plugin, plugin_name
 
 __all__ = ["Parts", "load_embeddings", "load_parts", "load_storage"]
@@ -89,7 +90,7 @@ def load_embeddings(config: Config) -> Embeddings:
     """
     spec = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
     cached = config.policy.cache and spec.cached
-    cache = VectorCache(user_cache(), config.policy.cache_mb * 1_000_000) if cached else None
+    cache = VectorCache(user_cache() / "embeddings.sqlite", config.policy.cache_mb * 1_000_000) if cached else None
     load: Callable[[], Awaitable[Embedder]] = functools.partial(spec.open, _options(config, spec.options, "embeddings"))
     return Embeddings(load, config.policy, cache=cache)
 

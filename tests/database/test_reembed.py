@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pattern_core import ReembedError, SignatureMismatchError, TextTooLongError
-from pattern_core.abc import Embedder, Signature, Storage, VectorStore, Write
+from pattern_core.abc import Embedder, Signature, Storage, VectorStore
 from pattern_core.clock import utc_now
 from pattern_core.config import EmbeddingPolicy, load_config
 from pattern_core.database import Database
@@ -27,9 +27,10 @@ from pattern_core.maintenance.migrate import migrate_up
 from pattern_core.maintenance.reembed import abandon, drop_retired, estimate, reembed
 from pattern_core.metadata import Generation, put_generation, read_metadata
 from pattern_core.parts import hash_text, record_of
-from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, SchemaStep, vectors_of
+from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, vectors_of
 from pattern_core.session import Direct
 from pattern_core.testing import LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex
+from tests.dying import Death, Dying
 
 from .conftest import Wire, make_people
 
@@ -363,25 +364,6 @@ class TestCutOff:
         assert (await db.embeddings.signature()).dimensions == OLD
 
 
-class Dying(MemoryStorage):
-    """A storage whose process dies before the n-th of its changes."""
-
-    left = 1_000_000
-
-    async def apply_schema(self, step: SchemaStep) -> None:
-        self.count_down()
-        await super().apply_schema(step)
-
-    async def commit(self, batch: Sequence[Write]) -> None:
-        self.count_down()
-        await super().commit(batch)
-
-    def count_down(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            raise ZeroDivisionError
-
-
 @contextlib.asynccontextmanager
 async def opened(
     data: MemoryData, model: Letters, *, dying: int | None = None, mirror: MemoryData | None = None
@@ -395,13 +377,14 @@ async def opened(
     vectors = ExactIndex(storage) if mirror is None else MirrorIndex(storage, MemoryStorage(mirror))
     for spec in specs_of(known, "cosine"):
         await vectors.create(spec)
-    storage.left = 1_000_000 if dying is None else dying
+    if dying is not None:
+        storage.left = dying
     db = Database(load_config({}), storage, vectors, embeddings, known)
     try:
         await db.catch_up()
         yield db
     finally:
-        storage.left = 1_000_000
+        storage.left = float("inf")
         await embeddings.aclose()
 
 
@@ -416,7 +399,7 @@ async def test_killed_before_any_change(external: bool) -> None:
             await make_people(db)
             await fill(db, 20)
         async with opened(data, Letters(OLD), dying=survived, mirror=mirror) as db:
-            with contextlib.suppress(ZeroDivisionError):
+            with contextlib.suppress(Death):
                 await reembed(session(db), over(Letters(NEW)))
         switched = (await read_metadata(MemoryStorage(data))).active
         assert switched is not None

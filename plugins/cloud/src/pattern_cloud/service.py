@@ -7,8 +7,6 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -19,7 +17,8 @@ from numpy.typing import NDArray
 
 from pattern_core.errors import ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError, PatternError
 from pattern_core.options import Secret
-from pattern_core.validators import as_vector
+from pattern_core.retry import retry_after
+from pattern_core.validators import as_unit, as_vector
 
 from .checks import NO_URL, is_url
 
@@ -198,7 +197,7 @@ class Service:
         return self._error(
             f"{self._shown} failed with {self.model!r} (HTTP {status}: {shown}).",
             transient=not final and (status in _PASSING or status >= HTTPStatus.INTERNAL_SERVER_ERROR),
-            retry_after=_retry_after(headers),
+            retry_after=retry_after(headers),
         )
 
     def vectors(self, found: Sequence[Any], texts: int, dimensions: int | None) -> NDArray[np.float32]:
@@ -221,9 +220,7 @@ class Service:
             checked = np.stack([as_vector(each, dimensions) for each in found])
         except InvalidVectorError as error:
             raise self.invalid(str(error)) from None
-        lengths = np.linalg.norm(checked.astype(np.float64), axis=1, keepdims=True)
-        scaled: NDArray[np.float32] = (checked / lengths).astype(np.float32)
-        return scaled
+        return as_unit(checked)
 
     def invalid(self, what: str) -> InvalidVectorError:
         """Return the error for vectors that cannot be right."""
@@ -244,17 +241,3 @@ class Service:
         return EmbeddingError(
             message, provider=self.provider, model=self.model, transient=transient, retry_after=retry_after
         )
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return how long an answer asks to wait, in seconds: a number, or a time of day."""
-    given = {name.lower(): value for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(given[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    try:
-        return max(0.0, (parsedate_to_datetime(given["retry-after"]) - datetime.now(UTC)).total_seconds())
-    except (KeyError, ValueError, TypeError):
-        return None

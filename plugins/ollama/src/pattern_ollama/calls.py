@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from pattern_core.errors import ConfigError, EmbeddingError, ModelUnavailableError
+from pattern_core.retry import retry_after
 
 from .plugin import OllamaOptions
 
@@ -165,12 +164,4 @@ def _retry_after(error: ResponseError) -> float | None:
     behind = error.__context__
     if not isinstance(behind, httpx.HTTPStatusError):
         return None
-    said = behind.response.headers.get("retry-after", "")
-    try:
-        return max(0.0, float(said))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+    return retry_after(behind.response.headers)

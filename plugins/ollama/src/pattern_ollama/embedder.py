@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature, Vector
 from pattern_core.errors import ClosedError, ConfigError, InvalidVectorError, ModelUnavailableError
-from pattern_core.validators import as_vector
+from pattern_core.validators import as_unit, as_vector
 
 from .calls import PROVIDER, TextRefusedError, answering, make_client, shown_host
 from .plugin import OllamaOptions
@@ -132,10 +132,7 @@ class OllamaEmbedder(Embedder):
     async def _vectors(self, texts: list[str], *, truncate: bool = False) -> NDArray[np.float32]:
         limit = self._signature.max_tokens
         answer = await _embed(self._open_client(), self._options, texts, limit, truncate=truncate)
-        vectors = np.stack([as_vector(each, self._signature.dimensions) for each in answer.embeddings])
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
-        scaled: NDArray[np.float32] = (vectors / lengths).astype(np.float32)
-        return scaled
+        return as_unit(np.stack([as_vector(each, self._signature.dimensions) for each in answer.embeddings]))
 
     def _open_client(self) -> AsyncClient:
         if self._client is None:

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pattern_core.cache import user_cache
 from pattern_core.errors import ConfigError, EmbeddingError
+from pattern_core.places import user_cache
 
 from .plugin import TorchOptions
 from .weights import PROVIDER
@@ -162,7 +162,7 @@ def _file(transformer: Any, options: TorchOptions, digest: str) -> Path:
     """Return where the ONNX file of these weights is, or is to be: another maker or configuration, another file."""
     maker = f"{torch.__version__} {transformer.config.to_json_string()}"
     name = hashlib.sha256(f"{digest} {maker}".encode()).hexdigest()[:32]
-    home = user_cache().with_name("onnx") if options.cache_dir is None else options.cache_dir / "pattern-onnx"
+    home = user_cache() / "onnx" if options.cache_dir is None else options.cache_dir / "pattern-onnx"
     return home / name / "model.onnx"
 
 

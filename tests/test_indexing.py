@@ -13,12 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pattern_core import indexing
-from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Storage, Vector, VectorChange, Write
+from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Storage, Vector, VectorChange, VectorStore, Write
+from pattern_core.config import load_config
+from pattern_core.database import Database
+from pattern_core.embedding import Embeddings
 from pattern_core.errors import ConflictError, StorageError
 from pattern_core.exact import ExactIndex
 from pattern_core.indexing import Change, InStep, Outbox, indexer_for
-from pattern_core.maintenance.indexes import IndexStatus, index_specs, index_status, rebuild_index, verify_index
+from pattern_core.maintenance.indexes import (
+    IndexStatus,
+    index_specs,
+    index_status,
+    note_index,
+    rebuild_index,
+    specs_of,
+    verify_index,
+)
 from pattern_core.maintenance.migrate import migrate_up
+from pattern_core.metadata import read_metadata
+from pattern_core.parts import part_id
 from pattern_core.schema import OUTBOX, TABLES, Table, vectors_of
 from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row
 
@@ -296,15 +309,15 @@ class TestUpkeep:
     async def test_what_is_wrong_is_found_and_mended(self, process: Process) -> None:
         """`verify_index` finds what is missing, elsewhere, different, or too much; `rebuild_index` puts it right."""
         for n in range(6):
-            await process.write(f"t{n}", n)
+            await process.write(part_id(f"t{n}", 0), n)
         spec = await spec_of(process)
         assert (await verify_index(process.storage, process.vectors, spec)).ok
         await process.vectors.apply(
             VECTORS,
             [
-                VectorChange("t0", "ada", None),
-                VectorChange("t1", "grace", vector(1)),
-                VectorChange("t2", "ada", -vector(2)),
+                VectorChange(part_id("t0", 0), "ada", None),
+                VectorChange(part_id("t1", 0), "grace", vector(1)),
+                VectorChange(part_id("t2", 0), "ada", -vector(2)),
                 VectorChange("ghost", "ada", vector(9)),
                 VectorChange("ghoul", "ada", vector(9)),
             ],
@@ -341,3 +354,54 @@ class TestUpkeep:
         """Without a signature there are no indexes, and the error says what to do."""
         with pytest.raises(StorageError, match="not set up yet"):
             await index_specs(MemoryStorage(), "cosine")
+
+
+class TestPlaces:
+    """Which external index is kept up is known to the database."""
+
+    @staticmethod
+    async def opened(records: MemoryData, index: MemoryData | None) -> tuple[Database, VectorStore]:
+        """Open a database as `pattern_core.open` does, with an external index or with one of its own."""
+
+        async def load() -> LetterEmbedder:
+            return LetterEmbedder()
+
+        storage = MemoryStorage(records)
+        embeddings = Embeddings(load)
+        await migrate_up(storage, await embeddings.signature())
+        vectors = ExactIndex(storage) if index is None else MirrorIndex(storage, MemoryStorage(index))
+        known = await note_index(storage, await read_metadata(storage), vectors)
+        for spec in specs_of(known, "cosine"):
+            await vectors.create(spec)
+        return Database(load_config({}), storage, vectors, embeddings, known), vectors
+
+    async def test_an_index_that_was_left_behind_is_made_anew(self) -> None:
+        """An index that was not told of everything, since another or none was in use, does not pass for complete."""
+        records: MemoryData = {}
+        places: list[MemoryData | None] = [{}, None, {}]
+        first, _ = await self.opened(records, places[0])
+        async with first:
+            await first.users.create(id="u")
+            await first.agents.create(user_id="u", agent_type="a", name="A", id="a")
+        for turn, place in enumerate([*places, places[0], places[2], places[0], places[0], None, places[2]]):
+            db, vectors = await self.opened(records, place)
+            async with db:
+                await db.memories.create(agent_id="a", label=f"{turn}", content=f"number {turn}")
+                found = await db.memories.search_semantic("a", "number", limit=100)
+                assert len(found) == turn + 1
+                status = await index_status(db.storage, vectors, vectors_of(TABLES["memory_blocks"], 1))
+                assert status.vectors == status.indexed == turn + 1
+
+    async def test_two_at_once_have_to_have_the_same(self) -> None:
+        """A session whose writes the index of another one would not learn of is told so before it writes."""
+        records: MemoryData = {}
+        first, _ = await self.opened(records, None)
+        await first.users.create(id="u")
+        await first.agents.create(user_id="u", agent_type="a", name="A", id="a")
+        second, _ = await self.opened(records, {})
+        with pytest.raises(StorageError, match="another vector search"):
+            await first.memories.create(agent_id="a", label="x", content="not written")
+        await second.memories.create(agent_id="a", label="y", content="written")
+        assert [each.label for each in await second.memories.list()] == ["y"]
+        await first.aclose()
+        await second.aclose()

@@ -315,8 +315,8 @@ class IndexSpec:
         table: The table whose vectors it holds; ``table.partition`` names the column that partitions it.
         dimensions: The length of the vectors.
         metric: ``cosine``, ``euclidean`` or ``manhattan``.
-        database: What tells the database that the index belongs to from all others. An external index that was made
-            for another one is made anew.
+        database: What tells the database that the index belongs to from all others, and the time that an index in this
+            place was kept up from all others. An external index that was made for another one is made anew.
     """
 
     table: Table
@@ -362,14 +362,17 @@ class VectorStore(AsyncResource):
     """
 
     @property
-    def external(self) -> bool:
-        """Whether the index is kept in a place of its own, which a crash may leave behind the storage.
+    def place(self) -> str | None:
+        """Where the index is kept, if that is a place of its own, which a crash may leave behind the storage; else None.
 
-        For such an index core keeps an outbox in the storage: a commit also records which records the index has yet to
-        learn of, and forgets it when `apply` has returned. So `apply` returns when its changes survive a crash; and an
-        index that `create` had not finished when it was interrupted does not pass for a ready one.
+        For such an external index core keeps an outbox in the storage: a commit also records which records the index has
+        yet to learn of, and forgets it when `apply` has returned. So `apply` returns when its changes survive a crash;
+        and an index that `create` had not finished when it was interrupted does not pass for a ready one.
+
+        The place tells the index from others: an index that was not kept up for a while, because the database was used
+        with one in another place or with none, is made anew.
         """
-        return False
+        return None
 
     @abstractmethod
     async def create(self, index: IndexSpec) -> None:

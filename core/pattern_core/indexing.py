@@ -279,4 +279,4 @@ def indexer_for(storage: Storage, vectors: VectorStore, *, shared: bool = True) 
     Returns:
         The outbox for an external index, else what tells the index at once.
     """
-    return Outbox(storage, vectors, shared=shared) if vectors.external else InStep(storage, vectors)
+    return Outbox(storage, vectors, shared=shared) if vectors.place is not None else InStep(storage, vectors)

@@ -24,6 +24,17 @@ __all__ = ["FIRST_WITH_GENERATIONS", "Generation", "Metadata", "fence", "put_gen
 FIRST_WITH_GENERATIONS: Final = 3
 """The schema version from which on vectors have tables of their own."""
 
+_COLUMNS: Final = (
+    "number",
+    "state",
+    "has_chunks",
+    "index",
+    "index_since",
+    "worker",
+    "worker_seen_at",
+    "revision",
+    "created_at",
+)
 _TABLE: Final = TABLES["system_metadata"]
 _ID: Final = "main"
 
@@ -37,6 +48,8 @@ class Generation:
         signature: What makes its vectors.
         state: ``active``, ``building``, ``retired`` (was active, and is kept), or ``dropped`` (is being removed).
         has_chunks: Whether a record may have several vectors; as long as none has, nobody need look.
+        index: The place of the external index that is told of all changes; empty where there is none.
+        index_since: What tells the time since that is so from all others.
         worker: Who builds it, if somebody does.
         worker_seen_at: When that one last said that it was at it.
         revision: The revision of its record; 0 where there is none yet.
@@ -47,6 +60,8 @@ class Generation:
     signature: Signature
     state: str
     has_chunks: bool = False
+    index: str = ""
+    index_since: str = ""
     worker: str | None = None
     worker_seen_at: datetime | None = None
     revision: int = 0
@@ -127,8 +142,7 @@ def _signature(text: str) -> Signature:
 
 
 def _generation(row: Row) -> Generation:
-    names = ("number", "state", "has_chunks", "worker", "worker_seen_at", "revision", "created_at")
-    return Generation(**{name: row[name] for name in names}, signature=_signature(row["signature"]))
+    return Generation(**{name: row[name] for name in _COLUMNS}, signature=_signature(row["signature"]))
 
 
 def fence(known: Metadata) -> Check:
@@ -145,6 +159,8 @@ def put_generation(generation: Generation) -> Put | Patch:
         "signature": generation.signature.to_json(),
         "state": generation.state,
         "has_chunks": generation.has_chunks,
+        "index": generation.index,
+        "index_since": generation.index_since,
         "worker": generation.worker,
         "worker_seen_at": generation.worker_seen_at,
     }

@@ -12,7 +12,7 @@ from .config import Config, ConfigSource, load_config
 from .database import Database
 from .embedding import Embeddings
 from .errors import ReembedError
-from .maintenance.indexes import specs_of
+from .maintenance.indexes import note_index, specs_of
 from .maintenance.migrate import migrate_up
 from .metadata import read_metadata
 from .session import Direct
@@ -81,6 +81,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             embeddings.expect(known.signature or signature)
             vectors = await parts.vectors(storage)
             opened.push_async_callback(_closed, vectors)
+            known = await note_index(storage, known, vectors)
             for spec in specs_of(known, config.metric):
                 await vectors.create(spec)
             database = Database(config, storage, vectors, embeddings, known, shared=parts.shared)
@@ -114,6 +115,7 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
         known = await read_metadata(storage)
         vectors = await parts.vectors(storage)
         opened.push_async_callback(_closed, vectors)
+        known = await note_index(storage, known, vectors)
         for spec in specs_of(known, config.metric):
             await vectors.create(spec)
         session = Direct(storage, vectors, parts.embeddings, known, metric=config.metric, shared=parts.shared)

@@ -421,6 +421,8 @@ GENERATIONS: Final = _table(
     Column("signature", Kind.TEXT),
     Column("state", Kind.TEXT, choices=("active", "building", "retired", "dropped")),
     Column("has_chunks", Kind.BOOLEAN),
+    Column("index", Kind.TEXT),
+    Column("index_since", Kind.TEXT),
     Column("worker", Kind.TEXT, optional=True),
     Column("worker_seen_at", Kind.TIME, optional=True),
 )

@@ -281,11 +281,18 @@ class Direct(Session):
 
         Raises:
             SignatureMismatchError: Another model makes its vectors by now.
+            StorageError: Another index is told of all changes by now, which would not learn of this session's.
         """
         known = await read_metadata(self.storage)
         active = known.active
         if active is not None and active.number != self.active.number:
             self._embeddings.expect(active.signature)
+        if active is not None and active.index_since != self.active.index_since:
+            raise StorageError(
+                f"another process has opened this database with another vector search ({active.index or 'its own'}), which "
+                f"does not learn of this one's writes, nor the other way round. Nothing was written. Configure the same "
+                f"[vectors] everywhere, and open it again."
+            )
         self.known = known
 
     def adopt(self, known: Metadata, embeddings: Embeddings) -> Embeddings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -9,14 +11,23 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
-from pattern_core.errors import StorageError
+from pattern_core.errors import ConflictError, StorageError
 from pattern_core.exact import score
 from pattern_core.filters import Field, Filter
-from pattern_core.metadata import Generation, Metadata, read_metadata
+from pattern_core.metadata import Generation, Metadata, put_generation, read_metadata, stamp
 from pattern_core.parts import record_of
 from pattern_core.schema import EMBEDDED, OUTBOX, Table, vectors_of
 
-__all__ = ["IndexReport", "IndexStatus", "index_specs", "index_status", "rebuild_index", "specs_of", "verify_index"]
+__all__ = [
+    "IndexReport",
+    "IndexStatus",
+    "index_specs",
+    "index_status",
+    "note_index",
+    "rebuild_index",
+    "specs_of",
+    "verify_index",
+]
 
 _SHOWN: Final = 10
 _TOLERANCE: Final = 1e-3
@@ -108,7 +119,31 @@ def specs_of(known: Metadata, metric: str, generation: Generation | None = None)
     if chosen is None:
         raise StorageError("the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…).")
     tables = (vectors_of(table, chosen.number) for table in EMBEDDED)
-    return [IndexSpec(table, chosen.signature.dimensions, metric, known.identity) for table in tables]
+    database = f"{known.identity} {chosen.index_since}".rstrip()
+    return [IndexSpec(table, chosen.signature.dimensions, metric, database) for table in tables]
+
+
+async def note_index(storage: Storage, known: Metadata, vectors: VectorStore) -> Metadata:
+    """Note which external index is told of all changes from now on.
+
+    One that was not told of all of them, since another was in use for a while, is then made anew by `VectorStore.create`.
+
+    Args:
+        storage: The database.
+        known: What it says of itself.
+        vectors: The vector search that is used from now on.
+
+    Returns:
+        What it says of itself then.
+    """
+    place = vectors.place or ""
+    while (active := known.active) is not None and known.signature is not None and active.index != place:
+        changed = attrs.evolve(active, index=place, index_since=uuid.uuid4().hex)
+        with contextlib.suppress(ConflictError):  # another process does so, too
+            # With the stamp: who has the database open with another index learns of it before the next commit.
+            await storage.commit([put_generation(changed), stamp(known, known.schema_version, known.signature)])
+        known = await read_metadata(storage)
+    return known
 
 
 async def index_status(storage: Storage, vectors: VectorStore, table: Table) -> IndexStatus:
@@ -122,7 +157,7 @@ async def index_status(storage: Storage, vectors: VectorStore, table: Table) -> 
     Returns:
         The status.
     """
-    pending = await storage.count(OUTBOX, Field("record_table") == table.name) if vectors.external else 0
+    pending = await storage.count(OUTBOX, Field("record_table") == table.name) if vectors.place is not None else 0
     indexed = await vectors.count(table) if await vectors.exists(table) else None
     return IndexStatus(table.name, await storage.count(table, _with_vector(table)), indexed, pending)
 

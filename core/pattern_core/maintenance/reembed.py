@@ -225,7 +225,8 @@ class _Work:
         for table in EMBEDDED:
             await self._storage.apply_schema(CreateTable(vectors_of(table, number), self.signature.dimensions))
         new = reused or Generation(number=number, signature=self.signature, state="building")
-        assert known.signature is not None  # noqa: S101 - an open database has one
+        assert known.signature is not None and known.active is not None  # noqa: S101, PT018 - an open database has both
+        new = attrs.evolve(new, index=known.active.index, index_since=known.active.index_since)
         # With the stamp: all who write learn of it before their next commit.
         await self._put(new, stamp(known, known.schema_version, known.signature))
 

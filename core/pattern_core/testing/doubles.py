@@ -78,10 +78,14 @@ class MemoryStorage(Storage):
 
     Args:
         data: Where to keep the rows; None for a new place. What one storage has left there, the next one finds.
+
+    Attributes:
+        uri: What tells the place from others.
     """
 
     def __init__(self, data: MemoryData | None = None) -> None:
         self._data: MemoryData | None = {} if data is None else data
+        self.uri = f"memory:{id(self._data)}"
 
     async def tables(self) -> frozenset[str]:
         return frozenset(self._open())
@@ -289,8 +293,8 @@ class MirrorIndex(VectorStore):
         self._place = place
 
     @property
-    def external(self) -> bool:
-        return True
+    def place(self) -> str:
+        return self._place.uri
 
     async def create(self, index: IndexSpec) -> None:
         table, mirror = index.table, _mirror(index.table)

@@ -84,7 +84,7 @@ class ExternalRules(ChildRules):
         except ConfigError:
             pytest.skip("this index searches inside a certain storage")
         async with vectors:
-            if isinstance(vectors, MirrorIndex) or not vectors.external:
+            if isinstance(vectors, MirrorIndex) or vectors.place is None:
                 pytest.skip("this index is not kept in a place of its own")
         return open_vectors
 

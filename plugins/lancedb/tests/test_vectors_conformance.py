@@ -29,8 +29,8 @@ class Tended(VectorStore):
         self.index = index
 
     @property
-    def external(self) -> bool:
-        return self.index.external
+    def place(self) -> str | None:
+        return self.index.place
 
     async def create(self, index: IndexSpec) -> None:
         await self.index.create(index)

@@ -240,8 +240,8 @@ class ExternalIndex(_LanceIndex):
         return {**await self._upkeep.maintain(), **await super().maintain()}
 
     @property
-    def external(self) -> bool:
-        return True
+    def place(self) -> str:
+        return self._lance.place.uri
 
     def _columns(self, table: Table) -> tuple[str, str]:  # noqa: ARG002 - they are the same for all
         return "partition", "vector"

@@ -18,11 +18,19 @@ from pattern_core.hookspecs import EmbeddingSpec, hookimpl
 @attrs.frozen
 class Options:
     limit: int
+    fails_at: int = 1_000_000
 
 class Limited(hashing.HashingEmbedder):
     def __init__(self, options):
         super().__init__(hashing.HashingOptions())
         self.limit = options.limit
+        self.left = options.fails_at
+
+    async def embed_documents(self, texts):
+        self.left -= len(texts)
+        if self.left < 0:
+            raise ValueError("the model has gone away")
+        return await super().embed_documents(texts)
 
     @property
     def signature(self):
@@ -36,7 +44,7 @@ async def connect(options):
 
 @hookimpl
 def pattern_embeddings():
-    return EmbeddingSpec(options=Options, open=connect)
+    return EmbeddingSpec(options=Options, open=connect, cached=False)
 """
 
 Pattern = Callable[..., CompletedProcess[str]]
@@ -127,6 +135,30 @@ def test_again(agent: Path, pattern: Pattern) -> None:
     file.write_text(NOTES.replace("nine", "ten") + "\n# New\n\nSomething else.\n", encoding="utf-8")
     assert _import(pattern, "notes.md") == _counts(added=1, changed=1, unchanged=first["added"] - 1)
     assert any("leaves at ten" in content for content in _memories(pattern).values())
+
+
+def test_a_model_that_fails_in_between(limited: Path, pattern: Pattern) -> None:
+    """Where the model fails, it is told what was imported before; another import completes it, and nothing is there twice."""
+    assert pattern("agent", "add", "Archive").returncode == 0
+    blocks = [f"Paragraph number {n}." for n in range(150)]
+    (limited / "long.txt").write_text("\n\n".join(blocks), encoding="utf-8")
+    settings = (limited / "pattern.toml").read_text(encoding="utf-8")
+    (limited / "pattern.toml").write_text(f"{settings}fails_at = 100\n", encoding="utf-8")
+
+    failed = pattern("memory", "import", "Archive", "long.txt", "--max-chars", "40")
+    assert failed.returncode == 1
+    assert "the model has gone away" in failed.stderr
+    there = _memories(pattern)
+    assert 0 < len(there) < 100
+    assert f"Before that, the first {len(there)} of " in failed.stderr
+    assert f"({len(there)} added, 0 changed, 0 unchanged)" in failed.stderr
+
+    (limited / "pattern.toml").write_text(settings, encoding="utf-8")
+    counts = _import(pattern, "long.txt", "--max-chars", "40")
+    assert counts["unchanged"] == len(there)
+    memories = _memories(pattern)
+    assert len(memories) == counts["added"] + counts["unchanged"]
+    assert sorted("\n\n".join(memories.values()).split("\n\n")) == sorted(blocks)
 
 
 def test_two_files_of_one_name(agent: Path, pattern: Pattern) -> None:

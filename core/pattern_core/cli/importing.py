@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .arguments import find_agent, note_if_inactive, read_file
+from .arguments import find_agent, note_if_inactive, read_file, reworded
 from .base import Settings, Verb
 from .database import use_database
 from .output import note, print_done
@@ -64,6 +64,7 @@ def import_file(
     Importing a file again writes only what has changed in it. What is no longer in the file stays remembered, unless
     --prune is given. Each memory keeps the path of its file, so files of one name do not get in each other's way.
     """
+    from pattern_core.errors import PatternError
     from pattern_core.splitting import split_text
 
     text = read_file(file)
@@ -87,25 +88,42 @@ def import_file(
         before = await _imported(db, found.id, source)
         counts = {"added": 0, "changed": 0, "unchanged": 0}
         held: set[str] = set()
+        done = 0
         with progress(settings, f"Importing into {found.name}", len(blocks)) as advance:
             for chunk in _chunks(blocks):
                 named = [(f"{start}: {label}" if start else label, content) for label, content in chunk]
-                fitting = await _fit(db, named, split)
-                held.update(label for label, _ in fitting)
-                for state, count in (await _remember(db, found.id, source, fitting, before)).items():
-                    counts[state] += count
+                try:
+                    fitting = await _fit(db, named, split)
+                    held.update(label for label, _ in fitting)
+                    for state, count in (await _remember(db, found.id, source, fitting, before)).items():
+                        counts[state] += count
+                except PatternError as error:
+                    raise reworded(error, f"{error} {_so_far(done, len(blocks), counts)}") from error.__cause__
+                done += len(chunk)
                 advance(len(chunk))
         older = [id for label, (id, _) in before.items() if label not in held]
         return counts | {"older": len(older), "pruned": await _forget(db, older) if prune else 0}
 
     counts = use_database(settings, work, load_model=bool(blocks))
-    said = ", ".join(f"{counts[state]:,} {state}" for state in ("added", "changed", "unchanged"))
+    said = _in_words(counts)
     if counts["older"]:
         pruned = f"{counts['pruned']:,} older ones of this file were forgotten"
         said += (
             f"; {pruned}" if prune else f"; {counts['older']:,} older ones of this file remain (--prune removes them)"
         )
     print_done(settings, f"Imported {file} into {agent}: {said}.", counts)
+
+
+def _in_words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[state]:,} {state}" for state in ("added", "changed", "unchanged"))
+
+
+def _so_far(done: int, total: int, counts: Mapping[str, int]) -> str:
+    """Say what an import that fails has written."""
+    return (
+        f"Before that, the first {done:,} of {total:,} blocks of the file were imported ({_in_words(counts)}). Import it "
+        f"again, and it goes on behind them."
+    )
 
 
 def _prefixes(wanted: str, file: str, *, named: bool) -> Iterator[str]:

@@ -13,7 +13,7 @@ from .config import Config, load_config
 from .embedding import Embeddings
 from .errors import PatternError
 from .maintenance.reembed import Estimate, Outcome, Progress, abandon, drop_retired, estimate, reembed
-from .metadata import Generation, Metadata
+from .metadata import Generation, Metadata, read_metadata
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -204,6 +204,14 @@ class Database(Repositories, AsyncResource):
         if outcome.switched:
             self.config = config
         return outcome
+
+    async def generations(self) -> list[Generation]:
+        """Say whose vectors there are: those that are searched, those in the making, and those that are kept from before.
+
+        Returns:
+            The generations, the oldest first.
+        """
+        return [each for each in (await read_metadata(self.storage)).generations if each.state != "dropped"]
 
     async def abandon_reembedding(self) -> Generation | None:
         """Give up vectors that are half made, and remove them. Searches are not touched.

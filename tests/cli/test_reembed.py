@@ -126,6 +126,30 @@ class TestChange:
         assert f"cost\tabout {planned['cost']:,.2f}" in said.stdout
         assert "About 2 records are longer than pairs reads" in said.stderr
 
+    def test_long_texts(self, pattern: Pattern, limited: Path) -> None:
+        """What is cut off, or found in parts, is shown; a search shows the part that it has found."""
+        configure(limited, provider="limited", limit=45)
+        refused = pattern("reembed", "run")
+        assert refused.returncode == 1
+        assert 'overflow = "chunk"' in refused.stderr
+
+        configure(limited, provider="limited", limit=45, overflow="chunk")
+        assert pattern("reembed", "run").returncode == 0
+        assert "long texts\t2 in chunks" in pattern("status").stdout
+        found = answer(pattern("search", "Archive", "at nine from platform four.", "--limit", "1", "--json"))["items"][
+            0
+        ]
+        assert found["passage"] in found["memory"]["content"]
+        assert "platform four" in found["passage"]
+        shown = pattern("search", "Archive", "at nine from platform four.", "--limit", "1").stdout
+        assert found["passage"] in shown
+        assert "The night train" not in shown
+
+        configure(limited, provider="limited", limit=45, overflow="truncate")
+        assert pattern("reembed", "run", "--again").returncode == 0
+        assert "long texts\t2 cut off" in pattern("status").stdout
+        assert answer(pattern("status", "--json"))["vectors"]["cut_off"]["memory_blocks"] == 2
+
     def test_cut_off(self, pattern: Pattern, limited: Path) -> None:
         """After a failure the old model is in use; the run is gone on with, or given up."""
         assert "No run was cut off" in pattern("reembed", "resume").stderr

@@ -150,6 +150,7 @@ class TestRunning:
         assert [each.number for each in await drop_retired(session(db))] == [1]
         assert vectors_of(MEMORIES, 1).name not in await db.storage.tables()
         assert await drop_retired(session(db)) == []
+        assert [(each.number, each.state) for each in await db.generations()] == [(2, "active")]
         await check(db.storage, db.vectors)
 
     async def test_while_it_is_used(self, db: Database) -> None:

@@ -42,7 +42,8 @@ def search(
     """Find the memories of an AGENT that mean what TEXT means, best first.
 
     AGENT is an agent's id, or a name or type that only one agent has. The score is the cosine similarity (1: the
-    same), or the distance times -1 where the configuration names another metric.
+    same), or the distance times -1 where the configuration names another metric. Of a memory that was embedded in parts,
+    the part is shown that was found.
     """
 
     async def work(db: Database) -> tuple[list[Hit[Memory]], float]:
@@ -54,7 +55,7 @@ def search(
 
     hits, milliseconds = use_database(settings, work, load_model=True)
     if settings.json:
-        items = [{"score": hit.score, "exact": hit.exact, "memory": hit.memory} for hit in hits]
+        items = [{"score": hit.score, "exact": hit.exact, "passage": hit.passage, "memory": hit.memory} for hit in hits]
         print_json({"items": items, "milliseconds": round(milliseconds, 3)})
         return
     columns = [
@@ -62,6 +63,6 @@ def search(
         Column("label", share=1 / 3, middle=True),
         Column("content", share=1, lines=3),
     ]
-    print_table(columns, [[f"{hit.score:.3f}", hit.memory.label, hit.memory.content] for hit in hits])
+    print_table(columns, [[f"{hit.score:.3f}", hit.memory.label, hit.passage or hit.memory.content] for hit in hits])
     how = "exact" if all(hit.exact for hit in hits) else "approximate"
     note(f"{len(hits)} found in {milliseconds:,.1f} ms ({how})." if hits else f"{agent} remembers nothing yet.")

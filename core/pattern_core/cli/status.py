@@ -29,6 +29,7 @@ def status(context: click.Context) -> None:
     from pattern_core.cli.configured import is_missing, location_of, mismatch_of
     from pattern_core.config import load_config
     from pattern_core.errors import StorageError
+    from pattern_core.filters import Field
     from pattern_core.maintenance.indexes import index_specs
     from pattern_core.maintenance.migrate import LATEST
     from pattern_core.metadata import Metadata, read_metadata
@@ -56,8 +57,14 @@ def status(context: click.Context) -> None:
 
     async def look_at_index(db: Database) -> dict[str, Any]:
         specs = await index_specs(db.storage, db.config.metric)
-        counts = {table.name: await db.vectors.count(spec.table) for table, spec in zip(EMBEDDED, specs, strict=True)}
-        return {"metric": db.config.metric, "counts": counts} | _health(await db.vectors.health())
+        tables = {table.name: spec.table for table, spec in zip(EMBEDDED, specs, strict=True)}
+        cut_off, in_chunks = (Field("part") == 0) & ~Field("ends_at").is_null(), Field("part") == 1
+        figures = {
+            "counts": {name: await db.vectors.count(table) for name, table in tables.items()},
+            "cut_off": {name: await db.storage.count(table, cut_off) for name, table in tables.items()},
+            "in_chunks": {name: await db.storage.count(table, in_chunks) for name, table in tables.items()},
+        }
+        return {"metric": db.config.metric, **figures} | _health(await db.vectors.health())
 
     try:
         if is_missing(config):
@@ -106,6 +113,12 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
         words["database"] += ", does not exist yet"
     signature = found["embeddings"]["signature"]
     index = ", ".join(f"{count:,} of {name.replace('_', ' ')}" for name, count in vectors.get("counts", {}).items())
+    long = {
+        "cut off": sum(vectors.get("cut_off", {}).values()),
+        "in chunks": sum(vectors.get("in_chunks", {}).values()),
+    }
+    if any(long.values()):
+        words["long texts"] = ", ".join(f"{count:,} {how}" for how, count in long.items() if count)
     return words | {
         "schema": f"version {found['schema']['version']} of {found['schema']['latest']}",
         "embeddings": str(signature) if signature else f"{found['embeddings']['provider']}, not used yet",

@@ -6,6 +6,7 @@ The server's requirements do not go together with those of pattern-core-torch, s
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import shutil
@@ -143,3 +144,32 @@ async def test_tokens_are_those_of_the_torch_plugin(chosen: OpenAIOptions, folde
         await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
     ):
         assert await remote.count_tokens(texts) == await local.count_tokens(texts)
+
+
+@pytest.mark.anyio
+async def test_the_closest_texts_are_the_same_by_every_way(server: str, folder: Path) -> None:
+    """MiniLM on PyTorch, on ONNX Runtime and from the server finds the same ten texts, in the same order."""
+    embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
+    plugin = pytest.importorskip("pattern_torch.plugin")
+    for needed in ("onnxruntime", "onnxscript"):
+        pytest.importorskip(needed, reason="pattern-core-torch[onnx] is not installed")
+    names = (
+        "bisect calendar csv difflib email enum glob gzip heapq html json logging mailbox numbers pickle queue random"
+    )
+    names += " sched secrets select shelve shlex smtplib socket statistics string tempfile textwrap threading uuid"
+    texts = [doc for name in names.split() if (doc := importlib.import_module(name).__doc__)]
+    texts = [part for text in texts for part in text.split("\n\n") if part.strip() and len(part) < 600]
+    questions = ["how do I send an e-mail?", "average of numbers", "a temporary directory"]
+    options = OpenAIOptions(model=MODEL, base_url=server, max_tokens=256)
+    async with (
+        await OpenAIEmbedder.open(options) as remote,
+        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
+        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), backend="onnx")) as onnx,
+    ):
+        found = []
+        for way in (local, onnx, remote):
+            rows = np.concatenate([await way.embed_documents(texts[at : at + 32]) for at in range(0, len(texts), 32)])
+            queries = [await way.embed_query(question) for question in questions]
+            found.append([np.argsort(-(rows @ query), kind="stable")[:10].tolist() for query in queries])
+    assert len(texts) > 100
+    assert found[0] == found[1] == found[2]

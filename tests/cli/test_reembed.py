@@ -160,6 +160,7 @@ class TestChange:
         (_, building) = self._items(pattern)
         assert building["state"] == "building"
         assert "Go on: pattern reembed resume" in pattern("reembed", "status").stderr
+        assert "warn\treembed\tvectors of limited pairs" in pattern("doctor").stdout
 
         configure(limited, provider="hashing")
         assert "train" in pattern("search", "Archive", "the train to Vienna", "--limit", "1").stdout

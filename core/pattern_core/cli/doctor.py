@@ -96,11 +96,13 @@ def _print(check: Check) -> None:
 
 @contextlib.contextmanager
 def _failing(report: Report, name: str) -> Iterator[None]:
-    """Report an error of ours as a check that failed."""
+    """Report an error as a check that failed, whatever a plugin may raise."""
     try:
         yield
     except PatternError as error:
         report(Check(name, "fail", str(error)))
+    except Exception as error:  # noqa: BLE001 - the other checks are made all the same
+        report(Check(name, "fail", f"{type(error).__name__}: {error}. That is a mistake in the plugin."))
 
 
 async def _examine(source: str | None, report: Report) -> None:
@@ -179,6 +181,9 @@ async def _check_schema(storage: Storage, report: Report) -> Metadata:
         report(Check("schema", "warn", message))
     else:
         report(Check("schema", "ok", f"version {steps.current}, the latest"))
+    if stored.building is not None:
+        message = f"vectors of {stored.building.signature} are half made: `pattern reembed resume`, or `rollback`."
+        report(Check("reembed", "warn", message))
     return stored
 
 

@@ -33,6 +33,8 @@ HEAVY = {"torch": {"torch"}, "surrealdb": {"surreal-embedded"}, "lancedb": {"lan
 """What an extra must not pull in unasked, and the extras that ask for it."""
 STORAGES = {"default": "embedded", "surreal-embedded": "surreal-embedded", "lancedb": "lancedb", "all": "embedded"}
 """The storage that comes with an extra."""
+AT_ONCE = ("--numprocesses", "2", "--dist", "worksteal")
+"""Two tests at a time: most of them wait for a disk or another process."""
 KNOWN_GOOD = ("--constraint", str(ROOT / "constraints.txt"))
 
 
@@ -81,7 +83,7 @@ def test_elsewhere(session: nox.Session, *tests: Path) -> None:
     """Run tests outside the tree, where the sources cannot be imported."""
     with tempfile.TemporaryDirectory(prefix="pattern-tests-") as folder, session.chdir(folder):
         session.run("python", "-c", "import pattern_core; assert 'site-packages' in pattern_core.__file__")
-        session.run("pytest", "-c", str(ROOT / "pyproject.toml"), *map(str, tests), *session.posargs)
+        session.run("pytest", "-c", str(ROOT / "pyproject.toml"), *AT_ONCE, *map(str, tests), *session.posargs)
 
 
 @nox.session(tags=["demo"])
@@ -235,7 +237,7 @@ def full(session: nox.Session) -> None:
     own = [each for one in PLUGINS.values() for each in group("test", one) if not each.startswith("pattern-core")]
     install_tree(session, *PLUGINS, also=[*group("test"), *own])
     slow = [f"plugins/{name}/tests" for name in sorted(SLOW)]
-    session.run("coverage", "run", "-m", "pytest", *(session.posargs or ["tests", *slow]))
+    session.run("coverage", "run", "-m", "pytest", *AT_ONCE, *(session.posargs or ["tests", *slow]))
     if not session.posargs:
         session.run("coverage", "combine", "--quiet")
         session.run("coverage", "report", "--fail-under=95")

@@ -26,11 +26,10 @@ from pattern_core.maintenance.indexes import (
     index_status,
     note_index,
     rebuild_index,
-    specs_of,
     verify_index,
 )
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.metadata import read_metadata
+from pattern_core.metadata import read_metadata, specs_of
 from pattern_core.parts import part_id
 from pattern_core.schema import OUTBOX, TABLES, Table, vectors_of
 from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row

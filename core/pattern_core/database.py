@@ -198,11 +198,11 @@ class Database(Repositories, AsyncResource):
         target = load_embeddings(config)
         try:
             outcome = await reembed(self._session, target, again=again, take_over=take_over, progress=progress)
-        finally:
-            if self.embeddings is not target:
+        finally:  # also where it took over, and who waits for that is cancelled
+            if self.embeddings is target:
+                self.config = config
+            else:
                 await target.aclose()
-        if outcome.switched:
-            self.config = config
         return outcome
 
     async def generations(self) -> list[Generation]:

@@ -14,9 +14,9 @@ import attrs
 
 from .abc import Check, Delete, Insert, Patch, Put, Row, Storage, Vector, VectorChange, Write
 from .clock import utc_now
-from .errors import ConflictError
+from .errors import ModelChangedError
 from .indexing import Change
-from .metadata import Generation, Metadata, fence, put_generation, stamp
+from .metadata import Generation, Metadata, put_generation, stamp
 from .parts import Parts, part_id, part_ids, part_rows, record_of
 from .schema import UNEMBEDDED, Table, vectors_of
 
@@ -94,17 +94,17 @@ class Mirror:
             The writes, none where no vector changes; and the changes.
 
         Raises:
-            ConflictError: A text was embedded for a generation that is no longer the active one.
+            ModelChangedError: A text was embedded for a generation that is no longer the active one.
         """
         writes: list[Write] = []
         changes: list[Change] = []
         for edits in self._edits.values():
             await self._of_table(edits, storage, known, writes, changes)
-        active, signature = known.active, known.signature
-        if active and signature and not active.has_chunks and any(len(part) > 1 for part in self._vectors()):
+        active = known.in_use
+        if not active.has_chunks and any(len(part) > 1 for part in self._vectors()):
             # With the stamp, so that all others learn of it before they write.
             writes.append(put_generation(attrs.evolve(active, has_chunks=True)))
-            writes.append(stamp(known, known.schema_version, signature))
+            writes.append(stamp(known, known.schema_version, active.signature))
         return writes, changes
 
     def _vectors(self) -> Iterator[Sequence[Vector]]:
@@ -114,9 +114,10 @@ class Mirror:
     async def _of_table(
         self, edits: Sequence[Edit], storage: Storage, known: Metadata, writes: list[Write], changes: list[Change]
     ) -> None:
-        active = known.active
-        if active is None or any(edit.parts and edit.parts.generation != active.number for edit in edits):
-            raise ConflictError(fence(known).table.name, fence(known).id, known.revision)
+        active = known.in_use
+        for edit in edits:
+            if edit.parts is not None and edit.parts.generation != active.number:
+                raise ModelChangedError(edit.parts.generation)
         table = edits[0].table
         vectors = vectors_of(table, active.number)
         before = await _before(vectors, active, edits, storage)

@@ -125,6 +125,14 @@ class Embeddings:
         if self._embedder is not None:
             self._check(self._embedder)
 
+    def follow(self, stored: Signature) -> None:
+        """Note that the database's vectors have another signature by now: a model that has not that is refused from now on.
+
+        Args:
+            stored: The signature of the stored vectors.
+        """
+        self._stored = stored
+
     async def documents(
         self, texts: Sequence[str], *, progress: Callable[[int], None] = _ignore, cached: bool = True
     ) -> list[Embedded]:
@@ -266,6 +274,7 @@ class Embeddings:
                     await embedder.aclose()
                     raise
                 self._embedder = embedder
+            self._check(self._embedder)  # what is expected may have changed since it was loaded
             return self._embedder
 
     def _check(self, embedder: Embedder) -> None:

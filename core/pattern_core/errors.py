@@ -15,6 +15,7 @@
     ├── NotFoundError(LookupError)
     ├── AlreadyExistsError
     ├── ConflictError
+    │   └── ModelChangedError
     ├── ReferencedError
     ├── StorageError
     │   ├── DatabaseLockedError
@@ -50,6 +51,7 @@ __all__ = [
     "InvalidVectorError",
     "MigrationError",
     "MissingVariableError",
+    "ModelChangedError",
     "ModelUnavailableError",
     "NotFoundError",
     "PatternError",
@@ -265,6 +267,22 @@ class ConflictError(PatternError):
         self.expected = expected
 
 
+class ModelChangedError(ConflictError):
+    """Raised when another embedding model took over between the embedding of a text and its use. Nothing was written.
+
+    Calls repeat themselves then; only a transaction that began before raises it when it ends, as it does any conflict.
+
+    Attributes:
+        generation: The number of the generation of vectors that the text was embedded for.
+    """
+
+    def __init__(self, generation: int) -> None:
+        super().__init__("embedding_generations", str(generation), None)
+        self.generation = generation
+        message = "the embedding model of the database changed between the embedding of a text and its use."
+        self.args = (f"{message} Repeat, or let db.run(…) do so.",)
+
+
 class ReferencedError(PatternError):
     """Raised when a record cannot be deleted because others belong to it. Nothing was deleted.
 
@@ -376,8 +394,8 @@ class SignatureMismatchError(EmbeddingError):
     def __init__(self, stored: str, configured: str) -> None:
         super().__init__(
             f"this database's vectors were made by {stored}, and the configuration names {configured}. Vectors of two "
-            f"models cannot be compared, so nothing was opened. Configure the first again under [embeddings], or "
-            f"make vectors by the second: `pattern reembed run`, or db.reembed(…)."
+            f"models cannot be compared. Configure the first again under [embeddings], or make vectors by the second: "
+            f"`pattern reembed run`, or db.reembed(…)."
         )
         self.stored = stored
         self.configured = configured

@@ -4,7 +4,8 @@ Vectors are made by one model and kept as a generation: in tables of their own, 
 One generation is active: it is searched, and every write keeps it up. To change the model, another one is built beside
 it, and then takes its place (`pattern_core.maintenance.reembed`). Whenever that changes, so does the revision of the
 one record of ``system_metadata``; and every commit that writes vectors demands the revision that it knows (`fence`). So
-nobody can add to a generation that is no longer active.
+nobody can add to a generation that is no longer active. (What is done to a generation that is no longer in use, or its
+builder says of itself, concerns nobody who writes, and changes no revision but its own.)
 """
 
 from __future__ import annotations
@@ -14,12 +15,22 @@ from typing import Final
 
 import attrs
 
-from .abc import Check, Insert, Patch, Put, Row, Signature, Storage
+from .abc import Check, IndexSpec, Insert, Patch, Put, Row, Signature, Storage
 from .clock import utc_now
-from .errors import MigrationError
-from .schema import GENERATIONS, TABLES
+from .errors import MigrationError, StorageError
+from .schema import EMBEDDED, GENERATIONS, TABLES, vectors_of
 
-__all__ = ["FIRST_WITH_GENERATIONS", "Generation", "Metadata", "fence", "put_generation", "read_metadata", "stamp"]
+__all__ = [
+    "FIRST_WITH_GENERATIONS",
+    "Generation",
+    "Metadata",
+    "fence",
+    "put_generation",
+    "read_metadata",
+    "read_revision",
+    "specs_of",
+    "stamp",
+]
 
 FIRST_WITH_GENERATIONS: Final = 3
 """The schema version from which on vectors have tables of their own."""
@@ -30,6 +41,7 @@ _COLUMNS: Final = (
     "has_chunks",
     "index",
     "index_since",
+    "held_until",
     "worker",
     "worker_seen_at",
     "revision",
@@ -50,6 +62,7 @@ class Generation:
         has_chunks: Whether a record may have several vectors; as long as none has, nobody need look.
         index: The place of the external index that is told of all changes; empty where there is none.
         index_since: What tells the time since that is so from all others.
+        held_until: Until when others are to wait with their writes, so that its builder can finish.
         worker: Who builds it, if somebody does.
         worker_seen_at: When that one last said that it was at it.
         revision: The revision of its record; 0 where there is none yet.
@@ -62,6 +75,7 @@ class Generation:
     has_chunks: bool = False
     index: str = ""
     index_since: str = ""
+    held_until: datetime | None = None
     worker: str | None = None
     worker_seen_at: datetime | None = None
     revision: int = 0
@@ -90,6 +104,15 @@ class Metadata:
     def active(self) -> Generation | None:
         """The generation that is searched; None before there are any."""
         return self._in("active")
+
+    @property
+    def in_use(self) -> Generation:
+        """The generation that is searched; raises `StorageError` before there is one."""
+        if self.active is None:
+            raise StorageError(
+                "the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…)."
+            )
+        return self.active
 
     @property
     def building(self) -> Generation | None:
@@ -131,6 +154,12 @@ async def read_metadata(storage: Storage) -> Metadata:
     )
 
 
+async def read_revision(storage: Storage) -> int:
+    """Read just the revision of what a database says of itself; 0 where it was never set up. It costs one look."""
+    (row,) = await storage.get(_TABLE, [_ID])
+    return 0 if row is None else int(row["revision"])
+
+
 def _signature(text: str) -> Signature:
     try:
         return Signature.from_json(text)
@@ -161,6 +190,7 @@ def put_generation(generation: Generation) -> Put | Patch:
         "has_chunks": generation.has_chunks,
         "index": generation.index,
         "index_since": generation.index_since,
+        "held_until": generation.held_until,
         "worker": generation.worker,
         "worker_seen_at": generation.worker_seen_at,
     }
@@ -192,3 +222,23 @@ def stamp(known: Metadata, version: int, signature: Signature) -> Insert | Patch
     if known.revision:
         return Patch(_TABLE, _ID, row, known.revision)
     return Insert(_TABLE, {"id": _ID, "created_at": now, **row})
+
+
+def specs_of(known: Metadata, metric: str, generation: Generation | None = None) -> list[IndexSpec]:
+    """Return the indexes of a generation of vectors.
+
+    Args:
+        known: What the database says of itself.
+        metric: How vectors are compared.
+        generation: The generation; None for the one that is searched.
+
+    Returns:
+        For each table of vectors, what its index is for.
+
+    Raises:
+        StorageError: The database was never set up.
+    """
+    chosen = generation or known.in_use
+    tables = (vectors_of(table, chosen.number) for table in EMBEDDED)
+    database = f"{known.identity} {known.in_use.index_since}".rstrip()
+    return [IndexSpec(table, chosen.signature.dimensions, metric, database) for table in tables]

@@ -12,9 +12,9 @@ from .config import Config, ConfigSource, load_config
 from .database import Database
 from .embedding import Embeddings
 from .errors import ReembedError
-from .maintenance.indexes import note_index, specs_of
+from .maintenance.indexes import note_index
 from .maintenance.migrate import migrate_up
-from .metadata import read_metadata
+from .metadata import read_metadata, specs_of
 from .session import Direct
 from .uncut import to_the_end
 from .wiring import load_parts, load_storage

@@ -423,6 +423,7 @@ GENERATIONS: Final = _table(
     Column("has_chunks", Kind.BOOLEAN),
     Column("index", Kind.TEXT),
     Column("index_since", Kind.TEXT),
+    Column("held_until", Kind.TIME, optional=True),
     Column("worker", Kind.TEXT, optional=True),
     Column("worker_seen_at", Kind.TIME, optional=True),
 )

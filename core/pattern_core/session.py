@@ -7,18 +7,20 @@ import contextlib
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import attrs
 import numpy as np
 
-from .abc import CheckNone, Matches, Row, Storage, Vector, VectorStore, Write
+from .abc import CheckNone, Matches, Patch, Row, Storage, Vector, VectorStore, Write
+from .clock import utc_now
 from .edits import Edit, Mirror
 from .embedding import Embeddings
-from .errors import ClosedError, ConflictError, StorageError
+from .errors import ClosedError, ConflictError, ModelChangedError, StorageError
 from .filters import Field, Filter, matches
 from .indexing import Change, indexer_for
-from .metadata import Generation, Metadata, fence, read_metadata
+from .metadata import Generation, Metadata, fence, read_metadata, read_revision, specs_of
 from .models import Embedding
 from .parts import Parts, embed_parts, hash_text, part_id, part_ids, record_of
 from .retry import repeat
@@ -33,6 +35,12 @@ WIDER: Final = 4
 
 ATTEMPTS: Final = 50
 """How often a single call is repeated where others change the same record at the same time."""
+
+MODEL_CHANGES: Final = 10
+"""How often a call is repeated because the embedding model changed in the midst of it."""
+LONGEST_HOLD_S: Final = 15.0
+"""How long a write waits at most for one who is about to switch to another model, whatever his clock says, in seconds."""
+HOLD_LOOK_S: Final = 0.05
 
 T = TypeVar("T")
 
@@ -85,6 +93,10 @@ class Session(ABC):
         """Do work, and again where it met a conflict that another attempt may not meet."""
 
     @abstractmethod
+    async def steady(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do work, and again where the embedding model changed in the midst of it; whatever else goes wrong is raised."""
+
+    @abstractmethod
     def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:
         """Make those who name the same key wait for each other, as long as they are in this process."""
 
@@ -130,7 +142,7 @@ class Session(ABC):
         """Find the closest records of some partitions that satisfy a filter, closest first, ties by id.
 
         Raises:
-            ConflictError: Another generation has become the active one since the query was made.
+            ModelChangedError: Another generation has become the active one since the query was made.
         """
 
 
@@ -168,6 +180,9 @@ class Direct(Session):
         self._commits: set[asyncio.Task[None]] = set()
         self._order = asyncio.Lock()
         self._indexer = indexer_for(storage, vectors, shared=shared)
+        self._heir: tuple[int, Embeddings] | None = None
+        self._outlived: list[asyncio.Task[None]] = []
+        self._waited_for: datetime | None = None
         self._closed = False
 
     @property
@@ -181,10 +196,7 @@ class Direct(Session):
     @property
     def active(self) -> Generation:
         """The generation that is searched, as far as this session knows."""
-        found = self.known.active
-        if found is None:
-            raise StorageError("the database is not set up: it has no generation of vectors. Open it with open(…).")
-        return found
+        return self.known.in_use
 
     async def get(self, table: Table, ids: Sequence[str]) -> list[Row | None]:
         self._check_open()
@@ -208,6 +220,12 @@ class Direct(Session):
     async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
         return await repeat(work, attempts=ATTEMPTS, turn=self.retries)
 
+    async def steady(self, work: Callable[[], Awaitable[T]]) -> T:
+        for _ in range(MODEL_CHANGES):
+            with contextlib.suppress(ModelChangedError):
+                return await work()
+        return await work()
+
     def turn(self, key: str) -> asyncio.Lock:
         return self._turns.setdefault(key, asyncio.Lock())
 
@@ -220,15 +238,18 @@ class Direct(Session):
 
     async def embedding_of(self, table: Table, id: str) -> Embedding | None:
         await self._refresh()
-        vectors = vectors_of(table, self.active.number)
-        heads = await self.storage.get(vectors, [part_id(id, 0), part_id(id, 1)])
-        rows = await self.storage.get(vectors, part_ids([id], heads), vectors=True)
-        found = [row for row in rows if row is not None]
-        if not found:
-            return None
-        spans = tuple(None if row["ends_at"] is None else (row["begins_at"], row["ends_at"]) for row in found)
-        model, digest = self.active.signature.model, found[0]["signature"]
-        return Embedding(np.stack([row["embedding"] for row in found]), spans, model=model, signature=digest)
+        return (await self.embeddings_of(table, [id])).get(id)
+
+    async def embeddings_of(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
+        """Read the vectors of records, for those that have any."""
+        active = self.active
+        vectors = vectors_of(table, active.number)
+        heads = await self.storage.get(vectors, [part_id(id, part) for id in ids for part in (0, 1)])
+        found: dict[str, list[Row]] = {}
+        for row in await self.storage.get(vectors, part_ids(ids, heads), vectors=True):
+            if row is not None:
+                found.setdefault(record_of(row["id"]), []).append(row)
+        return {id: _embedding(rows, active.signature.model) for id, rows in found.items()}
 
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
         own = [edit for edit in edits if isinstance(edit, Edit)]
@@ -260,46 +281,93 @@ class Direct(Session):
         await asyncio.shield(task)
 
     async def _commit(self, batch: Sequence[Write], mirror: Mirror, changes: Sequence[Change]) -> None:
-        async with self._order:  # two commits of one record must reach the index in the order of the storage
-            while True:
-                known = self.known
-                writes, found = await mirror.writes(self.storage, known)
-                guard = [fence(known)] if writes else []
-                try:
-                    await self._indexer.commit([*guard, *batch, *writes], [*found, *changes])
-                except ConflictError as error:
-                    if not guard or error.table != guard[0].table.name:
-                        raise
-                    await self.reload()
-                    if self.known.revision == known.revision:  # it was not the fence that refused
-                        raise
-                else:
-                    return
+        while True:
+            async with self._order:  # two commits of one record must reach the index in the order of the storage
+                held_until = await self._try_to_commit(batch, mirror, changes)
+            if held_until is None:
+                return
+            await self._wait(held_until)  # without the turn, which he who is waited for may need
+
+    async def _try_to_commit(
+        self, batch: Sequence[Write], mirror: Mirror, changes: Sequence[Change]
+    ) -> datetime | None:
+        """Commit; or return until when it has to wait for one who is about to switch to another model."""
+        while True:
+            known = self.known
+            writes, found = await mirror.writes(self.storage, known)
+            guard = [fence(known)] if writes else []
+            held_until = None if known.building is None else known.building.held_until
+            if guard and held_until not in (None, self._waited_for):
+                return held_until
+            try:
+                await self._indexer.commit([*guard, *batch, *writes], [*found, *changes])
+            except ConflictError as error:
+                if not guard or error.table != guard[0].table.name:
+                    raise
+                await self.reload()
+                if self.known.revision == known.revision:  # it was not the fence that refused
+                    raise
+            else:
+                if any(isinstance(write, Patch) and write.table.name == guard[0].table.name for write in writes):
+                    await self.reload()  # what the database says of itself is another thing now
+                return None
+
+    async def _wait(self, held_until: datetime) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + LONGEST_HOLD_S
+        while utc_now() < held_until and clock() < deadline:
+            building = self.known.building
+            if building is None or building.held_until != held_until:
+                return
+            await asyncio.sleep(HOLD_LOOK_S)
+            await self.reload()
+        self._waited_for = held_until  # it did not come to it
 
     async def reload(self) -> None:
-        """Read anew what the database says of itself.
+        """Read anew what the database says of itself. From then on a model is refused that is not its own.
 
         Raises:
-            SignatureMismatchError: Another model makes its vectors by now.
             StorageError: Another index is told of all changes by now, which would not learn of this session's.
         """
         known = await read_metadata(self.storage)
-        active = known.active
-        if active is not None and active.number != self.active.number:
-            self._embeddings.expect(active.signature)
-        if active is not None and active.index_since != self.active.index_since:
+        if known.in_use.index_since != self.active.index_since:
             raise StorageError(
-                f"another process has opened this database with another vector search ({active.index or 'its own'}), which "
-                f"does not learn of this one's writes, nor the other way round. Nothing was written. Configure the same "
-                f"[vectors] everywhere, and open it again."
+                f"another process has opened this database with another vector search ({known.in_use.index or 'its own'}), "
+                f"which does not learn of this one's writes, nor the other way round. Nothing was written. Configure the "
+                f"same [vectors] everywhere, and open it again."
             )
+        if known.in_use.number != self.active.number:
+            for spec in specs_of(known, self.metric):  # what is deleted here has to go from there
+                await self.vectors.create(spec)
+            self._embeddings.follow(known.in_use.signature)
         self.known = known
+        if self._heir is not None and self._heir[0] == known.in_use.number:
+            before, self._embeddings = self._embeddings, self._heir[1]
+            if before is not self._embeddings:
+                self._outlived.append(asyncio.create_task(before.retire()))
 
-    def adopt(self, known: Metadata, embeddings: Embeddings) -> Embeddings:
-        """Go on with another generation and its model; return the model before."""
-        before, self._embeddings = self._embeddings, embeddings
-        self.known = known
-        return before
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the model is not that of the generation that is searched: another process has changed that."""
+        embedder = self._embeddings.loaded
+        return embedder is not None and embedder.signature != self.active.signature
+
+    async def switch(self, number: int, model: Embeddings, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what makes another generation the active one, and go on with its model from that moment on.
+
+        The model before is let go of when nobody is at it.
+
+        Args:
+            number: The number of the generation.
+            model: Its model.
+            work: What makes it the active one; it may have done so even where it fails.
+        """
+        self._heir = (number, model)  # others may learn of it before this does
+        try:
+            await work()
+        finally:
+            await self.reload()
+            self._heir = None
 
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[Callable[[Sequence[Write], Sequence[Change]], Awaitable[None]]]:
@@ -318,7 +386,8 @@ class Direct(Session):
             return
         commits = await self.storage.foreign_commits()
         if commits != self._foreign_commits:
-            await self.reload()
+            if await read_revision(self.storage) != self.known.revision:
+                await self.reload()
             self._foreign_commits = commits
 
     async def catch_up(self) -> None:
@@ -329,30 +398,34 @@ class Direct(Session):
         self, table: Table, query: Query, *, partitions: Sequence[str], limit: int, where: Filter | None
     ) -> list[Found]:
         await self._refresh()
-        if query.generation != self.active.number:
-            raise ConflictError("system_metadata", "main", self.known.revision)
+        active = self.active
+        if query.generation != active.number:
+            raise ModelChangedError(query.generation)
         await self.catch_up()
-        vectors = vectors_of(table, query.generation)
-        wanted = limit if where is None else limit * FIRST_SEARCH
+        vectors = vectors_of(table, active.number)
+        # One more than wanted tells whether others are as close as the last.
+        wanted = limit + 1 if where is None else limit * FIRST_SEARCH
         ids: list[str] | None = None
         while True:
             found = await self.vectors.search(vectors, query.vector, partitions=partitions, limit=wanted, ids=ids)
             hits = await self._fetch(table, vectors, found, partitions, where)
-            if len(hits) >= limit or len(found.ids) < wanted:
+            if len(found.ids) < wanted or (len(hits) >= limit and hits[limit - 1].score > found.scores[-1]):
                 return hits[:limit]
-            if where is not None and ids is None:
+            if where is not None and ids is None and len(hits) < limit:
                 # The filter took away too much: ask the storage which records fit, and rank just those.
-                ids = await self._fitting(table, vectors, partitions, where)
-                wanted = limit
-            else:  # some vectors were of one record, or of records that have gone since
+                ids = await self._fitting(table, vectors, active, partitions, where)
+                wanted = limit + 1
+            else:  # some vectors were of one record, or of records that have gone since, or are equally close
                 wanted *= WIDER
 
-    async def _fitting(self, table: Table, vectors: Table, partitions: Sequence[str], where: Filter) -> list[str]:
+    async def _fitting(
+        self, table: Table, vectors: Table, active: Generation, partitions: Sequence[str], where: Filter
+    ) -> list[str]:
         """Return the ids of the vectors of the records that satisfy a filter."""
         scope = Field(str(table.partition)).in_(partitions)
         records = await self._ids(table, scope & where)
         fitting = [part_id(id, 0) for id in records]
-        if self.active.has_chunks:
+        if active.has_chunks:
             chunks = await self._ids(vectors, Field("partition").in_(partitions) & (Field("part") > 0))
             known = set(records)
             fitting += [each for each in chunks if record_of(each) in known]
@@ -378,6 +451,7 @@ class Direct(Session):
             for row in rows
             if row is not None and row[str(table.partition)] in scope and matches(where, row)
         ]
+        seen.sort(key=lambda each: (-each[2], each[0]["id"]))  # ids of vectors need not sort as those of records
         chunks = [id for _, id, _ in seen if id != part_id(record_of(id), 0)]
         places = {row["id"]: row for row in await self.storage.get(vectors, chunks) if row} if chunks else {}
         return [Found(row, score, found.exact, _passage(table, row, places.get(id))) for row, id, score in seen]
@@ -387,11 +461,19 @@ class Direct(Session):
         self._closed = True
         if self._commits:
             await asyncio.wait(self._commits)
+        for task in self._outlived:
+            task.cancel()
+        await asyncio.gather(*self._outlived, return_exceptions=True)
         await self._indexer.finish()
 
     def _check_open(self) -> None:
         if self._closed:
             raise ClosedError("the database is closed. Open it again with pattern_core.open(…).")
+
+
+def _embedding(rows: Sequence[Row], model: str) -> Embedding:
+    spans = tuple(None if row["ends_at"] is None else (row["begins_at"], row["ends_at"]) for row in rows)
+    return Embedding(np.stack([row["embedding"] for row in rows]), spans, model=model, signature=rows[0]["signature"])
 
 
 def _passage(table: Table, row: Row, part: Row | None) -> str | None:

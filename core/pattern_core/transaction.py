@@ -13,7 +13,7 @@ from .abc import Check, CheckNone, Row, Write
 from .clock import utc_now
 from .edits import Edit
 from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, PatternError
+from .errors import AlreadyExistsError, ClosedError, ConflictError, ModelChangedError, NotFoundError, PatternError
 from .exact import score
 from .filters import And, Field, Filter, matches
 from .models import Embedding
@@ -96,6 +96,9 @@ class Transaction(Session):
     async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
         return await work()  # what was read stays read: only the whole transaction can be repeated
 
+    async def steady(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await work()  # as above
+
     def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:  # noqa: ARG002 - nobody sees it yet
         return contextlib.nullcontext()
 
@@ -126,40 +129,39 @@ class Transaction(Session):
 
     async def embedding_of(self, table: Table, id: str) -> Embedding | None:
         self._check_open()
-        key = (table.name, id)
-        if key in self._staged and self._staged[key] is None:
-            return None
-        parts = self._parts.get(key)
-        if parts is None:
-            return await self._direct.embedding_of(table, id)
-        if parts.embedded is None:
-            return None
-        vectors, spans = np.stack(parts.embedded.vectors), parts.embedded.spans
-        return Embedding(vectors, spans, model=self._direct.active.signature.model, signature=parts.signature)
+        return (await self._embeddings_of(table, [id])).get(id)
+
+    async def _embeddings_of(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
+        """Read the vectors of records, those of staged texts included."""
+        gone = {id for id in ids if (table.name, id) in self._staged and self._staged[table.name, id] is None}
+        mine = {id: self._parts[table.name, id] for id in ids if (table.name, id) in self._parts}
+        others = [id for id in ids if id not in gone and id not in mine]
+        found = await self._direct.embeddings_of(table, others) if others else {}
+        model = self._direct.active.signature.model
+        for id, parts in mine.items():
+            if parts.embedded is not None:
+                vectors, spans = np.stack(parts.embedded.vectors), parts.embedded.spans
+                found[id] = Embedding(vectors, spans, model=model, signature=parts.signature)
+        return found
 
     async def search(
         self, table: Table, query: Query, *, partitions: Sequence[str], limit: int, where: Filter | None
     ) -> list[Found]:
         self._check_open()
+        if outdated := {parts.generation for parts in self._parts.values()} - {query.generation}:
+            raise ModelChangedError(min(outdated))
         staged = self._staged_ids(table)
         wanted = limit + len(staged)
         hits = await self._direct.search(table, query, partitions=partitions, limit=wanted, where=where)
         hits = [hit for hit in hits if hit.row["id"] not in staged]
         for hit in hits:
             self._remember(table, hit.row["id"], hit.row)
-        mine = [
-            await self._score_staged(table, query, row)
-            for row in self._staged_rows(table, where)
-            if row[str(table.partition)] in partitions
-        ]
-        found = [*hits, *(each for each in mine if each is not None)]
-        return sorted(found, key=lambda hit: (-hit.score, hit.row["id"]))[:limit]
+        rows = [row for row in self._staged_rows(table, where) if row[str(table.partition)] in partitions]
+        embeddings = await self._embeddings_of(table, [row["id"] for row in rows])
+        mine = [self._score_staged(table, query, row, embeddings[row["id"]]) for row in rows if row["id"] in embeddings]
+        return sorted([*hits, *mine], key=lambda hit: (-hit.score, hit.row["id"]))[:limit]
 
-    async def _score_staged(self, table: Table, query: Query, row: Row) -> Found | None:
-        """Score a staged record; None where it has no vector."""
-        embedding = await self.embedding_of(table, row["id"])
-        if embedding is None:
-            return None
+    def _score_staged(self, table: Table, query: Query, row: Row, embedding: Embedding) -> Found:
         scores = [score(query.vector, vector, self._direct.metric) for vector in embedding.vectors]
         best = max(range(len(scores)), key=scores.__getitem__)
         span = embedding.spans[best] if len(scores) > 1 else None

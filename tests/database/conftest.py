@@ -14,9 +14,8 @@ from pattern_core.config import load_config
 from pattern_core.database import Database
 from pattern_core.embedding import Embeddings
 from pattern_core.exact import ExactIndex
-from pattern_core.maintenance.indexes import specs_of
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.metadata import read_metadata
+from pattern_core.metadata import read_metadata, specs_of
 from pattern_core.testing import MemoryStorage, MirrorIndex
 from pattern_core.wiring import load_parts
 

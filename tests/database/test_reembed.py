@@ -21,11 +21,11 @@ from pattern_core.database import Database
 from pattern_core.embedding import Embeddings
 from pattern_core.errors import EmbeddingError
 from pattern_core.exact import ExactIndex
-from pattern_core.maintenance import reembed as work
-from pattern_core.maintenance.indexes import index_specs, specs_of, verify_index
+from pattern_core.maintenance import building as work
+from pattern_core.maintenance.indexes import index_specs, verify_index
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.maintenance.reembed import abandon, drop_retired, estimate, reembed
-from pattern_core.metadata import Generation, put_generation, read_metadata
+from pattern_core.maintenance.reembed import Outcome, abandon, drop_retired, estimate, reembed
+from pattern_core.metadata import Generation, put_generation, read_metadata, specs_of
 from pattern_core.parts import hash_text, record_of
 from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, vectors_of
 from pattern_core.session import Direct
@@ -420,11 +420,12 @@ class TestProcesses:
     """Several processes with one database: here several objects with one place."""
 
     async def test_others_learn_of_the_switch(self) -> None:
-        """One who has the old model can neither write a text nor search after the switch; what has no text, it can."""
+        """One who has the old model can neither write a text nor search after the switch; all else, it can."""
         data: MemoryData = {}
         async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
             await make_people(first)
             await fill(first, 20)
+            await first.memories.create(agent_id="archive", label="there", content="number", id="there")
             assert len(await other.memories.search_semantic("archive", "number")) == 10
             await reembed(session(first), over(Letters(NEW)))
             await other.users.create(id="grace")
@@ -433,9 +434,17 @@ class TestProcesses:
             with pytest.raises(SignatureMismatchError, match="pairs 32"):
                 await other.memories.create(agent_id="archive", label="late", content="too late")
             with pytest.raises(SignatureMismatchError):
-                await other.memories.delete(memory.id)
-            assert await first.memories.count() == 20
+                await other.memories.search_semantic("archive", "number")
+            assert await other.memories.delete(memory.id) == {"memory_blocks": 1}
+            embedding = (await other.memories.get("there", with_embedding=True)).embedding
+            assert embedding is not None
+            assert embedding.vectors.shape == (1, NEW)
             await check(first.storage, first.vectors)
+            await check(other.storage, other.vectors)
+
+            taken = await reembed(session(other), over(Letters(NEW)))  # there it has been done already
+            assert (taken.switched, taken.generation) == (False, 2)
+            assert len(await other.memories.search_semantic("archive", "number", limit=40)) == 10
 
     async def test_others_write_meanwhile(self) -> None:
         """What a process writes that has yet to hear of the run is not missed."""
@@ -454,7 +463,7 @@ class TestProcesses:
                     await asyncio.sleep(0)
 
             outcome, _ = await asyncio.gather(reembed(session(first), over(model)), write(), return_exceptions=True)
-            assert isinstance(outcome, work.Outcome)
+            assert isinstance(outcome, Outcome)
             assert await first.memories.count() == 20 + done
             await check(first.storage, first.vectors)
 

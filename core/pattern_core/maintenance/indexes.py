@@ -11,12 +11,12 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
-from pattern_core.errors import ConflictError, StorageError
+from pattern_core.errors import ConflictError
 from pattern_core.exact import score
 from pattern_core.filters import Field, Filter
-from pattern_core.metadata import Generation, Metadata, put_generation, read_metadata, stamp
+from pattern_core.metadata import Metadata, put_generation, read_metadata, specs_of, stamp
 from pattern_core.parts import record_of
-from pattern_core.schema import EMBEDDED, OUTBOX, Table, vectors_of
+from pattern_core.schema import OUTBOX, Table
 
 __all__ = [
     "IndexReport",
@@ -25,7 +25,6 @@ __all__ = [
     "index_status",
     "note_index",
     "rebuild_index",
-    "specs_of",
     "verify_index",
 ]
 
@@ -99,28 +98,6 @@ async def index_specs(storage: Storage, metric: str) -> list[IndexSpec]:
         StorageError: The database was never set up.
     """
     return specs_of(await read_metadata(storage), metric)
-
-
-def specs_of(known: Metadata, metric: str, generation: Generation | None = None) -> list[IndexSpec]:
-    """Return the indexes of a generation of vectors.
-
-    Args:
-        known: What the database says of itself.
-        metric: How vectors are compared.
-        generation: The generation; None for the one that is searched.
-
-    Returns:
-        For each table of vectors, what its index is for.
-
-    Raises:
-        StorageError: The database was never set up.
-    """
-    chosen = generation or known.active
-    if chosen is None:
-        raise StorageError("the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…).")
-    tables = (vectors_of(table, chosen.number) for table in EMBEDDED)
-    database = f"{known.identity} {chosen.index_since}".rstrip()
-    return [IndexSpec(table, chosen.signature.dimensions, metric, database) for table in tables]
 
 
 async def note_index(storage: Storage, known: Metadata, vectors: VectorStore) -> Metadata:

@@ -247,7 +247,7 @@ class Repository(AppendRepository[R]):
                 raise ValidationError(message, where=self.record.__name__, field=name)
         id, revision = self._target(target)
         if revision is not None:
-            return await self._update(id, changes, revision)
+            return await self._session.steady(lambda: self._update(id, changes, revision))
         return await self._session.repeat(lambda: self._update(id, changes, None))
 
     def _target(self, target: R | str) -> tuple[str, int | None]:
@@ -302,7 +302,7 @@ class Repository(AppendRepository[R]):
         """
         id, revision = self._target(target)
         if revision is not None:
-            return await self._delete(id, revision, cascade=cascade)
+            return await self._session.steady(lambda: self._delete(id, revision, cascade=cascade))
         return await self._session.repeat(lambda: self._delete(id, None, cascade=cascade))
 
     async def _delete(self, id: str, revision: int | None, *, cascade: bool) -> dict[str, int]:

@@ -63,8 +63,7 @@ class EmbeddedRepository(Repository[E]):
         async def work() -> builtins.list[E]:
             return await self._write(await self._embedded(creations))
 
-        # Nothing but a change of the model can get in the way of new records: then they are embedded anew.
-        return await self._session.repeat(work)
+        return await self._session.steady(work)
 
     async def _creations(self, records: Sequence[E]) -> builtins.list[Edit]:
         return await self._embedded(await super()._creations(records))
@@ -97,7 +96,7 @@ class EmbeddedRepository(Repository[E]):
                 return []
             return await self._session.search(self.table, query, partitions=partitions, limit=limit, where=where)
 
-        found = await self._session.repeat(look)  # again where the model has changed in between
+        found = await self._session.steady(look)
         return [Hit(self._load(each.row), each.score, each.exact, each.passage) for each in found]
 
     async def _exists(self, table: str, id: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate
 from pattern_core.maintenance.versions import tables_at
 from pattern_core.metadata import Metadata, read_metadata, stamp
 from pattern_core.parts import hash_text
-from pattern_core.schema import EMBEDDED, GENERATIONS, OUTBOX, TABLES, UNEMBEDDED, CreateTable, vectors_of
+from pattern_core.schema import (
+    EMBEDDED,
+    GENERATIONS,
+    OUTBOX,
+    TABLES,
+    UNEMBEDDED,
+    CreateTable,
+    generation_of,
+    vectors_of,
+)
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
 from tests.dying import Death, Dying
 
@@ -48,7 +58,11 @@ async def second_version(storage: Storage) -> dict[str, Row]:
 
 async def check_vectors(storage: Storage, embedded: dict[str, Row]) -> None:
     """Fail unless all vectors have arrived in tables of their own, and the records are there without them."""
-    for table, vectors in zip(EMBEDDED, VECTORS, strict=True):
+    known = await read_metadata(storage)
+    tables = {vectors_of(table, known.in_use.number) for table in EMBEDDED}
+    assert {name for name in await storage.tables() if generation_of(name)} == {table.name for table in tables}
+    for table in EMBEDDED:
+        vectors = vectors_of(table, known.in_use.number)
         mine = {id: row for id, row in embedded.items() if id.startswith(table.name)}
         found = {row["id"].removesuffix("#0000"): row for row in await storage.find(vectors, vectors=True)}
         assert found.keys() == mine.keys()
@@ -148,9 +162,9 @@ class TestMigrations:
             embedded = await second_version(MemoryStorage(data))
             await migrate_up(MemoryStorage(data), SIGNATURE)
             dying = Dying(data, survived)
-            try:
+            with contextlib.suppress(Death):
                 await migrate_down(dying, 2)
-            except Death:
+            if survived % 2 and (await read_metadata(MemoryStorage(data))).schema_version > 2:
                 await migrate_down(MemoryStorage(data), 2)
             await migrate_up(MemoryStorage(data), SIGNATURE)
             await check_vectors(MemoryStorage(data), embedded)

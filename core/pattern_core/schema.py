@@ -32,6 +32,7 @@ __all__ = [
     "Order",
     "SchemaStep",
     "Table",
+    "generation_of",
     "table_named",
     "vectors_of",
 ]
@@ -462,9 +463,14 @@ def vectors_of(table: Table, generation: int) -> Table:
     return Table(name, columns, indexes=(("partition",),), partition="partition")
 
 
+def generation_of(name: str) -> int:
+    """Return the number of the generation that a table of vectors belongs to; 0 for any other table's name."""
+    found = re.fullmatch(rf"(\w+?){_VECTORS}([1-9]\d*)", name)
+    return int(found[2]) if found and found[1] in TABLES else 0
+
+
 def table_named(name: str) -> Table | None:
     """Return the table of ours that has a name, of records or of vectors; None where none has."""
-    found = re.fullmatch(rf"(\w+?){_VECTORS}([1-9]\d*)", name)
-    if found and found[1] in TABLES:
-        return vectors_of(TABLES[found[1]], int(found[2]))
+    if number := generation_of(name):
+        return vectors_of(TABLES[name.removesuffix(f"{_VECTORS}{number}")], number)
     return {**TABLES, OUTBOX.name: OUTBOX, GENERATIONS.name: GENERATIONS, UNEMBEDDED.name: UNEMBEDDED}.get(name)

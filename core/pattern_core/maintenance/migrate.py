@@ -1,8 +1,8 @@
 """Bring a database's schema from one version to another.
 
-Every migration is a list of idempotent steps up and a list down. Migrating is: back up what there is, apply the steps,
-verify, stamp the version. It can be killed anywhere and begun again: until the stamp is written, the old version
-stands, and the steps are repeated.
+Migrating is: back up what there is, make tables, carry data over, change columns, verify, stamp the version. It can be
+killed anywhere and begun again: until the stamp is written, the old version stands, and everything is done once more, to
+the same end. On the way down the stamp comes before what was added goes, so that nothing is ever missing.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ from pathlib import Path
 
 import attrs
 
-from pattern_core.abc import Signature, Storage, Write
+from pattern_core.abc import Delete, Signature, Storage, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, MigrationError
 from pattern_core.filters import Field
-from pattern_core.metadata import Metadata, put_generation, read_metadata, stamp
-from pattern_core.schema import EMBEDDED, AlterTable, CreateTable, DropTable, Table, vectors_of
+from pattern_core.metadata import Generation, Metadata, put_generation, read_metadata, stamp
+from pattern_core.schema import (
+    EMBEDDED,
+    GENERATIONS,
+    AlterTable,
+    CreateTable,
+    DropTable,
+    generation_of,
+    table_named,
+    vectors_of,
+)
 
 from .backup import back_up
-from .versions import LATEST, MIGRATIONS, Migration, new_generation, tables_at
+from .versions import LATEST, MIGRATIONS, Migration, tables_at
 
 __all__ = ["LATEST", "MIGRATIONS", "Migration", "Plan", "migrate_down", "migrate_up", "plan"]
 
@@ -96,49 +105,71 @@ async def _set_up(storage: Storage, signature: Signature) -> None:
     """Make all tables as they are now: a new database has nothing to carry."""
     await _refuse_records(storage)
     known = Metadata(signature=signature)
+    first = await _first_generation(storage, signature)
     for migration in MIGRATIONS:
-        await _create(storage, migration, known)
-    await _stamp(storage, known, LATEST, also=[put_generation(new_generation(known))])
+        await _create(storage, migration, first)
+    await _stamp(storage, known, LATEST, also=[put_generation(first)])
+    await _sweep(storage)
 
 
 async def _up(storage: Storage, migration: Migration, known: Metadata) -> None:
-    await _create(storage, migration, known)
-    await migration.carry(storage, known)
-    if migration.with_vectors:
-        await _verify_vectors(storage, known)
+    assert known.signature is not None  # noqa: S101 - a database has one from its first version on
+    first = await _first_generation(storage, known.signature) if migration.with_vectors else None
+    generation = first or known.active or Generation(number=0, signature=known.signature, state="active")
+    await _create(storage, migration, generation)
+    await migration.carry(storage, known, generation)
+    if first is not None:
+        await _verify_vectors(storage, known, first)
     for before, after in migration.alters:
-        await storage.apply_schema(AlterTable(before, after, _dimensions(known)))
-    also = [put_generation(new_generation(known))] if migration.with_vectors else []
-    await _stamp(storage, known, migration.version, also=also)
+        await storage.apply_schema(AlterTable(before, after, known.signature.dimensions))
+    await _stamp(storage, known, migration.version, also=[] if first is None else await _only(storage, first))
+    if first is not None:
+        await _sweep(storage)
 
 
-async def _create(storage: Storage, migration: Migration, known: Metadata) -> None:
-    created = [*migration.creates, *(_first_vectors() if migration.with_vectors else ())]
+async def _first_generation(storage: Storage, signature: Signature) -> Generation:
+    """Return a generation under a number that no tables have: others may be left from an attempt that was cut off."""
+    taken = [number for name in await storage.tables() if (number := generation_of(name))]
+    return Generation(number=max(taken, default=0) + 1, signature=signature, state="active")
+
+
+async def _only(storage: Storage, first: Generation) -> list[Write]:
+    """Return the writes that make a generation the only one: a way down that was cut off leaves others."""
+    left = [row["id"] for row in await storage.find(GENERATIONS) if row["number"] != first.number]
+    return [put_generation(first), *(Delete(GENERATIONS, id) for id in left)]
+
+
+async def _sweep(storage: Storage) -> None:
+    """Remove the vectors of attempts that were cut off."""
+    present = await storage.tables()
+    # After the tables: a generation is recorded before it has any.
+    known = {each.number for each in (await read_metadata(storage)).generations}
+    for name in sorted(present):
+        table = table_named(name)
+        if table is not None and generation_of(name) not in {0, *known}:
+            await storage.apply_schema(DropTable(table))
+
+
+async def _create(storage: Storage, migration: Migration, generation: Generation) -> None:
+    vectors = [vectors_of(table, generation.number) for table in EMBEDDED] if migration.with_vectors else []
+    created = [*migration.creates, *vectors]
     for table in created:
-        await storage.apply_schema(CreateTable(table, _dimensions(known)))
+        await storage.apply_schema(CreateTable(table, generation.signature.dimensions))
     missing = {table.name for table in created} - await storage.tables()
     if missing:
         raise MigrationError(f"migration {migration.version} did not create {', '.join(sorted(missing))}")
 
 
-async def _verify_vectors(storage: Storage, known: Metadata) -> None:
+async def _verify_vectors(storage: Storage, known: Metadata, first: Generation) -> None:
     """Refuse to go on where fewer vectors have arrived than there are."""
-    for table, vectors in zip(EMBEDDED, _first_vectors(), strict=True):
-        before = tables_at(known.schema_version)[table.name]
+    for table in EMBEDDED:
+        before, vectors = tables_at(known.schema_version)[table.name], vectors_of(table, first.number)
         there = await storage.count(before, ~Field("embedding").is_null())
         if (arrived := await storage.count(vectors)) < there:
             message = (
                 f"of {there:,} vectors of {table.name}, {arrived:,} have arrived in {vectors.name}. Open it again."
             )
             raise MigrationError(message)
-
-
-def _first_vectors() -> list[Table]:
-    return [vectors_of(table, 1) for table in EMBEDDED]
-
-
-def _dimensions(known: Metadata) -> int:
-    return known.signature.dimensions if known.signature else 0
 
 
 async def _refuse_records(storage: Storage) -> None:
@@ -182,16 +213,14 @@ async def migrate_down(storage: Storage, target: int, *, backups: Path | None = 
         await back_up(storage, backups / f"before-down-to-{target}")
     for migration in steps.pending:
         known = await read_metadata(storage)
-        for before, after in migration.alters:
-            await storage.apply_schema(AlterTable(after, before, _dimensions(known)))
-        await migration.carry_back(storage, known)
-        if migration.with_vectors:
-            for generation in known.generations:
-                for table in EMBEDDED:
-                    await storage.apply_schema(DropTable(vectors_of(table, generation.number)))
-        # The metadata goes last (it was created first): until then the version stands, and the step can be repeated.
-        for table in reversed(migration.creates):
-            await storage.apply_schema(DropTable(table))
+        if known.active is not None:
+            await migration.carry_back(storage, known, known.active)
         if known.signature is not None and migration.version > 1:
             await storage.commit([stamp(known, migration.version - 1, known.signature)])
+        for generation in known.generations if migration.with_vectors else ():
+            for table in EMBEDDED:
+                await storage.apply_schema(DropTable(vectors_of(table, generation.number)))
+        # The metadata goes last (it was created first): until then the database is known for what it is.
+        for table in reversed(migration.creates):
+            await storage.apply_schema(DropTable(table))
     return steps

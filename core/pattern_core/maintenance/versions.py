@@ -11,33 +11,44 @@ import numpy as np
 from pattern_core.abc import Patch, Put, Storage, Write
 from pattern_core.embedding import Embedded
 from pattern_core.filters import Field
-from pattern_core.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata
+from pattern_core.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata, fence
 from pattern_core.parts import Parts, hash_text, part_rows, record_of
-from pattern_core.schema import EMBEDDED, GENERATIONS, OUTBOX, TABLES, UNEMBEDDED, Column, Kind, Table, vectors_of
+from pattern_core.schema import (
+    EMBEDDED,
+    GENERATIONS,
+    OUTBOX,
+    TABLES,
+    UNEMBEDDED,
+    AlterTable,
+    Column,
+    Kind,
+    Table,
+    vectors_of,
+)
 
-__all__ = ["LATEST", "MIGRATIONS", "Migration", "new_generation", "tables_at"]
+__all__ = ["LATEST", "MIGRATIONS", "Migration", "tables_at"]
 
 _ROWS: Final = 500
 
-Carry = Callable[[Storage, Metadata], Awaitable[None]]
+Carry = Callable[[Storage, Metadata, Generation], Awaitable[None]]
 
 
-async def _nothing(_storage: Storage, _known: Metadata) -> None:
+async def _nothing(_storage: Storage, _known: Metadata, _generation: Generation) -> None:
     """Carry nothing."""
 
 
 @attrs.frozen
 class Migration:
-    """A step from one schema version to the next.
+    """A step from one schema version to the next, and back.
 
     Attributes:
         version: The version that it leads to.
         summary: What it does, in a few words.
         creates: The tables that it adds, in order.
-        with_vectors: Whether it adds the tables of the first generation of vectors.
+        with_vectors: Whether it adds a first generation of vectors.
         alters: The tables whose columns it changes: as they were, and as they are from then on.
-        carry: Takes data along, before the columns change. It may be done twice.
-        carry_back: Takes data back, after the columns have.
+        carry: Takes data along, into that generation, before the columns change. It may be done twice.
+        carry_back: Takes data back, out of the generation in use, before what the step has added goes. As above.
     """
 
     version: int
@@ -55,15 +66,9 @@ def _with_vector(table: Table) -> Table:
     return attrs.evolve(table, columns=(*table.columns, *own), texts=())
 
 
-def new_generation(known: Metadata) -> Generation:
-    """Return the first generation of vectors of a database."""
-    assert known.signature is not None  # noqa: S101 - a database has one from its first version on
-    return Generation(number=1, signature=known.signature, state="active")
-
-
-async def _carry_vectors(storage: Storage, known: Metadata) -> None:
+async def _carry_vectors(storage: Storage, known: Metadata, first: Generation) -> None:
     """Copy the vectors that stand beside the records into tables of their own."""
-    first = new_generation(known)
+    guard = fence(known)
     for table in EMBEDDED:
         vectors = vectors_of(table, first.number)
         async for batch in storage.scan(_with_vector(table), ~Field("embedding").is_null(), batch_rows=_ROWS):
@@ -73,27 +78,25 @@ async def _carry_vectors(storage: Storage, known: Metadata) -> None:
                 made = Embedded((vector,), (None,))
                 parts = Parts(first.number, first.signature.digest, hash_text(table.text(row)), made)
                 writes += [Put(vectors, each) for each in part_rows(table, row, parts)]
-            await storage.commit(writes)
+            await storage.commit([guard, *writes])  # one who comes late must not write over what is newer
 
 
-async def _carry_vectors_back(storage: Storage, known: Metadata) -> None:
+async def _carry_vectors_back(storage: Storage, known: Metadata, active: Generation) -> None:
     """Copy the vectors beside the records again; of a text that was cut into chunks, that of the first one."""
-    active = known.active
-    if active is None:
-        return
+    guard = fence(known)
     for table in EMBEDDED:
         vectors, wide = vectors_of(table, active.number), _with_vector(table)
+        await storage.apply_schema(AlterTable(table, wide, active.signature.dimensions))
         async for batch in storage.scan(vectors, Field("part") <= 1, columns=["id", "embedding"], batch_rows=_ROWS):
             rows = [(record_of(row["id"]), row["embedding"]) for row in batch.to_pylist()]
             there = await storage.get(wide, [id for id, _ in rows])
             model = active.signature.model
-            await storage.commit(
-                [
-                    Patch(wide, id, {"embedding": np.array(vector, np.float32), "embedding_model": model})
-                    for (id, vector), record in zip(rows, there, strict=True)
-                    if record is not None
-                ]
-            )
+            patches = [
+                Patch(wide, id, {"embedding": np.array(vector, np.float32), "embedding_model": model})
+                for (id, vector), record in zip(rows, there, strict=True)
+                if record is not None
+            ]
+            await storage.commit([guard, *patches])
 
 
 MIGRATIONS: Final = (
@@ -109,18 +112,18 @@ MIGRATIONS: Final = (
         creates=(GENERATIONS, UNEMBEDDED),
         with_vectors=True,
         carry=_carry_vectors,
+        carry_back=_carry_vectors_back,
     ),
     Migration(
         4,
         "take the vectors out of the tables of records",
         alters=tuple((_with_vector(table), table) for table in EMBEDDED),
-        carry_back=_carry_vectors_back,
     ),
 )
 LATEST: Final = MIGRATIONS[-1].version
 
 
 def tables_at(version: int) -> dict[str, Table]:
-    """Return the tables of records that a database of a version has, by name."""
-    later = {before.name: before for step in MIGRATIONS if step.version > version for before, _ in step.alters}
-    return {name: later.get(name, table) for name, table in TABLES.items()}
+    """Return the tables of records that a database of a version has, by name; of one that is being migrated, too."""
+    beside = version < FIRST_WITH_GENERATIONS
+    return {name: _with_vector(table) if beside and table.texts else table for name, table in TABLES.items()}

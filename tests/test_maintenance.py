@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from pattern_core.abc import Insert, Patch, Row, Signature, Storage
+from pattern_core.abc import Delete, Insert, Patch, Row, Signature, Storage, Write
+from pattern_core.embedding import Embedded
 from pattern_core.errors import MigrationError, StorageError
 from pattern_core.maintenance.backup import back_up, restore
 from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate_up, plan
 from pattern_core.maintenance.versions import tables_at
-from pattern_core.metadata import Metadata, read_metadata, stamp
-from pattern_core.parts import hash_text
+from pattern_core.metadata import Metadata, put_generation, read_metadata, stamp
+from pattern_core.parts import Parts, hash_text, part_id, part_rows
 from pattern_core.schema import (
     EMBEDDED,
     GENERATIONS,
@@ -24,6 +26,7 @@ from pattern_core.schema import (
     TABLES,
     UNEMBEDDED,
     CreateTable,
+    Table,
     generation_of,
     vectors_of,
 )
@@ -227,15 +230,43 @@ class TestMigrations:
         assert (await read_metadata(second)).revision == 1
 
 
+def vector_rows(table: Table, records: Iterable[Row]) -> list[Row]:
+    """Return the vectors of some records: two of each text with a space in it, none of a blank one, else one."""
+    rows: list[Row] = []
+    for record in records:
+        text = table.text(record)
+        if not text:
+            continue
+        spans = tuple((n, n + 1) for n in range(2)) if " " in text else (None,)
+        made = Embedded(tuple(sample_vector(f"{text} {n}", 4) for n, _ in enumerate(spans)), spans)
+        rows += part_rows(table, record, Parts(1, SIGNATURE.digest, hash_text(text), made))
+    return rows
+
+
+class Busy(MemoryStorage):
+    """A storage that others write to while a backup looks away.
+
+    Attributes:
+        writes: What they commit, one batch before each look at vectors.
+    """
+
+    writes: Iterator[Sequence[Write]] = iter(())
+
+    async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
+        if table in VECTORS and (batch := next(self.writes, None)):
+            await self.commit(batch)
+        return await super().get(table, ids, vectors=vectors)
+
+
 class TestBackups:
     async def fill(self, storage: MemoryStorage) -> dict[str, int]:
         await migrate_up(storage, SIGNATURE)
         for number, table in enumerate(TABLES.values()):
             if table.name != "system_metadata":
                 await storage.commit([Insert(table, sample_row(table, f"{table.name}-{n}")) for n in range(number)])
-        for vectors in VECTORS:
-            row = sample_row(vectors, "x#0000", embedding=sample_vector("x", 4))
-            await storage.commit([Insert(vectors, row)])
+        for table, vectors in zip(EMBEDDED, VECTORS, strict=True):
+            rows = vector_rows(table, await storage.find(table))
+            await storage.commit([Insert(vectors, row) for row in rows])
         return {table.name: await storage.count(table) for table in (*TABLES.values(), *VECTORS, GENERATIONS)}
 
     async def test_there_and_back(self, storage: MemoryStorage, tmp_path: Path) -> None:
@@ -255,6 +286,65 @@ class TestBackups:
             assert OUTBOX.name in await empty.tables()
 
         assert sum(rows for _, rows in seen) == sum(counts.values())
+
+    async def test_others_write_meanwhile(self, tmp_path: Path) -> None:
+        """A record comes with the vectors of the text that it has in the backup, whatever others do while it is made."""
+        table, vectors = TABLES["memory_blocks"], VECTORS[0]
+        records = [sample_row(table, f"m{n}", content=f"text{n}") for n in range(4)]
+
+        def changed(number: int, text: str, **also: object) -> list[Write]:
+            records[number] |= {"content": text, "revision": records[number]["revision"] + 1, **also}
+            parts = vector_rows(table, [records[number]])
+            ids = [part_id(f"m{number}", part) for part in range(3)]
+            return [
+                Patch(table, f"m{number}", {name: records[number][name] for name in ("content", "revision", *also)}),
+                *(Delete(vectors, id) for id in ids),
+                *(Insert(vectors, row) for row in parts),
+            ]
+
+        async with Busy() as storage:
+            await migrate_up(storage, SIGNATURE)
+            await storage.commit([Insert(table, row) for row in records])
+            await storage.commit([Insert(vectors, row) for row in vector_rows(table, records)])
+            gone = [Delete(table, "m3"), Delete(vectors, "m3#0000")]
+            storage.writes = iter(
+                [
+                    [*changed(0, "now two"), *changed(1, "text1", agent_id="another"), *gone],
+                    changed(0, "again two"),
+                    changed(0, "one"),
+                    changed(0, ""),
+                ]
+            )
+            counts = await back_up(storage, tmp_path / "b")
+
+        async with MemoryStorage() as empty:
+            await restore(empty, tmp_path / "b")
+            found = await empty.find(table)
+            assert {row["id"]: row["content"] for row in found} == {"m0": "", "m1": "text1", "m2": "text2"}
+            expected = vector_rows(table, found)
+            assert repr(await empty.find(vectors, vectors=True)) == repr(sorted(expected, key=lambda row: row["id"]))
+        assert (counts["memory_blocks"], counts[vectors.name]) == (3, 2)
+
+    async def test_a_record_without_its_vectors(self, tmp_path: Path) -> None:
+        """What is broken is backed up as it is, and does not hold up the backup."""
+        async with Busy() as storage:
+            await migrate_up(storage, SIGNATURE)
+            await storage.commit([Insert(TABLES["tasks"], sample_row(TABLES["tasks"], "t"))])
+
+            assert (await back_up(storage, tmp_path / "b"))["tasks"] == 1
+
+    async def test_another_model_takes_over(self, tmp_path: Path) -> None:
+        """A backup during which another model took over says so, and leaves nothing that passes for a backup."""
+        async with Busy() as storage:
+            await migrate_up(storage, SIGNATURE)
+            await storage.commit([Insert(TABLES["tasks"], sample_row(TABLES["tasks"], "t"))])
+            first = (await read_metadata(storage)).in_use
+            second = attrs.evolve(first, number=2, revision=0)
+            storage.writes = iter([[put_generation(attrs.evolve(first, state="retired")), put_generation(second)]])
+            with pytest.raises(StorageError, match="another embedding model"):
+                await back_up(storage, tmp_path / "b")
+            with pytest.raises(StorageError, match="no whole backup"):
+                await restore(storage, tmp_path / "b")
 
     async def test_any_arrow_reader_opens_it(self, storage: MemoryStorage, tmp_path: Path) -> None:
         """A table of a backup is an Arrow IPC stream."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,8 +16,8 @@ from pattern_core.clock import utc_now
 from pattern_core.errors import StorageError
 from pattern_core.filters import Field, Filter
 from pattern_core.metadata import Metadata, read_metadata
+from pattern_core.parts import hash_text, part_id, part_ids, record_of
 from pattern_core.schema import (
-    EMBEDDED,
     GENERATIONS,
     OUTBOX,
     TABLES,
@@ -41,6 +41,7 @@ __all__ = ["back_up", "read_manifest", "restore", "rows_to_back_up"]
 MANIFEST: Final = "manifest.json"
 _METADATA: Final = TABLES["system_metadata"]
 _ROWS: Final = 500
+_JSON: Final = (Kind.OBJECT, Kind.OBJECTS)
 
 Progress = Callable[[str, int], None]
 
@@ -51,6 +52,9 @@ def _ignore(_table: str, _rows: int) -> None: ...
 async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
     """Write all tables into a new folder, one Arrow IPC stream each, and a manifest when all is written.
 
+    Others may write meanwhile: each record is backed up as it was at some time since the call, with the vectors of the
+    text that it had then. Nothing is held back for it.
+
     Args:
         storage: The database.
         folder: The folder; a time stamp is added to its name where it exists.
@@ -58,46 +62,102 @@ async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) 
 
     Returns:
         How many records of each table were written.
-    """
-    import pyarrow as pa
 
+    Raises:
+        StorageError: The database was migrated meanwhile, or given another embedding model.
+    """
     folder = await asyncio.to_thread(_make_folder, folder)
     known = await read_metadata(storage)
-    counts = {}
-    for table, where in await _to_back_up(storage, known):
-        count = 0
-        path = str(folder / f"{table.name}.arrows")
+    counts: dict[str, int] = {}
+    for tables, batches in await _to_back_up(storage, known):
         with contextlib.ExitStack() as stack:
-            sink = stack.enter_context(pa.OSFile(path, "wb"))
-            writer = stack.enter_context(pa.ipc.new_stream(sink, table.arrow_schema()))
-            async for batch in storage.scan(table, where, batch_rows=_ROWS):
-                await asyncio.to_thread(writer.write_batch, batch)
-                count += batch.num_rows
-                progress(table.name, batch.num_rows)
-        counts[table.name] = count
-    if (await read_metadata(storage)).active != known.active:
-        raise StorageError(f"another embedding model took over meanwhile, so {folder} is of no use. Back up again.")
+            writers = [stack.enter_context(_writer(folder, table)) for table in tables]
+            counts.update((table.name, 0) for table in tables)
+            async for found in batches:
+                for table, writer, batch in zip(tables, writers, found, strict=True):
+                    await asyncio.to_thread(writer.write_batch, batch)
+                    counts[table.name] += batch.num_rows
+                    progress(table.name, batch.num_rows)
+    now = await read_metadata(storage)
+    if _shape(now) != _shape(known):
+        raise StorageError(
+            f"the database was migrated meanwhile, or given another embedding model, so {folder} is of no use. Back up again."
+        )
     text = json.dumps({"format": 1, "written_at": utc_now().isoformat(), "records": counts}, indent=2)
     await asyncio.to_thread((folder / MANIFEST).write_text, text, encoding="utf-8")
     return counts
 
 
+def _shape(known: Metadata) -> tuple[int, int]:
+    return known.schema_version, 0 if known.active is None else known.active.number
+
+
 async def rows_to_back_up(storage: Storage) -> int:
     """Return how many rows `back_up` would write, vectors included."""
-    known = await read_metadata(storage)
-    return sum([await storage.count(table, where) for table, where in await _to_back_up(storage, known)])
+    parts = await _to_back_up(storage, await read_metadata(storage))
+    return sum([await storage.count(table) for tables, _ in parts for table in tables])
 
 
-async def _to_back_up(storage: Storage, known: Metadata) -> list[tuple[Table, Filter | None]]:
-    """Return the tables to back up, and which of their records."""
+async def _to_back_up(
+    storage: Storage, known: Metadata
+) -> list[tuple[list[Table], AsyncIterator[list[pa.RecordBatch]]]]:
+    """Return the tables to back up, those that have to agree together, and what is in them."""
     present = await storage.tables()
-    tables: list[tuple[Table, Filter | None]] = [
-        (table, None) for name, table in tables_at(known.schema_version).items() if name in present
-    ]
+    found: list[tuple[list[Table], AsyncIterator[list[pa.RecordBatch]]]] = []
+    for table in (table for name, table in tables_at(known.schema_version).items() if name in present):
+        if known.active is not None and table.texts:
+            vectors = vectors_of(table, known.active.number)
+            found.append(([table, vectors], _read_with_vectors(storage, table, vectors)))
+        else:
+            found.append(([table], _read_plain(storage, table)))
     if known.active is not None:
-        tables += [(vectors_of(table, known.active.number), None) for table in EMBEDDED]
-        tables.append((GENERATIONS, Field("number") == known.active.number))
-    return tables
+        found.append(([GENERATIONS], _read_plain(storage, GENERATIONS, Field("number") == known.active.number)))
+    return found
+
+
+async def _read_plain(
+    storage: Storage, table: Table, where: Filter | None = None
+) -> AsyncIterator[list[pa.RecordBatch]]:
+    async for batch in storage.scan(table, where, batch_rows=_ROWS):
+        yield [batch]
+
+
+async def _read_with_vectors(storage: Storage, table: Table, vectors: Table) -> AsyncIterator[list[pa.RecordBatch]]:
+    async for batch in storage.scan(table, batch_rows=_ROWS):
+        records = {row["id"]: row for row in _rows(table, batch)}
+        parts = await _parts_of(storage, vectors, records)
+        torn = [id for id, row in records.items() if not _agree(table, row, parts[id])]
+        while torn:  # they were written in between
+            again = dict(zip(torn, await storage.get(table, torn), strict=True))
+            parts |= await _parts_of(storage, vectors, torn)
+            # One that was not written in between is as it is; it is kept, to be mended.
+            steady = {id for id, row in again.items() if row is None or row["revision"] == records[id]["revision"]}
+            records |= {id: row for id, row in again.items() if row is not None}
+            for id in (id for id, row in again.items() if row is None):
+                del records[id], parts[id]
+            torn = [id for id in torn if id not in steady and not _agree(table, records[id], parts[id])]
+        yield [_batch(table, records.values()), _batch(vectors, [part for id in records for part in parts[id]])]
+
+
+async def _parts_of(storage: Storage, vectors: Table, ids: Iterable[str]) -> dict[str, list[Row]]:
+    """Read the vectors of some records."""
+    found: dict[str, list[Row]] = {id: [] for id in ids}
+    heads = await storage.get(vectors, [part_id(id, part) for id in found for part in (0, 1)], vectors=True)
+    there = {row["id"] for row in heads if row is not None}
+    further = [id for id in part_ids(found, heads) if id not in there]
+    for row in (*heads, *(await storage.get(vectors, further, vectors=True))):
+        if row is not None:
+            found[record_of(row["id"])].append(row)
+    return found
+
+
+def _agree(table: Table, record: Row, parts: Sequence[Row]) -> bool:
+    """Return whether these are the vectors of a record as it is."""
+    text = table.text(record)
+    if not parts:
+        return not text.strip()
+    made_of = {(part["text_hash"], part["partition"], part["parts"]) for part in parts}
+    return made_of == {(hash_text(text), record[str(table.partition)], len(parts))}
 
 
 def _make_folder(folder: Path) -> Path:
@@ -105,6 +165,29 @@ def _make_folder(folder: Path) -> Path:
         folder = folder.with_name(f"{folder.name}-{utc_now():%Y%m%dT%H%M%S%f}")
     folder.mkdir(parents=True)
     return folder
+
+
+@contextlib.contextmanager
+def _writer(folder: Path, table: Table) -> Iterator[pa.RecordBatchStreamWriter]:
+    import pyarrow as pa
+
+    path = str(folder / f"{table.name}.arrows")
+    with pa.OSFile(path, "wb") as sink, pa.ipc.new_stream(sink, table.arrow_schema()) as writer:
+        yield writer
+
+
+def _batch(table: Table, rows: Iterable[Row]) -> pa.RecordBatch:
+    """Return records as `Storage.scan` would."""
+    import pyarrow as pa
+
+    texts = [each.name for each in table.columns if each.kind in _JSON]
+    return pa.RecordBatch.from_pylist(
+        [
+            row | {name: None if row[name] is None else json.dumps(row[name], ensure_ascii=False) for name in texts}
+            for row in rows
+        ],
+        schema=table.arrow_schema(),
+    )
 
 
 async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
@@ -207,7 +290,7 @@ def _rows(table: Table, batch: pa.RecordBatch) -> list[Row]:
 def _value(kind: Kind, value: Any) -> Any:
     if value is None:
         return None
-    if kind in (Kind.OBJECT, Kind.OBJECTS):
+    if kind in _JSON:
         return json.loads(value)
     if kind is Kind.VECTOR:
         return np.array(value, dtype=np.float32)

@@ -31,7 +31,7 @@ from pattern_core.maintenance.indexes import (
 from pattern_core.maintenance.migrate import migrate_up
 from pattern_core.metadata import read_metadata, specs_of
 from pattern_core.parts import part_id
-from pattern_core.schema import OUTBOX, TABLES, Table, vectors_of
+from pattern_core.schema import OUTBOX, TABLES, DropTable, Table, vectors_of
 from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row
 
 pytestmark = pytest.mark.anyio
@@ -172,6 +172,16 @@ class TestOutbox:
             await process.closest(1)
         process.vectors.down = False
         assert await process.closest(1) == ("t1",)
+
+    async def test_a_table_that_is_gone(self, process: Process) -> None:
+        """What an index has yet to learn of a table that was removed meanwhile is in nobody's way."""
+        process.vectors.down = True
+        await process.write("t1", 1)
+        process.vectors.down = False
+        await process.storage.apply_schema(DropTable(VECTORS))
+        await process.outbox.catch_up(asyncio.Lock())
+        await process.outbox.finish()
+        assert await process.entries() == 0
 
     async def test_a_batch_that_fails_leaves_no_entry(self, process: Process) -> None:
         """A commit that is refused writes nothing to the outbox, and what was done with is still removed later."""

@@ -237,7 +237,17 @@ class Outbox(Indexer):
         return [row for row in rows if row["id"] not in done][:limit]
 
     async def _deliver(self, entries: Sequence[Row]) -> None:
-        """Make the index agree with the records as they are now."""
+        """Make the index agree with the records as they are now; of tables that are gone, there is nothing to learn."""
+        try:
+            await self._agree(entries)
+        except StorageError:
+            present = await self._storage.tables()
+            left = [row for row in entries if row["record_table"] in present]
+            if len(left) == len(entries):
+                raise
+            await self._agree(left)
+
+    async def _agree(self, entries: Sequence[Row]) -> None:
         behind = [
             (table, VectorChange(row["record_id"], row["record_partition"], None))
             for row in entries

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -17,7 +17,7 @@ from .abc import CheckNone, Matches, Patch, Row, Storage, Vector, VectorStore, W
 from .clock import utc_now
 from .edits import Edit, Mirror
 from .embedding import Embeddings
-from .errors import ClosedError, ConflictError, ModelChangedError, StorageError
+from .errors import ClosedError, ConflictError, ModelChangedError, SignatureMismatchError, StorageError
 from .filters import Field, Filter, matches
 from .indexing import Change, indexer_for
 from .metadata import Generation, Metadata, fence, read_metadata, read_revision, specs_of
@@ -230,11 +230,23 @@ class Direct(Session):
         return self._turns.setdefault(key, asyncio.Lock())
 
     async def embed(self, texts: Sequence[str]) -> list[Parts]:
-        return await embed_parts(self._embeddings, self.active.number, texts)
+        with self._model() as (model, number):
+            return await embed_parts(model, number, texts)
 
     async def query(self, text: str) -> Query:
-        number, embeddings = self.active.number, self._embeddings
-        return Query(await embeddings.query(text), number)
+        with self._model() as (model, number):
+            return Query(await model.query(text), number)
+
+    @contextlib.contextmanager
+    def _model(self) -> Iterator[tuple[Embeddings, int]]:
+        """Yield the model and its generation; that another one took over here meanwhile is told from other failures."""
+        model, number = self._embeddings, self.active.number
+        try:
+            yield model, number
+        except (ClosedError, SignatureMismatchError) as error:
+            if model is self._embeddings:
+                raise
+            raise ModelChangedError(number) from error
 
     async def embedding_of(self, table: Table, id: str) -> Embedding | None:
         await self._refresh()
@@ -339,12 +351,12 @@ class Direct(Session):
         if known.in_use.number != self.active.number:
             for spec in specs_of(known, self.metric):  # what is deleted here has to go from there
                 await self.vectors.create(spec)
-            self._embeddings.follow(known.in_use.signature)
         self.known = known
-        if self._heir is not None and self._heir[0] == known.in_use.number:
+        if self._heir is None or self._heir[0] != known.in_use.number:
+            self._embeddings.follow(known.in_use.signature)
+        elif self._embeddings is not self._heir[1]:
             before, self._embeddings = self._embeddings, self._heir[1]
-            if before is not self._embeddings:
-                self._outlived.append(asyncio.create_task(before.retire()))
+            self._outlived.append(asyncio.create_task(before.retire()))
 
     @property
     def is_outdated(self) -> bool:

@@ -99,6 +99,16 @@ class TestFinding:
         assert [hit.record.id for hit in hits] == [kept.id]
         assert ZEPPELIN in (hits[0].passage or "")
 
+    async def test_the_first_one_with_a_filter(self, db: Database) -> None:
+        """A filter knows at once that there are records in parts, also of the one that is the first."""
+        closer = [{"agent_id": "archive", "label": f"{n}", "content": ZEPPELIN} for n in range(12)]
+        await db.memories.create_many(closer)
+        assert await db.memories.search_semantic("archive", ZEPPELIN, where=Field("label") == "long") == []
+        await db.memories.create(agent_id="archive", label="long", content=f"{FILLER}\n\n{ZEPPELIN}")
+
+        (hit,) = await db.memories.search_semantic("archive", ZEPPELIN, limit=1, where=Field("label") == "long")
+        assert hit.memory.label == "long"
+
     async def test_another_agent_sees_none_of_it(self, db: Database) -> None:
         """The parts belong to the agent as the record does."""
         await db.memories.create(agent_id="archive", label="long", content=f"{FILLER}\n\n{ZEPPELIN}")

@@ -5,80 +5,31 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
-import attrs
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pattern_core import ReembedError, SignatureMismatchError, TextTooLongError
-from pattern_core.abc import Embedder, Signature, Storage, VectorStore
-from pattern_core.clock import utc_now
-from pattern_core.config import EmbeddingPolicy, load_config
+from pattern_core import ReembedError, TextTooLongError
+from pattern_core.abc import IndexSpec
 from pattern_core.database import Database
-from pattern_core.embedding import Embeddings
 from pattern_core.errors import EmbeddingError
-from pattern_core.exact import ExactIndex
 from pattern_core.maintenance import building as work
-from pattern_core.maintenance.indexes import index_specs, verify_index
-from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.maintenance.reembed import Outcome, abandon, drop_retired, estimate, reembed
-from pattern_core.metadata import Generation, put_generation, read_metadata, specs_of
-from pattern_core.parts import hash_text, record_of
+from pattern_core.maintenance.reembed import abandon, drop_retired, estimate, reembed
+from pattern_core.metadata import read_metadata
 from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, vectors_of
 from pattern_core.session import Direct
-from pattern_core.testing import LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex
-from tests.dying import Death, Dying
+from pattern_core.testing import MemoryData, MemoryStorage, MirrorIndex
+from tests.dying import Death
 
+from .changing import NEW, OLD, WORDS, Letters, check, failing, fill, opened, over, session
 from .conftest import Wire, make_people
 
 pytestmark = pytest.mark.anyio
 
-MEMORIES = TABLES["memory_blocks"]
-WORDS: Final = "tea coffee train lake fox judge paper window garden letter river music".split()  # noqa: SIM905 - reads best
-
-
-class Letters(LetterEmbedder):
-    """Counts pairs of letters in vectors of a length of its own."""
-
-    def __init__(self, dimensions: int, *, limit: int | None = None) -> None:
-        self._dimensions = dimensions
-        self._limit = limit
-        self.texts: list[str] = []
-        self.before_each: Callable[[], None] = lambda: None
-
-    @property
-    def signature(self) -> Signature:
-        return Signature(
-            provider="letters",
-            model=f"pairs {self._dimensions}",
-            revision="1",
-            dimensions=self._dimensions,
-            normalized=True,
-            max_tokens=self._limit,
-        )
-
-    async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.before_each()
-        self.texts += texts
-        await asyncio.sleep(0)
-        wide = await super().embed_documents(texts)
-        folded: NDArray[np.float32] = wide.reshape(len(texts), -1, self._dimensions).sum(axis=1) + np.float32(0.01)
-        unit: NDArray[np.float32] = folded / np.linalg.norm(folded, axis=1, keepdims=True)
-        return unit
-
-
-def over(embedder: Embedder, **policy: Any) -> Embeddings:
-    async def load() -> Embedder:
-        return embedder
-
-    return Embeddings(load, EmbeddingPolicy(**policy))
-
-
-OLD: Final = 64
-NEW: Final = 32
+MEMORIES: Final = TABLES["memory_blocks"]
 
 
 @pytest.fixture(autouse=True)
@@ -94,32 +45,6 @@ async def db(wire: Wire) -> Database:
     await make_people(database)
     await fill(database, 40)
     return database
-
-
-async def fill(db: Database, count: int) -> None:
-    memories = [
-        {"agent_id": ("archive", "planner")[n % 2], "label": f"m{n}", "content": f"{WORDS[n % 12]} number {n}"}
-        for n in range(count)
-    ]
-    await db.memories.create_many(memories)
-    thread = await db.conversations.create(user_id="ada", agent_id="archive", id="thread")
-    await db.messages.create(conversation_id=thread.id, role="user", content="Good morning, fox.")
-    await db.messages.create(conversation_id=thread.id, role="user", content="")
-    await db.tasks.create(user_id="ada", title="Write a letter", description="to the judge")
-
-
-async def check(storage: Storage, vectors: VectorStore) -> None:
-    """Fail unless exactly the records with a text have vectors in use, of their text as it is, by one model."""
-    known = await read_metadata(storage)
-    assert known.active is not None
-    for table in EMBEDDED:
-        rows = await storage.find(vectors_of(table, known.active.number), vectors=True)
-        expected = {row["id"]: hash_text(table.text(row)) for row in await storage.find(table) if table.text(row)}
-        assert {record_of(row["id"]): row["text_hash"] for row in rows} == expected
-        assert {row["signature"] for row in rows} <= {known.active.signature.digest}
-        assert {row["embedding"].shape for row in rows} <= {(known.active.signature.dimensions,)}
-    for spec in await index_specs(storage, "cosine"):
-        assert (await verify_index(storage, vectors, spec)).ok
 
 
 class TestRunning:
@@ -237,6 +162,17 @@ class TestRunning:
         assert {"a new text", "another new text"} <= set(model.texts)
         await check(db.storage, db.vectors)
 
+    async def test_the_way_back_after_a_record_has_moved(self, db: Database) -> None:
+        """A record that belongs to another agent by now is found there, though its text is as the old vectors have it."""
+        await db.memories.create(agent_id="archive", label="x", content="espresso before ten", id="moved")
+        await reembed(session(db), over(Letters(NEW)))
+        await db.memories.delete("moved")
+        await db.memories.create(agent_id="planner", label="x", content="espresso before ten", id="moved")
+        await reembed(session(db), over(Letters(OLD)))
+        (hit,) = await db.memories.search_semantic("planner", "espresso before ten", limit=1)
+        assert hit.record.id == "moved"
+        await check(db.storage, db.vectors)
+
 
 class TestEstimate:
     async def test_what_it_would_take(self, wire: Wire) -> None:
@@ -270,25 +206,6 @@ class TestEstimate:
         found = await estimate(session(db), over(Letters(NEW), price_per_million_tokens=1.0))
         assert (found.records, found.tokens, found.seconds, found.cost) == (0, 0, 0, 0)
         assert (await reembed(session(db), over(Letters(NEW)))).switched
-
-
-def session(db: Database) -> Direct:
-    return db._session
-
-
-def failing(*, after: int) -> Letters:
-    """A model that fails after a number of calls."""
-    model = Letters(NEW)
-    left = after
-
-    def count() -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise EmbeddingError("the service has had enough")
-
-    model.before_each = count
-    return model
 
 
 class TestCutOff:
@@ -365,30 +282,6 @@ class TestCutOff:
         assert (await db.embeddings.signature()).dimensions == OLD
 
 
-@contextlib.asynccontextmanager
-async def opened(
-    data: MemoryData, model: Letters, *, dying: int | None = None, mirror: MemoryData | None = None
-) -> AsyncIterator[Database]:
-    """Open a database in memory as another process would, with one that may die."""
-    storage = Dying(data)
-    embeddings = over(model, cache=False)
-    await migrate_up(storage, await embeddings.signature())
-    known = await read_metadata(storage)
-    embeddings.expect(known.signature or model.signature)
-    vectors = ExactIndex(storage) if mirror is None else MirrorIndex(storage, MemoryStorage(mirror))
-    for spec in specs_of(known, "cosine"):
-        await vectors.create(spec)
-    if dying is not None:
-        storage.left = dying
-    db = Database(load_config({}), storage, vectors, embeddings, known)
-    try:
-        await db.catch_up()
-        yield db
-    finally:
-        storage.left = float("inf")
-        await embeddings.aclose()
-
-
 @pytest.mark.parametrize("external", [False, True], ids=["own", "external"])
 async def test_killed_before_any_change(external: bool) -> None:
     """Wherever a run dies, the old model's vectors are whole, and the next run ends with the new model's."""
@@ -416,91 +309,29 @@ async def test_killed_before_any_change(external: bool) -> None:
     assert survived > 8
 
 
-class TestProcesses:
-    """Several processes with one database: here several objects with one place."""
+class Cut(MirrorIndex):
+    """An index whose process dies when it makes the index of messages of the second generation."""
 
-    async def test_others_learn_of_the_switch(self) -> None:
-        """One who has the old model can neither write a text nor search after the switch; all else, it can."""
-        data: MemoryData = {}
-        async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
-            await make_people(first)
-            await fill(first, 20)
-            await first.memories.create(agent_id="archive", label="there", content="number", id="there")
-            assert len(await other.memories.search_semantic("archive", "number")) == 10
-            await reembed(session(first), over(Letters(NEW)))
-            await other.users.create(id="grace")
-            memory = await other.memories.by_label("archive", "m0")
-            await other.memories.update(memory, description="no text of it is embedded")
-            with pytest.raises(SignatureMismatchError, match="pairs 32"):
-                await other.memories.create(agent_id="archive", label="late", content="too late")
-            with pytest.raises(SignatureMismatchError):
-                await other.memories.search_semantic("archive", "number")
-            assert await other.memories.delete(memory.id) == {"memory_blocks": 1}
-            embedding = (await other.memories.get("there", with_embedding=True)).embedding
-            assert embedding is not None
-            assert embedding.vectors.shape == (1, NEW)
-            await check(first.storage, first.vectors)
-            await check(other.storage, other.vectors)
+    async def create(self, index: IndexSpec) -> None:
+        if index.table.name == "messages_vectors_2":
+            raise Death
+        await super().create(index)
 
-            taken = await reembed(session(other), over(Letters(NEW)))  # there it has been done already
-            assert (taken.switched, taken.generation) == (False, 2)
-            assert len(await other.memories.search_semantic("archive", "number", limit=40)) == 10
 
-    async def test_others_write_meanwhile(self) -> None:
-        """What a process writes that has yet to hear of the run is not missed."""
-        data: MemoryData = {}
-        async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
-            await make_people(first)
-            await fill(first, 20)
-            model = Letters(NEW)
-            done = 0
-
-            async def write() -> None:
-                nonlocal done
-                for number in range(30):
-                    await other.memories.upsert("archive", f"other {number}", f"written elsewhere {number}")
-                    done += 1
-                    await asyncio.sleep(0)
-
-            outcome, _ = await asyncio.gather(reembed(session(first), over(model)), write(), return_exceptions=True)
-            assert isinstance(outcome, Outcome)
-            assert await first.memories.count() == 20 + done
-            await check(first.storage, first.vectors)
-
-    async def test_one_at_a_time(self) -> None:
-        """A run that another process is at is refused, until it is taken over; who was overtaken stops."""
-        data: MemoryData = {}
-        async with opened(data, Letters(OLD)) as db:
-            await make_people(db)
-            await fill(db, 20)
-            with pytest.raises(EmbeddingError):
-                await reembed(session(db), over(failing(after=1)))
-            building = (await read_metadata(db.storage)).building
-            assert building is not None
-            elsewhere = attrs.evolve(building, worker="process 1 on another host", worker_seen_at=utc_now())
-            await db.storage.commit([put_generation(elsewhere)])
-            with pytest.raises(ReembedError, match="process 1 on another host is making these vectors"):
-                await reembed(session(db), over(Letters(NEW)))
-
-            slow, gate = Letters(NEW), asyncio.Event()
-            slow.before_each = gate.set
-            first = asyncio.create_task(reembed(session(db), over(slow), take_over=True))
-            await gate.wait()
-            assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
-            with pytest.raises((ReembedError, SignatureMismatchError)):
-                await first
-            await check(db.storage, db.vectors)
-
-    async def test_a_dead_process_is_not_waited_for(self) -> None:
-        """Who died on this machine a moment ago is in nobody's way."""
-        data: MemoryData = {}
-        async with opened(data, Letters(OLD)) as db:
-            await make_people(db)
-            with pytest.raises(EmbeddingError):
-                await fill(db, 20)
-                await reembed(session(db), over(failing(after=1)))
-            building = (await read_metadata(db.storage)).building
-            assert isinstance(building, Generation)
-            dead = attrs.evolve(building, worker=f"process {2**22 + 1} on {work._HOST}", worker_seen_at=utc_now())
-            await db.storage.commit([put_generation(dead)])
-            assert (await reembed(session(db), over(Letters(NEW)))).switched
+async def test_killed_between_two_indexes() -> None:
+    """An index that is there when a run is gone on with learns of what is written from then on, and of what was before."""
+    data, mirror = MemoryData({}), MemoryData({})
+    async with opened(data, Letters(OLD), mirror=mirror) as db:
+        await make_people(db)
+        await fill(db, 20)
+        dying = Direct(
+            db.storage, Cut(db.storage, MemoryStorage(mirror)), db.embeddings, session(db).known, metric="cosine"
+        )
+        with pytest.raises(Death):
+            await reembed(dying, over(Letters(NEW)))
+    async with opened(data, Letters(OLD), mirror=mirror) as db:
+        await db.memories.upsert("archive", "m0", "a zeppelin over the lake")
+        assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
+        (hit,) = await db.memories.search_semantic("archive", "a zeppelin over the lake", limit=1)
+        assert hit.memory.label == "m0"
+        await check(db.storage, db.vectors)

@@ -66,6 +66,18 @@ class TestVisibility:
         assert [hit.score for hit in after] == pytest.approx([hit.score for hit in hits], abs=1e-6)
         assert keep.id in {hit.memory.id for hit in after}
 
+    async def test_equally_close_ones_have_one_order(self, db: Database) -> None:
+        """Records that are equally close come by id, in a transaction as without, whatever signs the ids have."""
+        ids = ["a", "a!", "a b", 'a"', "a-1"]
+        for id in ids:
+            await db.memories.create(agent_id="archive", label=id, content="same text", id=id)
+        assert [hit.record.id for hit in await db.memories.search_semantic("archive", "same text")] == sorted(ids)
+        assert [hit.record.id for hit in await db.memories.search_semantic("archive", "same text", limit=2)] == sorted(
+            ids
+        )[:2]
+        async with db.transaction() as tx:
+            assert [hit.record.id for hit in await tx.memories.search_semantic("archive", "same text")] == sorted(ids)
+
     async def test_a_record_changed_in_other_fields_is_still_found(self, db: Database) -> None:
         """A search scores a record by its stored vector where the transaction left its text alone."""
         made = await db.memories.create(agent_id="archive", label="a", content="green tea")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -25,12 +25,12 @@ class Definition:
     Attributes:
         schema: Its columns; the text column ``id`` tells its rows apart.
         indexes: The columns that get a scalar index once there is something to index.
-        rows: What it holds from the start; None for nothing.
+        rows: Reads what it holds from the start, some rows at a time; None for nothing.
     """
 
     schema: pa.Schema
     indexes: tuple[str, ...] = ("id",)
-    rows: pa.Table | None = attrs.field(default=None, eq=False, repr=False)
+    rows: Callable[[], AsyncIterator[pa.Table]] | None = attrs.field(default=None, eq=False, repr=False)
 
 
 @attrs.frozen

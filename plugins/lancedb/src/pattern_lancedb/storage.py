@@ -80,12 +80,16 @@ class LanceStorage(Storage):
         if {*there.names} == {*wanted.names}:
             return Changes()
         kept = [column.name for column in step.before.columns if column.name in wanted.names]
-        batches = [batch async for batch in self._reader.scan(snapshot, step.before, None, kept, _ROWS)]
-        rows = pa.Table.from_batches(batches, step.before.arrow_schema(kept))
-        columns = [
-            rows[name] if name in kept else pa.nulls(len(rows), wanted.field(name).type) for name in wanted.names
-        ]
-        definition = Definition(wanted, indexed_columns(table), pa.table(columns, schema=wanted))
+
+        async def rows() -> AsyncIterator[pa.Table]:
+            async for batch in self._reader.scan(snapshot, step.before, None, kept, _ROWS):
+                columns = [
+                    batch[name] if name in kept else pa.nulls(len(batch), wanted.field(name).type)
+                    for name in wanted.names
+                ]
+                yield pa.table(columns, schema=wanted)
+
+        definition = Definition(wanted, indexed_columns(table), rows)
         state = {} if table.vector else {made_key(table.name): None, index_key(table.name): None}
         return Changes(create={table.name: definition}, state=state)
 

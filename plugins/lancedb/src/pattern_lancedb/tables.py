@@ -364,9 +364,11 @@ class Lance(AsyncResource):
         place = f"{name}-{unique_name(sequence)}"
         with engine_errors(f"create {name}"):
             table = await self._database.create_table(place, schema=definition.schema)
-            rows = 0 if definition.rows is None else definition.rows.num_rows
-            if rows:  # not by `create_table`, which refuses vectors that are null
-                await table.add(definition.rows)
+            rows = 0
+            if definition.rows is not None:  # not by `create_table`, which refuses vectors that are null
+                async for some in definition.rows():
+                    await table.add(some)
+                    rows += some.num_rows
             version = await table.version()
         await self.place.secure(place)
         return TableEntry(place, version, definition.indexes, rows, changed=rows, moves=1 if rows else 0)

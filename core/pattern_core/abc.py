@@ -193,7 +193,11 @@ class Storage(AsyncResource):
 
     @abstractmethod
     async def apply_schema(self, step: SchemaStep) -> None:
-        """Carry out one schema step. It is idempotent, and is there wholly or not at all after a crash."""
+        """Carry out one schema step. It is idempotent.
+
+        After a crash a table is there wholly or not at all; `AlterTable` may have come part of the way, and gets to the
+        end when it is carried out again.
+        """
 
     @abstractmethod
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:

@@ -17,7 +17,7 @@ from .maintenance.migrate import migrate_up
 from .metadata import read_metadata, specs_of
 from .session import Direct
 from .uncut import to_the_end
-from .wiring import load_parts, load_storage
+from .wiring import load_storage, load_wiring
 
 __all__ = ["open", "open_storage", "open_to_reembed"]
 
@@ -64,13 +64,13 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
 
     async def _open(self) -> Database:
         config = load_config(self._source)
-        parts = load_parts(config)
-        embeddings = parts.embeddings
+        wiring = load_wiring(config)
+        embeddings = wiring.embeddings
         async with contextlib.AsyncExitStack() as opened:  # closes what is open where a later step fails
             opened.push_async_callback(_closed, embeddings)
             if self._load_model:  # first, so that a model that cannot be had leaves no trace of a database
                 await embeddings.signature()
-            storage = await parts.storage()
+            storage = await wiring.storage()
             opened.push_async_callback(_closed, storage)
             known = await read_metadata(storage)
             if known.signature is not None:
@@ -79,12 +79,12 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             await migrate_up(storage, signature, backups=_backups(config))
             known = await read_metadata(storage)
             embeddings.expect(known.signature or signature)
-            vectors = await parts.vectors(storage)
+            vectors = await wiring.vectors(storage)
             opened.push_async_callback(_closed, vectors)
             known = await note_index(storage, known, vectors)
             for spec in specs_of(known, config.metric):
                 await vectors.create(spec)
-            database = Database(config, storage, vectors, embeddings, known, shared=parts.shared)
+            database = Database(config, storage, vectors, embeddings, known, shared=wiring.shared)
             await database.catch_up()
             opened.pop_all()
         return database
@@ -103,24 +103,24 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
     Raises:
         ReembedError: There is no database yet.
     """
-    parts = load_parts(config)
+    wiring = load_wiring(config)
     async with contextlib.AsyncExitStack() as opened:
-        opened.push_async_callback(_closed, parts.embeddings)
-        storage = await parts.storage()
+        opened.push_async_callback(_closed, wiring.embeddings)
+        storage = await wiring.storage()
         opened.push_async_callback(_closed, storage)
         known = await read_metadata(storage)
         if known.signature is None:
             raise ReembedError("the database holds nothing yet, so there is nothing to embed anew. Just use it.")
         await migrate_up(storage, known.signature, backups=_backups(config))
         known = await read_metadata(storage)
-        vectors = await parts.vectors(storage)
+        vectors = await wiring.vectors(storage)
         opened.push_async_callback(_closed, vectors)
         known = await note_index(storage, known, vectors)
         for spec in specs_of(known, config.metric):
             await vectors.create(spec)
-        session = Direct(storage, vectors, parts.embeddings, known, metric=config.metric, shared=parts.shared)
+        session = Direct(storage, vectors, wiring.embeddings, known, metric=config.metric, shared=wiring.shared)
         opened.push_async_callback(_closed, session)
-        yield session, parts.embeddings
+        yield session, wiring.embeddings
 
 
 async def _closed(resource: AsyncResource | Embeddings | Direct) -> None:

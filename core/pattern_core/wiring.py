@@ -18,11 +18,11 @@ from .options import structure_options
 from .places import user_cache
 from .plugins import load_plugin, plugin_name
 
-__all__ = ["Parts", "load_embeddings", "load_parts", "load_storage"]
+__all__ = ["Wiring", "load_embeddings", "load_storage", "load_wiring"]
 
 
 @attrs.frozen
-class Parts:
+class Wiring:
     """The plugins that a configuration names, with their options checked.
 
     Attributes:
@@ -38,14 +38,14 @@ class Parts:
     shared: bool
 
 
-def load_parts(config: Config) -> Parts:
+def load_wiring(config: Config) -> Wiring:
     """Load the plugins and check all options, before anything is opened.
 
     Args:
         config: The configuration.
 
     Returns:
-        The parts.
+        The plugins, ready to open.
 
     Raises:
         ConfigError: The configuration cannot be used.
@@ -58,7 +58,7 @@ def load_parts(config: Config) -> Parts:
     if config.metric not in vectors.metrics:
         message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
         raise ConfigError(message, key="vectors.metric")
-    return Parts(
+    return Wiring(
         functools.partial(storage.open, _options(config, storage.options, "database")),
         functools.partial(vectors.open, _options(config, vectors.options, "vectors")),
         load_embeddings(config),

@@ -17,7 +17,7 @@ from pattern_core.exact import ExactIndex
 from pattern_core.maintenance.migrate import migrate_up
 from pattern_core.metadata import read_metadata, specs_of
 from pattern_core.testing import MemoryStorage, MirrorIndex
-from pattern_core.wiring import load_parts
+from pattern_core.wiring import load_wiring
 
 DIMENSIONS = 256
 ENGINES = ["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"]
@@ -81,9 +81,9 @@ async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             if request.param.startswith("memory"):
                 database = await _in_memory(embeddings, external=request.param == "memory-external")
             else:
-                parts = load_parts(load_config(_config(request.param, tmp_path)))
-                storage = await parts.storage()
-                database = await _wired(storage, await parts.vectors(storage), embeddings)
+                wiring = load_wiring(load_config(_config(request.param, tmp_path)))
+                storage = await wiring.storage()
+                database = await _wired(storage, await wiring.vectors(storage), embeddings)
             return await opened.enter_async_context(database)
 
         yield open_with

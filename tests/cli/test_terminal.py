@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -23,6 +24,9 @@ Pattern = Callable[..., CompletedProcess[str]]
 
 PROGRAM = (sys.executable, "-c", "import sys; from pattern_core.cli import main; sys.exit(main())")
 COLOR = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+PATIENCE = 3
+"""Seconds until one presses Ctrl-C again. Python misses an interrupt between the showing of a question and the wait for
+an answer, until the next key."""
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -47,7 +51,11 @@ def _at_terminal(
         os.write(ours, answer.encode())
         told = b""
         waiting = True
-        while part := _read(ours):
+        while True:
+            if not waiting and not select.select([ours], [], [], PATIENCE)[0]:
+                process.send_signal(signal.SIGINT)
+            if not (part := _read(ours)):
+                break
             told += part
             if waiting and re.search(interrupt_at.encode(), told):
                 waiting = False

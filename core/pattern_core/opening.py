@@ -17,7 +17,7 @@ from .maintenance.migrate import migrate_up
 from .metadata import read_metadata, specs_of
 from .session import Direct
 from .uncut import to_the_end
-from .wiring import load_storage, load_wiring
+from .wiring import load_embeddings, load_storage, load_wiring
 
 __all__ = ["open", "open_storage", "open_to_reembed"]
 
@@ -98,14 +98,16 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
         config: The configuration.
 
     Yields:
-        The open database, which embeds nothing by itself; and the configured model.
+        The open database, with a model that embeds nothing unless it is the one in use; and the configured model.
 
     Raises:
         ReembedError: There is no database yet.
     """
     wiring = load_wiring(config)
+    target = load_embeddings(config)  # not the session's own, of which that of the active generation is expected
     async with contextlib.AsyncExitStack() as opened:
         opened.push_async_callback(_closed, wiring.embeddings)
+        opened.push_async_callback(_closed, target)
         storage = await wiring.storage()
         opened.push_async_callback(_closed, storage)
         known = await read_metadata(storage)
@@ -120,7 +122,7 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
             await vectors.create(spec)
         session = Direct(storage, vectors, wiring.embeddings, known, metric=config.metric, shared=wiring.shared)
         opened.push_async_callback(_closed, session)
-        yield session, wiring.embeddings
+        yield session, target
 
 
 async def _closed(resource: AsyncResource | Embeddings | Direct) -> None:

@@ -40,7 +40,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
         ModelUnavailableError: The embedding model cannot be loaded. Nothing was set up.
         DatabaseLockedError: Somebody else has the database open.
         SignatureMismatchError: The database's vectors were made by another embedding model.
-        MigrationError: The database is newer than this library.
+        MigrationError: The database is newer than this library, or another process was migrating it all the while.
         StorageError: The storage cannot be opened.
     """
 
@@ -76,7 +76,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             if known.signature is not None:
                 embeddings.expect(known.signature)
             signature = known.signature or await embeddings.signature()
-            await migrate_up(storage, signature, backups=_backups(config))
+            await migrate_up(storage, signature, backups=_backups(config), shared=wiring.shared)
             known = await read_metadata(storage)
             embeddings.expect(known.signature or signature)
             vectors = await wiring.vectors(storage)
@@ -111,7 +111,7 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
         known = await read_metadata(storage)
         if known.signature is None:
             raise ReembedError("the database holds nothing yet, so there is nothing to embed anew. Just use it.")
-        await migrate_up(storage, known.signature, backups=_backups(config))
+        await migrate_up(storage, known.signature, backups=_backups(config), shared=wiring.shared)
         known = await read_metadata(storage)
         vectors = await wiring.vectors(storage)
         opened.push_async_callback(_closed, vectors)

@@ -1,0 +1,34 @@
+"""Open a database, and say so. Killed by `test_migrate_kill`, and one of several in `test_migrate_shared`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import pattern_core
+from pattern_core.config import load_config
+from pattern_core.wiring import load_wiring
+
+
+def say(word: str) -> None:
+    """Tell the parent."""
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+async def main(config: dict[str, Any]) -> None:
+    """Say when the database is about to be opened; open it when told to, and say that it is."""
+    wiring = load_wiring(load_config(config))
+    await wiring.embeddings.signature()
+    await wiring.embeddings.aclose()
+    say("ready")
+    sys.stdin.readline()
+    async with pattern_core.open(config) as db:
+        found = await db.memories.search_semantic("a", "word", limit=100_000)
+        say(f"found {len(found)}")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(json.loads(sys.argv[1])))

@@ -22,6 +22,8 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 SQLITE = ROOT / "docs" / "examples" / "pattern-sqlite"
+ENGINE = ROOT / "tests" / "servers" / "surreal"
+"""A SurrealDB server for the tests, whose engine comes from npm."""
 CORE = nox.project.load_toml("pyproject.toml")
 PLUGINS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
 SLOW = {"lancedb", "surreal-embedded", "torch"}
@@ -77,6 +79,16 @@ def install_wheels(session: nox.Session, *plugins: str, also: list[str]) -> None
     session.install(*KNOWN_GOOD, *wheels, *also)
     # An environment that is used again may hold an older build of the same version.
     session.install("--force-reinstall", "--no-deps", *wheels)
+
+
+def install_engine(session: nox.Session) -> None:
+    """Install the server that tests of remote storages start; without npm they skip, and say what is missing."""
+    lock, installed = ENGINE / "package-lock.json", ENGINE / "node_modules" / ".package-lock.json"
+    if (npm := shutil.which("npm")) is None:
+        session.warn("npm is not installed: tests that need a SurrealDB server are skipped")
+    elif not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+        with session.chdir(ENGINE):
+            session.run(npm, "ci", "--silent", external=True)
 
 
 def test_elsewhere(session: nox.Session, *tests: Path) -> None:
@@ -178,6 +190,8 @@ def core_alone(session: nox.Session) -> None:
 def plugins(session: nox.Session, plugin: str) -> None:
     """Test one plugin's wheel where no other plugin is installed."""
     install_wheels(session, *below(plugin), plugin, also=group("test") + group("test", PLUGINS[plugin]))
+    if plugin == "surreal-remote":
+        install_engine(session)
     test_elsewhere(session, ROOT / "plugins" / plugin / "tests")
 
 
@@ -236,6 +250,7 @@ def full(session: nox.Session) -> None:
     """Test the core with all plugins together, and the plugins that `plugins` leaves out; measure what the tests reach."""
     own = [each for one in PLUGINS.values() for each in group("test", one) if not each.startswith("pattern-core")]
     install_tree(session, *PLUGINS, also=[*group("test"), *own])
+    install_engine(session)
     slow = [f"plugins/{name}/tests" for name in sorted(SLOW)]
     session.run("coverage", "run", "-m", "pytest", *AT_ONCE, *(session.posargs or ["tests", *slow]))
     if not session.posargs:

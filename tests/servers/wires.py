@@ -112,8 +112,8 @@ class Wire:
                 await self._join(reader, writer, up_reader, up_writer)
         finally:
             if (upstream := self._ends.pop(writer, None)) is not None:
-                upstream.transport.abort()
-            writer.transport.abort()
+                upstream.close()
+            writer.close()
 
     async def _request(self, message: bytes) -> bytes | None:
         return await self.on_request(message)

@@ -16,9 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +53,7 @@ class Server:
         port: Where it listens; 0 until it has started for the first time.
         username: The name of its root user.
         password: That user's password.
-        flags: More words for the command that starts it.
+        certificate: The files of a certificate and its key, for TLS.
         elsewhere: The URL of a server that is there already.
     """
 
@@ -63,15 +61,14 @@ class Server:
     port: int = 0
     username: str = "root"
     password: str = "root"
-    flags: Sequence[str] = ()
+    certificate: tuple[Path, Path] | None = None
     elsewhere: str | None = None
     _process: subprocess.Popen[str] | None = None
 
     @property
     def url(self) -> str:
         """Where clients connect over WebSocket."""
-        secure = "s" if "--cert" in self.flags else ""
-        return self.elsewhere or f"ws{secure}://127.0.0.1:{self.port}"
+        return self.elsewhere or f"ws{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
 
     @property
     def http_url(self) -> str:
@@ -154,14 +151,23 @@ class Server:
         if program := shutil.which("surreal"):
             self.port = self.port or _free_port()
             bind = ["--no-banner", "--bind", f"127.0.0.1:{self.port}"]
-            return [program, "start", *bind, *login, *self.flags, f"rocksdb:{self.folder}"]
+            return [program, "start", *bind, *login, *self._tls("--web-crt", "--web-key"), f"rocksdb:{self.folder}"]
         place = ["--folder", str(self.folder), "--port", str(self.port)]
-        return [shutil.which("node") or "node", str(FRONT / "server.mjs"), *place, *login, *self.flags]
+        return [
+            shutil.which("node") or "node",
+            str(FRONT / "server.mjs"),
+            *place,
+            *login,
+            *self._tls("--cert", "--key"),
+        ]
+
+    def _tls(self, *flags: str) -> list[str]:
+        return [word for pair in zip(flags, map(str, self.certificate or ()), strict=False) for word in pair]
 
     def _wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            with contextlib.suppress(OSError, urllib.error.URLError), urllib.request.urlopen(f"{self.http_url}/health"):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
                 return
             assert time.monotonic() < deadline, "the server does not answer"
             time.sleep(0.05)  # it has no other way to say that it is ready
@@ -175,16 +181,16 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(folder: Path, *flags: str) -> Iterator[Server]:
+def running(folder: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[Server]:
     """Give a server that runs; skip the test that asks where there cannot be one.
 
     Args:
         folder: Where it keeps its files.
-        *flags: More words for the command that starts it, which differ between our front and the real program.
+        certificate: The files of a certificate and its key, for TLS.
     """
     if reason := lacking():
         pytest.skip(reason)
-    server = Server(folder=folder, flags=flags)
+    server = Server(folder=folder, certificate=certificate)
     if elsewhere := os.environ.get(URL):
         server.elsewhere = elsewhere
         server.username = os.environ.get("PATTERN_TEST_SURREAL_USER", "root")

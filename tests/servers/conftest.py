@@ -1,5 +1,5 @@
-"""The server that these tests look at."""
+"""The servers that these tests look at."""
 
-from tests.servers.fixtures import own_server, server
+from tests.servers.fixtures import certificate, own_server, server
 
-__all__ = ["own_server", "server"]
+__all__ = ["certificate", "own_server", "server"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 import urllib.error
 import urllib.request
 import uuid
@@ -298,3 +299,15 @@ async def test_a_wire_delivers_what_was_on_the_way(server: Server, connect: Conn
         assert await watcher.query("SELECT VALUE id FROM late") == []
         may_go_on.set()
         assert (await watcher.receive())["result"]["action"] == "CREATE"
+
+
+async def test_over_tls(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
+    """With a certificate, the server speaks TLS to those who trust it."""
+    trusting = ssl.create_default_context(cafile=certificate[0])
+    with running(tmp_path / "data", certificate) as server:
+        if server.elsewhere:
+            pytest.skip("needs a server with a certificate of its own")
+        with pytest.raises(ssl.SSLError):
+            await websockets.connect(f"{server.url}/rpc", subprotocols=["cbor"])
+        async with websockets.connect(f"{server.url}/rpc", subprotocols=["cbor"], ssl=trusting) as socket:
+            await Client(socket).login(server)

@@ -43,8 +43,8 @@ async def make_old(config: dict[str, Any], memories: int) -> None:
             writes += [Insert(TABLES["agents"], sample_row(TABLES["agents"], "a", user_id="u"))]
             conversation = sample_row(TABLES["conversations"], "c", user_id="u", agent_id="a")
             writes += [Insert(TABLES["conversations"], conversation)]
-            for table, rows in _records(memories).items():
-                writes += [Insert(_OLD[table], row) for row in await _embedded(table, rows, wiring.embeddings)]
+            for name, rows in _records(memories).items():
+                writes += [Insert(_OLD[name], row) for row in await _embedded(name, rows, wiring.embeddings)]
             for start in range(0, len(writes), _BATCH):
                 await storage.commit(writes[start : start + _BATCH])
     finally:

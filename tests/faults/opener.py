@@ -9,6 +9,7 @@ from typing import Any
 
 import pattern_core
 from pattern_core.config import load_config
+from pattern_core.maintenance.lease import under_lease
 from pattern_core.wiring import load_wiring
 
 
@@ -18,17 +19,28 @@ def say(word: str) -> None:
     sys.stdout.flush()
 
 
-async def main(config: dict[str, Any]) -> None:
-    """Say when the database is about to be opened; open it when told to, and say that it is."""
+async def open_it(config: dict[str, Any]) -> None:
+    """Say when the database is about to be opened; open it when told to, and say what is found in it."""
     wiring = load_wiring(load_config(config))
     await wiring.embeddings.signature()
     await wiring.embeddings.aclose()
     say("ready")
-    sys.stdin.readline()
+    await asyncio.to_thread(sys.stdin.readline)
     async with pattern_core.open(config) as db:
         found = await db.memories.search_semantic("a", "word", limit=100_000)
         say(f"found {len(found)}")
 
 
+async def hold(config: dict[str, Any]) -> None:
+    """Take the lease of those who migrate, and do nothing with it."""
+
+    async def work() -> None:
+        say("holding")
+        await asyncio.Event().wait()
+
+    async with await load_wiring(load_config(config)).storage() as storage:
+        await under_lease(storage, work)
+
+
 if __name__ == "__main__":
-    asyncio.run(main(json.loads(sys.argv[1])))
+    asyncio.run((hold if sys.argv[2:] == ["hold"] else open_it)(json.loads(sys.argv[1])))

@@ -122,8 +122,8 @@ class _Lease:
         if now - self._began > self._terms.patience:
             raise MigrationError(
                 f"{row['holder']} has been changing the database since {row['held_since']:%Y-%m-%d %H:%M:%S} UTC, and was "
-                f"not done after {self._terms.patience:.0f} seconds of waiting. Try again later; if it is stuck, end it: "
-                f"others go on {row['seconds']:.0f} seconds later."
+                f"not done after {self._terms.patience:g} seconds of waiting. Try again later; if it is stuck, end it: "
+                f"others go on {row['seconds']:g} seconds later."
             )
         return False
 
@@ -225,8 +225,8 @@ class _Lease:
 
     def _lost(self) -> MigrationError:
         return MigrationError(
-            f"this process was silent for more than {self._terms.seconds:.0f} seconds while it changed the database, and "
-            f"another one has taken its place. Open the database again."
+            f"this process has lost its lease while it changed the database: it was silent for more than "
+            f"{self._terms.seconds:g} seconds, so that another one could take its place. Open the database again."
         )
 
 

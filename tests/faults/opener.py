@@ -20,13 +20,15 @@ def say(word: str) -> None:
 
 
 async def open_it(config: dict[str, Any]) -> None:
-    """Say when the database is about to be opened; open it when told to, and say what is found in it."""
+    """Say when all is loaded; open the database when told to, and say that it is open, and what is found in it."""
     wiring = load_wiring(load_config(config))
-    await wiring.embeddings.signature()
+    async with await wiring.storage() as storage, await wiring.vectors(storage):
+        await wiring.embeddings.signature()
     await wiring.embeddings.aclose()
     say("ready")
     await asyncio.to_thread(sys.stdin.readline)
     async with pattern_core.open(config) as db:
+        say("opened")
         found = await db.memories.search_semantic("a", "word", limit=100_000)
         say(f"found {len(found)}")
 

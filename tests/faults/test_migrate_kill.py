@@ -63,12 +63,12 @@ def open_and_kill(config: dict[str, Any], seconds: float | None) -> float | None
         if seconds is not None:
             time.sleep(seconds)  # the point at which it dies is what is random here
             child.send_signal(signal.SIGKILL)
-        said = child.stdout.readline()
+        opened = child.stdout.readline()
         took = time.monotonic() - began
-        complaints = child.stderr.read()
+        found, complaints = child.stdout.readline(), child.stderr.read()
     assert child.returncode == 0 or (seconds is not None and child.returncode == -signal.SIGKILL), complaints
-    assert not said or said == f"found {MEMORIES}\n"
-    return took if said else None
+    assert found in {"", f"found {MEMORIES}\n"}
+    return took if opened else None
 
 
 def aside(config: dict[str, Any], name: str) -> dict[str, Any]:

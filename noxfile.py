@@ -22,7 +22,7 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 SQLITE = ROOT / "docs" / "examples" / "pattern-sqlite"
-ENGINE = ROOT / "tests" / "servers" / "surreal"
+ENGINE = ROOT / "tests" / "servers" / "node"
 """A SurrealDB server for the tests, whose engine comes from npm."""
 CORE = nox.project.load_toml("pyproject.toml")
 PLUGINS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}

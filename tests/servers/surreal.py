@@ -1,7 +1,7 @@
 """A SurrealDB server for tests: started on a folder, killed, started again; or one that is there already.
 
 Which one, in this order: what ``PATTERN_TEST_SURREAL_URL`` names (with ``_USER`` and ``_PASS``, as root); the program
-``surreal`` on the PATH; the engine from npm behind our own front, in ``tests/servers/surreal``, which ``npm ci`` there
+``surreal`` on the PATH; the engine from npm behind our own front, in ``tests/servers/node``, which ``npm ci`` there
 installs. Without any of these, the tests skip and say so.
 """
 
@@ -25,7 +25,7 @@ import pytest
 
 __all__ = ["Server", "lacking", "needs_server", "running"]
 
-FRONT = Path(__file__).with_name("surreal")
+FRONT = Path(__file__).with_name("node")
 PATIENCE_S = 60
 URL = "PATTERN_TEST_SURREAL_URL"
 
@@ -35,9 +35,9 @@ def lacking() -> str | None:
     if os.environ.get(URL) or shutil.which("surreal"):
         return None
     if shutil.which("node") is None:
-        return f"needs a SurrealDB server: {URL}, the program surreal, or Node and `npm ci` in tests/servers/surreal"
+        return f"needs a SurrealDB server: {URL}, the program surreal, or Node and `npm ci` in tests/servers/node"
     if not (FRONT / "node_modules" / "ws").is_dir():
-        return "needs a SurrealDB server: run `npm ci` in tests/servers/surreal"
+        return "needs a SurrealDB server: run `npm ci` in tests/servers/node"
     return None
 
 

@@ -22,6 +22,8 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 DIST = ROOT / "dist"
 SQLITE = ROOT / "docs" / "examples" / "pattern-sqlite"
+ENGINE = ROOT / "tests" / "servers" / "node"
+"""A SurrealDB server for the tests, whose engine comes from npm."""
 CORE = nox.project.load_toml("pyproject.toml")
 PLUGINS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
 SLOW = {"lancedb", "surreal-embedded", "torch"}
@@ -79,7 +81,17 @@ def install_wheels(session: nox.Session, *plugins: str, also: list[str]) -> None
     session.install("--force-reinstall", "--no-deps", *wheels)
 
 
-def test_elsewhere(session: nox.Session, *tests: Path, covered: bool = False) -> None:
+def install_engine(session: nox.Session) -> None:
+    """Install the server that tests of remote storages start; without npm they skip, and say what is missing."""
+    lock, installed = ENGINE / "package-lock.json", ENGINE / "node_modules" / ".package-lock.json"
+    if (npm := shutil.which("npm")) is None:
+        session.warn("npm is not installed: tests that need a SurrealDB server are skipped")
+    elif not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
+        with session.chdir(ENGINE):
+            session.run(npm, "ci", "--silent", external=True)
+
+
+def run_elsewhere(session: nox.Session, *tests: Path, covered: bool = False) -> None:
     """Run tests outside the tree, where the sources cannot be imported; measure what of the core they reach, if asked."""
     settings = str(ROOT / "pyproject.toml")
     coverage = ["coverage", "run", f"--rcfile={settings}", "-m"] if covered else []
@@ -168,7 +180,7 @@ def typing(session: nox.Session) -> None:
 def core_alone(session: nox.Session) -> None:
     """Test the core's wheel where no plugin is installed; on the Python that is there, measure what the tests reach."""
     install_wheels(session, also=group("test"))
-    test_elsewhere(session, ROOT / "tests", covered=session.python == HERE)
+    run_elsewhere(session, ROOT / "tests", covered=session.python == HERE)
 
 
 @nox.session(tags=["plugins"], requires=["dist"])
@@ -183,7 +195,9 @@ def core_alone(session: nox.Session) -> None:
 def plugins(session: nox.Session, plugin: str) -> None:
     """Test one plugin's wheel where no other plugin is installed."""
     install_wheels(session, *below(plugin), plugin, also=group("test") + group("test", PLUGINS[plugin]))
-    test_elsewhere(session, ROOT / "plugins" / plugin / "tests")
+    if plugin == "surreal-remote":
+        install_engine(session)
+    run_elsewhere(session, ROOT / "plugins" / plugin / "tests")
 
 
 @nox.session(tags=["minimums"], requires=["dist"], python=PYTHONS[0])
@@ -208,7 +222,7 @@ def minimums(session: nox.Session, part: str) -> None:
     )
     session.run(*resolve, "--reinstall-package", "pattern-core", *wheels, *direct, *tools)
     session.run("uv", "pip", "list")
-    test_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
+    run_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
 
 
 @nox.session(tags=["tests", "third_party"], requires=["dist"])
@@ -241,5 +255,6 @@ def full(session: nox.Session) -> None:
     """Test the core with all plugins together, and the plugins that `plugins` leaves out."""
     own = [each for one in PLUGINS.values() for each in group("test", one) if not each.startswith("pattern-core")]
     install_tree(session, *PLUGINS, also=[*group("test"), *own])
+    install_engine(session)
     slow = [f"plugins/{name}/tests" for name in sorted(SLOW)]
     session.run("pytest", *AT_ONCE, *(session.posargs or ["tests", *slow]))

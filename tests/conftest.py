@@ -25,6 +25,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def clean_tree() -> Iterator[None]:
+    """Leave no backups in the tree, where a migration puts those of a configuration that is in no file."""
+    left = Path(__file__).parent.parent / "pattern-backups"
+    assert not left.exists(), f"{left} was left by an earlier run, or by hand; remove it"
+    yield
+    assert not left.exists(), f"a test has left {left}; let it work in a folder of its own"
+
+
 RunInstalled = Callable[..., subprocess.CompletedProcess[str]]
 
 

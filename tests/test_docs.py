@@ -145,3 +145,26 @@ class TestGenerated:
         assert "PatternError" in fresh
         assert (fresh[:10], fresh[-14:]) == (stale[:10], stale[-14:])
         assert generate(fresh) == fresh
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "docs" / "examples" / "compose").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_compose_files(path: Path) -> None:
+    """A compose file names versions, not whatever is the latest; keeps no password; and its data in volumes."""
+    yaml = pytest.importorskip("yaml", reason="needs the package pyyaml")
+    text = path.read_text(encoding="utf-8")
+    file = yaml.safe_load(text)
+    volumes = set(file["volumes"])
+    for name, service in file["services"].items():
+        image, _, version = service["image"].rpartition(":")
+        assert image, name
+        assert version not in {"", "latest", "nightly"}, name
+        for port in service.get("ports", []):
+            assert port.startswith("127.0.0.1:"), name
+        for variable, value in service.get("environment", {}).items():
+            if re.search("PASS|SECRET|KEY", variable):
+                assert re.fullmatch(r"\$\{\w+(:\?[^}]+)?\}", value), f"{name}: {variable}"
+        for volume in service.get("volumes", []):
+            volumes.discard(volume.partition(":")[0])
+    assert not volumes

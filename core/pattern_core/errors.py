@@ -20,6 +20,8 @@
     ├── StorageError
     │   ├── DatabaseLockedError
     │   ├── DataLossError
+    │   ├── AccessError
+    │   ├── UnreachableError
     │   └── ClosedError
     ├── MigrationError
     ├── ReembedError
@@ -39,6 +41,7 @@ from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "AccessError",
     "AlreadyExistsError",
     "ClosedError",
     "ConfigError",
@@ -63,6 +66,7 @@ __all__ = [
     "StorageError",
     "TextTooLongError",
     "UnknownOptionError",
+    "UnreachableError",
     "ValidationError",
     "nearest",
     "shorten",
@@ -334,6 +338,31 @@ class DataLossError(StorageError):
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+class AccessError(StorageError):
+    """Raised when a server refuses the credentials, or what they allow is too little. Nothing was written.
+
+    Attributes:
+        option: The option of the configuration to look at; None where that is not known.
+    """
+
+    def __init__(self, message: str, *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.option = option
+
+
+class UnreachableError(StorageError):
+    """Raised when a server cannot be reached, has gone away, or does not answer in time.
+
+    Attributes:
+        may_have_written: Whether the write that was asked for may have taken effect. Where it may not, it has not, and
+            can be repeated as it is.
+    """
+
+    def __init__(self, message: str, *, may_have_written: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_written = may_have_written
 
 
 class ClosedError(StorageError):

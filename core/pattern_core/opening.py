@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Generator, Sequence
 from types import TracebackType
 from typing import Any
 
-from .abc import AsyncResource, Storage
+from .abc import AsyncResource, IndexSpec, Storage, VectorStore
 from .config import Config, ConfigSource, load_config
 from .database import Database
 from .embedding import Embeddings
@@ -15,6 +15,7 @@ from .errors import ReembedError
 from .maintenance.indexes import note_index
 from .maintenance.migrate import migrate_up
 from .metadata import read_metadata, specs_of
+from .schema import EMBEDDED
 from .session import Direct
 from .uncut import to_the_end
 from .wiring import load_embeddings, load_storage, load_wiring
@@ -40,7 +41,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
         ModelUnavailableError: The embedding model cannot be loaded. Nothing was set up.
         DatabaseLockedError: Somebody else has the database open.
         SignatureMismatchError: The database's vectors were made by another embedding model.
-        MigrationError: The database is newer than this library.
+        MigrationError: The database is newer than this library, or another process was migrating it all the while.
         StorageError: The storage cannot be opened.
     """
 
@@ -76,14 +77,13 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             if known.signature is not None:
                 embeddings.expect(known.signature)
             signature = known.signature or await embeddings.signature()
-            await migrate_up(storage, signature, backups=_backups(config))
+            await migrate_up(storage, signature, backups=_backups(config), shared=wiring.shared)
             known = await read_metadata(storage)
             embeddings.expect(known.signature or signature)
             vectors = await wiring.vectors(storage)
             opened.push_async_callback(_closed, vectors)
             known = await note_index(storage, known, vectors)
-            for spec in specs_of(known, config.metric):
-                await vectors.create(spec)
+            await _make_indexes(vectors, specs_of(known, config.metric))
             database = Database(config, storage, vectors, embeddings, known, shared=wiring.shared)
             await database.catch_up()
             opened.pop_all()
@@ -113,16 +113,30 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
         known = await read_metadata(storage)
         if known.signature is None:
             raise ReembedError("the database holds nothing yet, so there is nothing to embed anew. Just use it.")
-        await migrate_up(storage, known.signature, backups=_backups(config))
+        await migrate_up(storage, known.signature, backups=_backups(config), shared=wiring.shared)
         known = await read_metadata(storage)
         vectors = await wiring.vectors(storage)
         opened.push_async_callback(_closed, vectors)
         known = await note_index(storage, known, vectors)
-        for spec in specs_of(known, config.metric):
-            await vectors.create(spec)
+        await _make_indexes(vectors, specs_of(known, config.metric))
         session = Direct(storage, vectors, wiring.embeddings, known, metric=config.metric, shared=wiring.shared)
         opened.push_async_callback(_closed, session)
         yield session, target
+
+
+async def _make_indexes(vectors: VectorStore, specs: Sequence[IndexSpec]) -> None:
+    """Make the indexes ready; and remove from an external index what it held before vectors had tables of their own.
+
+    That goes after the first index is made, which refuses a place that holds something else, and before the last one is:
+    so it is done again where it was cut off.
+    """
+    first, *others = specs
+    is_new = vectors.place is not None and not await vectors.exists(specs[-1].table)
+    await vectors.create(first)
+    for table in EMBEDDED if is_new else ():
+        await vectors.drop(table)
+    for spec in others:
+        await vectors.create(spec)
 
 
 async def _closed(resource: AsyncResource | Embeddings | Direct) -> None:

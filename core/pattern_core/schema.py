@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "GENERATIONS",
+    "LEASES",
     "OUTBOX",
     "TABLES",
     "UNEMBEDDED",
@@ -433,6 +434,16 @@ GENERATIONS: Final = _table(
 UNEMBEDDED: Final = _table("embedding_queue", Column("record_table", Kind.TEXT), Column("record_id", Kind.TEXT))
 """Which records were written while another generation was in the making, and have yet to get their vectors in it."""
 
+LEASES: Final = _table(
+    "maintenance_leases",
+    Column("holder", Kind.TEXT),
+    Column("token", Kind.TEXT),
+    Column("held_since", Kind.TIME),
+    Column("seconds", Kind.NUMBER),
+)
+"""Who changes the database as a whole (`pattern_core.maintenance.lease`). It is there before anything else, and no part of
+a schema version: where several processes may open a database, it is made when it is first needed."""
+
 _VECTORS: Final = "_vectors_"
 
 
@@ -470,7 +481,7 @@ def generation_of(name: str) -> int:
 
 
 def table_named(name: str) -> Table | None:
-    """Return the table of ours that has a name, of records or of vectors; None where none has."""
+    """Return the table of ours that has a name, of records, vectors or anything else; None where none has."""
     if number := generation_of(name):
         return vectors_of(TABLES[name.removesuffix(f"{_VECTORS}{number}")], number)
-    return {**TABLES, OUTBOX.name: OUTBOX, GENERATIONS.name: GENERATIONS, UNEMBEDDED.name: UNEMBEDDED}.get(name)
+    return TABLES.get(name) or {each.name: each for each in (OUTBOX, GENERATIONS, UNEMBEDDED, LEASES)}.get(name)

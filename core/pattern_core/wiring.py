@@ -18,7 +18,7 @@ from .options import structure_options
 from .places import user_cache
 from .plugins import load_plugin, plugin_name
 
-__all__ = ["Wiring", "load_embeddings", "load_storage", "load_wiring"]
+__all__ = ["Wiring", "is_shared", "load_embeddings", "load_storage", "load_wiring"]
 
 
 @attrs.frozen
@@ -77,6 +77,11 @@ def load_storage(config: Config) -> Callable[[], Awaitable[Storage]]:
     """
     spec = load_plugin(config.database.provider or "", StorageSpec)
     return functools.partial(spec.open, _options(config, spec.options, "database"))
+
+
+def is_shared(config: Config) -> bool:
+    """Return whether several processes may have the storage open that a configuration names."""
+    return load_plugin(config.database.provider or "", StorageSpec).processes
 
 
 def load_embeddings(config: Config) -> Embeddings:

@@ -2,7 +2,8 @@
 
 Without arguments, the text is the documentation of Python's standard library: ``python demo.py``. With a file, it is
 that file, and the questions are read from the terminal or standard input: ``python demo.py NOTES.md``. Other plugins than
-the embedded default are named by ``--storage`` and ``--embeddings``, with their defaults.
+the embedded default are named by ``--storage`` and ``--embeddings``, with their defaults; or ``--config pattern.toml`` says
+all there is to say.
 """
 # ruff: noqa: INP001 - a program is no part of a package
 
@@ -13,8 +14,10 @@ import asyncio
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +45,7 @@ QUESTIONS = {
 console = Console(highlight=False)
 
 
-Config = dict[str, dict[str, str]]
+Config = dict[str, Any]
 
 
 def config(folder: Path, storage: str, embeddings: str) -> Config:
@@ -159,9 +162,12 @@ def main() -> int:
     parser.add_argument("file", nargs="?", type=Path, help="a text or Markdown file to remember")
     parser.add_argument("--storage", default="embedded", help="the storage plugin")
     parser.add_argument("--embeddings", default="torch", help="the embedding plugin")
+    parser.add_argument("--config", type=Path, help="a configuration, instead of these two")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="pattern-demo-") as folder:
         configuration = config(Path(folder), arguments.storage, arguments.embeddings)
+        if arguments.config is not None:
+            configuration = tomllib.loads(arguments.config.read_text(encoding="utf-8"))
         if arguments.file is None:
             return asyncio.run(standard_library(configuration))
         return asyncio.run(own_text(configuration, arguments.file))

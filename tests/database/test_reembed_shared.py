@@ -16,6 +16,7 @@ from pattern_core.clock import utc_now
 from pattern_core.errors import EmbeddingError, ModelChangedError
 from pattern_core.maintenance import building as work
 from pattern_core.maintenance.reembed import Outcome, abandon, reembed
+from pattern_core.maintenance.workers import HOST
 from pattern_core.metadata import Generation, put_generation, read_metadata
 from pattern_core.schema import UNEMBEDDED, Table
 from pattern_core.testing import MemoryData
@@ -117,7 +118,7 @@ class TestProcesses:
                 await reembed(session(db), over(failing(after=1)))
             building = (await read_metadata(db.storage)).building
             assert isinstance(building, Generation)
-            dead = attrs.evolve(building, worker=f"process {2**22 + 1} on {work._HOST}", worker_seen_at=utc_now())
+            dead = attrs.evolve(building, worker=f"process {2**22 + 1} on {HOST}", worker_seen_at=utc_now())
             await db.storage.commit([put_generation(dead)])
             assert (await reembed(session(db), over(Letters(NEW)))).switched
 
@@ -144,7 +145,7 @@ class TestProcesses:
 
     async def test_who_comes_too_late_takes_nothing_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """One who was held up before he could begin, while another began, leaves that one's queue alone."""
-        monkeypatch.setattr(work, "_worker", lambda: f"process {id(asyncio.current_task())} on another host")
+        monkeypatch.setattr(work, "this_process", lambda: f"process {id(asyncio.current_task())} on another host")
         data: MemoryData = {}
         async with opened(data, Letters(OLD)) as first, opened(data, Letters(OLD)) as other:
             await make_people(first)

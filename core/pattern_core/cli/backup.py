@@ -50,10 +50,11 @@ def restore(settings: Settings, folder: Path) -> None:
     """
     from pattern_core.maintenance.backup import read_manifest
     from pattern_core.maintenance.backup import restore as read_back
+    from pattern_core.wiring import is_shared
 
-    async def work(storage: Storage, _: Config) -> dict[str, int]:
+    async def work(storage: Storage, config: Config) -> dict[str, int]:
         with progress(settings, f"Reading {folder}", sum(read_manifest(folder).values())) as advance:
-            return _records(await read_back(storage, folder, lambda _, rows: advance(rows)))
+            return _records(await read_back(storage, folder, lambda _, rows: advance(rows), shared=is_shared(config)))
 
     counts = use_storage(settings, work)
     print_done(settings, f"Read {_count(counts)} from {folder}.", {"folder": str(folder.resolve()), "records": counts})

@@ -87,9 +87,11 @@ def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - 
     configuration. The next use of the database brings the schema up again.
     """
     from pattern_core.maintenance.migrate import migrate_down
+    from pattern_core.wiring import is_shared
 
     async def work(storage: Storage, config: Config) -> Plan:
-        return await migrate_down(storage, target, backups=config.base / "pattern-backups")
+        backups = config.base / "pattern-backups"
+        return await migrate_down(storage, target, backups=backups, shared=is_shared(config))
 
     planned = _plan(settings, target)
     if not yes and target < planned.current:

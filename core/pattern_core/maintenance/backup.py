@@ -19,6 +19,7 @@ from pattern_core.metadata import Metadata, read_metadata
 from pattern_core.parts import hash_text, part_id, part_ids, record_of
 from pattern_core.schema import (
     GENERATIONS,
+    LEASES,
     OUTBOX,
     TABLES,
     UNEMBEDDED,
@@ -31,6 +32,7 @@ from pattern_core.schema import (
 )
 from pattern_core.validators import as_utc
 
+from .lease import under_lease
 from .versions import LATEST, tables_at
 
 if TYPE_CHECKING:
@@ -190,7 +192,9 @@ def _batch(table: Table, rows: Iterable[Row]) -> pa.RecordBatch:
     )
 
 
-async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
+async def restore(
+    storage: Storage, folder: Path, progress: Progress = _ignore, *, shared: bool = False
+) -> dict[str, int]:
     """Read a backup into a database that holds no records.
 
     What says that the database is set up is read last: one that was left half read is not taken for whole.
@@ -199,13 +203,23 @@ async def restore(storage: Storage, folder: Path, progress: Progress = _ignore) 
         storage: The database. Tables that it has, all of them empty, are made anew.
         folder: A folder that `back_up` wrote.
         progress: Called with a table's name and the rows read since the last call.
+        shared: Whether several processes may have the database open. Then those that come to set it up wait.
 
     Returns:
         How many records of each table were read.
 
     Raises:
         StorageError: The folder holds no whole backup, or the database holds records.
+        MigrationError: Another process changed the database all the while.
     """
+
+    async def work() -> dict[str, int]:
+        return await _restore(storage, folder, progress)
+
+    return await under_lease(storage, work) if shared else await work()
+
+
+async def _restore(storage: Storage, folder: Path, progress: Progress) -> dict[str, int]:
     expected = await asyncio.to_thread(read_manifest, folder)
     about = [row async for rows in _read(_METADATA, folder) for row in rows] if _METADATA.name in expected else []
     if not about:
@@ -261,8 +275,9 @@ def read_manifest(folder: Path) -> dict[str, int]:
 
 
 async def _empty(storage: Storage) -> None:
-    """Remove all tables, if none of them holds what could be lost."""
-    tables = [table for name in sorted(await storage.tables()) if (table := table_named(name)) is not None]
+    """Remove all tables but that of the leases, if none of them holds what could be lost."""
+    names = sorted(await storage.tables() - {LEASES.name})
+    tables = [table for name in names if (table := table_named(name)) is not None]
     for table in tables:
         if table.name in TABLES and table is not _METADATA and (count := await storage.count(table)):
             message = f"the database holds records ({count:,} {table.name}). Restore into a new one."

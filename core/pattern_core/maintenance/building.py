@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
-import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Final
@@ -28,6 +24,7 @@ from pattern_core.session import Direct
 from pattern_core.uncut import to_the_end
 
 from .generations import clean_up, reusable
+from .workers import may_live, this_process
 
 __all__ = ["Builder", "Progress", "ids_of"]
 
@@ -49,7 +46,6 @@ _HOLD_S: Final = 10.0
 _ROUNDS: Final = 100
 _ANY: Final = ~Field("id").is_null()
 _FIRST: Final = Field("part") <= 1
-_HOST: Final = socket.gethostname()
 
 Progress = Callable[[int, int], None]
 """Called with how many records are done, and of how many."""
@@ -125,7 +121,7 @@ class Builder:
                 f"the first again and resume, or abandon them: `pattern reembed rollback`."
             )
         seen = found.worker_seen_at
-        if seen is not None and not take_over and found.worker != _worker() and _may_live(found.worker):
+        if seen is not None and not take_over and found.worker != this_process() and may_live(found.worker):
             ago = (utc_now() - seen).total_seconds()
             if ago < _ALIVE_S:
                 raise ReembedError(
@@ -136,7 +132,9 @@ class Builder:
 
     async def _put(self, generation: Generation, *also: Write) -> None:
         """Record the generation as this process's work. It fails where it is not as it was read."""
-        mine = attrs.evolve(generation, state="building", held_until=None, worker=_worker(), worker_seen_at=utc_now())
+        mine = attrs.evolve(
+            generation, state="building", held_until=None, worker=this_process(), worker_seen_at=utc_now()
+        )
         await self._session.commit([put_generation(mine), *also])
         self.generation = attrs.evolve(mine, revision=mine.revision + 1)
 
@@ -440,21 +438,3 @@ def _by_table(entries: Iterable[Row]) -> Iterable[tuple[Table, list[str]]]:
     for row in entries:
         found.setdefault(row["record_table"], {})[row["record_id"]] = None
     return [(TABLES[name], list(ids)) for name, ids in found.items() if name in TABLES]
-
-
-def _worker() -> str:
-    return f"process {os.getpid()} on {_HOST}"
-
-
-def _may_live(worker: str | None) -> bool:
-    """Return whether a process may still be there; False only where that is certain."""
-    found = re.fullmatch(rf"process (\d+) on {re.escape(_HOST)}", worker or "")
-    if found is None or sys.platform == "win32":  # where asking a process for a sign of life ends it
-        return True
-    try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

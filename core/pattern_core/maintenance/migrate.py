@@ -28,6 +28,7 @@ from pattern_core.schema import (
 )
 
 from .backup import back_up
+from .lease import under_lease
 from .versions import LATEST, MIGRATIONS, Migration, tables_at
 
 __all__ = ["LATEST", "MIGRATIONS", "Migration", "Plan", "migrate_down", "migrate_up", "plan"]
@@ -74,21 +75,39 @@ async def plan(storage: Storage, target: int = LATEST) -> Plan:
     return Plan(current, target, tuple(each for each in reversed(MIGRATIONS) if target < each.version <= current))
 
 
-async def migrate_up(storage: Storage, signature: Signature, *, backups: Path | None = None) -> Plan:
+async def migrate_up(
+    storage: Storage, signature: Signature, *, backups: Path | None = None, shared: bool = False
+) -> Plan:
     """Bring a database to the latest schema version. Where it is there already, nothing is written.
 
     Args:
         storage: The database.
         signature: What makes its vectors; recorded the first time.
         backups: The folder that a backup goes into where there is data to lose; None makes none.
+        shared: Whether several processes may have the database open. Then one of them migrates, and the others wait.
 
     Returns:
         What was done.
 
     Raises:
-        MigrationError: The database is newer than this library, or does not verify.
+        MigrationError: The database is newer than this library, or does not verify; or another process migrated it all
+            the while.
     """
+
+    async def work() -> Plan:
+        return await _migrate(storage, signature, backups, await plan(storage))  # again: others may have been faster
+
+    async def done() -> Plan | None:
+        steps = await plan(storage)
+        return None if steps.pending else steps
+
     steps = await plan(storage)
+    if not steps.pending or not shared:
+        return await _migrate(storage, signature, backups, steps)
+    return await under_lease(storage, work, done=done)
+
+
+async def _migrate(storage: Storage, signature: Signature, backups: Path | None, steps: Plan) -> Plan:
     if steps.current and steps.pending and backups is not None:
         await back_up(storage, backups / f"before-version-{steps.pending[0].version}")
     if steps.pending and not steps.current:
@@ -192,20 +211,29 @@ async def _stamp(storage: Storage, known: Metadata, version: int, *, also: Seque
             raise
 
 
-async def migrate_down(storage: Storage, target: int, *, backups: Path | None = None) -> Plan:
+async def migrate_down(storage: Storage, target: int, *, backups: Path | None = None, shared: bool = False) -> Plan:
     """Take a database back to an earlier schema version. What only later versions can hold is lost.
 
     Args:
         storage: The database.
-        target: The version; 0 removes everything.
+        target: The version; 0 removes everything but the record of who did so, where several processes may.
         backups: The folder that a backup goes into first; None makes none.
+        shared: Whether several processes may have the database open; see `migrate_up`.
 
     Returns:
         What was done.
 
     Raises:
-        MigrationError: The target is no earlier version.
+        MigrationError: The target is no earlier version, or another process changed the database all the while.
     """
+
+    async def work() -> Plan:
+        return await _migrate_down(storage, target, backups)
+
+    return await under_lease(storage, work) if shared else await work()
+
+
+async def _migrate_down(storage: Storage, target: int, backups: Path | None) -> Plan:
     steps = await plan(storage, target)
     if target >= steps.current:
         raise MigrationError(f"the database has schema version {steps.current}; give an earlier one to go down to")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import logging
 import multiprocessing
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -22,74 +20,21 @@ from pattern_core.testing.storage_writes import WriteRules
 from pattern_lancedb.place import Outdated, Place
 from pattern_lancedb.place_remote import RemotePlace
 from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors, place_of
+from tests.servers.s3 import Store, running_store
 
-moto = pytest.importorskip("moto.moto_server.werkzeug_app", reason="moto[server] is not installed")
-serving = pytest.importorskip("werkzeug.serving", reason="moto[server] is not installed")
-boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
-
-BUCKET: Final = "pattern"
 PATIENCE_S: Final = 30
-
-Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-
-class Store:
-    """moto's server, one request at a time: it loses track of objects that are read and replaced at once.
-
-    Attributes:
-        url: Where it listens.
-        swallow: How many answers to puts are still to be lost, after the put took effect.
-    """
-
-    def __init__(self) -> None:
-        self.swallow = 0
-        self._moto: Application = moto.DomainDispatcherApplication(moto.create_backend_app)
-        self._turn = threading.Lock()
-        self._prefixes = itertools.count()
-        self._server = serving.make_server(
-            "127.0.0.1", 0, self._answer, threaded=True, request_handler=moto.MotoRequestHandler
-        )
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        with self._turn:
-            answer = list(self._moto(environ, start))
-            if environ["REQUEST_METHOD"] == "PUT" and self.swallow:
-                self.swallow -= 1
-                start("503 Service Unavailable", [])
-                return []
-            return answer
-
-    def options(self, **changes: Any) -> StorageOptions:
-        """Return options for a new prefix."""
-        keys = {"access_key_id": "test", "secret_access_key": Secret("hush"), "region": "us-east-1"}
-        given: dict[str, Any] = {
-            "uri": f"s3://{BUCKET}/{next(self._prefixes)}",
-            "endpoint": self.url,
-            **keys,
-            **changes,
-        }
-        return StorageOptions(allow_http=True, lease_seconds=1, **given)
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     """A server with a bucket."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    store = Store()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "hush", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=store.url, **keys)
-    client.create_bucket(Bucket=BUCKET)
-    client.close()
-    yield store
-    store.stop()
+    yield from running_store()
+
+
+def options_for(store: Store, **changes: Any) -> StorageOptions:
+    """Return options for a new prefix."""
+    given = store.section(**changes)
+    return StorageOptions(**{**given, "secret_access_key": Secret(given["secret_access_key"])})
 
 
 class TestWrites(WriteRules, ProcessRules):
@@ -103,7 +48,7 @@ class TestWrites(WriteRules, ProcessRules):
     @pytest.fixture
     def options(self, store: Store) -> StorageOptions:
         """A new prefix."""
-        return store.options()
+        return options_for(store)
 
 
 class TestColumn(VectorStoreContract):
@@ -115,7 +60,7 @@ class TestColumn(VectorStoreContract):
     @pytest.fixture
     def storage_options(self, store: Store) -> StorageOptions:
         """A new prefix."""
-        return store.options()
+        return options_for(store)
 
 
 class TestBesideMemory(VectorStoreContract):
@@ -126,7 +71,7 @@ class TestBesideMemory(VectorStoreContract):
     @pytest.fixture
     def options(self, store: Store) -> VectorOptions:
         """A new prefix."""
-        given = store.options()
+        given = options_for(store)
         shared = {name: getattr(given, name) for name in ("uri", "endpoint", "region", "access_key_id", "allow_http")}
         return VectorOptions(secret_access_key=given.secret_access_key, lease_seconds=1, **shared)
 
@@ -142,7 +87,7 @@ async def open_place(options: StorageOptions) -> Place:
 @pytest.fixture
 async def places(store: Store) -> AsyncIterator[list[Place]]:
     """One place, opened three times as by three processes."""
-    options = store.options()
+    options = options_for(store)
     places = [await open_place(options) for _ in range(3)]
     yield places
     for place in places:
@@ -268,7 +213,7 @@ def hold_and_die(pipe: Connection, options: StorageOptions) -> None:
 
 async def test_the_lease_of_the_dead_is_taken_over(store: Store) -> None:
     """When a writer was killed with the lock in its hands, the next one gets it once the lease has run out."""
-    options = store.options()
+    options = options_for(store)
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
     child = spawn.Process(target=hold_and_die, args=(theirs, options), daemon=True)
@@ -287,7 +232,7 @@ async def test_the_lease_of_the_dead_is_taken_over(store: Store) -> None:
 
 async def test_who_was_overtaken_cannot_publish(store: Store) -> None:
     """A writer that stalls with the lock in its hands, and wakes when another one had it, changes nothing."""
-    options = store.options()
+    options = options_for(store)
     place = await open_place(options)
     await place.publish(b"before", None)
     stalls, may_go_on = threading.Event(), threading.Event()
@@ -326,7 +271,7 @@ async def test_a_lock_that_never_comes_free_is_an_error(store: Store, places: li
 async def test_a_place_that_is_not_there(store: Store, uri: str) -> None:
     """A bucket that is missing, or a scheme that nobody knows, is a `StorageError` that names it, and no secret."""
     with pytest.raises(StorageError) as caught:
-        async with await pattern_storage().open(store.options(uri=uri)):
+        async with await pattern_storage().open(options_for(store, uri=uri)):
             pass
     assert uri in str(caught.value)
     assert "hush" not in str(caught.value)

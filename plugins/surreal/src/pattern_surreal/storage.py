@@ -29,9 +29,8 @@ DERIVED_INDEX: Final = "by_vector"
 """The name of the index on a column that is made from vectors."""
 _DROP_ROWS: Final = 500
 """How many records lose a column's value in one transaction."""
-
 _ID_BLOCK: Final = 1 << 16
-"""How many ids a scan holds at a time."""
+"""How many ids are held at a time where a table is gone through."""
 _INLINE_ROWS: Final = 200
 """How many rows are decoded on the event loop, in about a millisecond. A thread takes what is more."""
 
@@ -129,15 +128,16 @@ class SurrealStorage(Storage):
         await self.transact(lambda: Transaction([parts[0], free], {}, []))
         last = ""
         while True:
-            [ids] = await self.query(
-                f"SELECT VALUE record::id(`id`) FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_DROP_ROWS}",
+            [block] = await self.query(  # `id > x` goes through all that is before x, so not for each few records anew
+                f"SELECT VALUE record::id(`id`) FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_ID_BLOCK}",
                 {"last": RecordID(table, last)},
             )
-            if not ids:
+            if not block:
                 break
-            last = ids[-1]
-            bound = {"ids": [RecordID(table, id) for id in ids]}
-            await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            last = block[-1]
+            for start in range(0, len(block), _DROP_ROWS):
+                bound = {"ids": [RecordID(table, id) for id in block[start : start + _DROP_ROWS]]}
+                await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         await self.transact(lambda: Transaction([parts[1]], {}, []))
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:

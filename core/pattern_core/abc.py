@@ -473,7 +473,7 @@ class Signature:
 
     @property
     def digest(self) -> str:
-        """What tells the signature from others: 64 bits of SHA-256, in hexadecimal."""
+        """What tells the signature from others, 64 bits of SHA-256, in hexadecimal."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
     def __str__(self) -> str:

@@ -51,7 +51,7 @@ class EmbeddingPolicy:
         deadline: How long a call that fails for a while (a time-out, a busy service) is repeated at most, in seconds.
         cache: Whether vectors are kept on this machine, so that the same text is not embedded twice.
         cache_mb: How large the cache may become, in MB.
-        price_per_million_tokens: What the provider asks for a million tokens, in any currency; `pattern reembed plan` reckons with it.
+        price_per_million_tokens: What the provider asks for a million tokens, in any currency; ``pattern reembed plan`` reckons with it.
     """
 
     overflow: Overflow = "error"

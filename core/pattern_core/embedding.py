@@ -33,7 +33,7 @@ FIRST_PAUSE: Final = 0.5
 LONGEST_PAUSE: Final = 30.0
 """Between attempts, in seconds."""
 CHUNK_FILL: Final = 0.8
-"""How full chunks are meant to be: tokens are not of one length, and what is too long has to be cut again."""
+"""How full chunks are meant to be; tokens are not of one length, and what is too long has to be cut again."""
 
 T = TypeVar("T")
 

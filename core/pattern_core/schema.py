@@ -429,7 +429,7 @@ GENERATIONS: Final = _table(
     Column("worker", Kind.TEXT, optional=True),
     Column("worker_seen_at", Kind.TIME, optional=True),
 )
-"""The generations of vectors: one is searched, another may be in the making (`pattern_core.metadata`)."""
+"""The generations of vectors; one is searched, another may be in the making (`pattern_core.metadata`)."""
 
 UNEMBEDDED: Final = _table("embedding_queue", Column("record_table", Kind.TEXT), Column("record_id", Kind.TEXT))
 """Which records were written while another generation was in the making, and have yet to get their vectors in it."""
@@ -441,7 +441,7 @@ LEASES: Final = _table(
     Column("held_since", Kind.TIME),
     Column("seconds", Kind.NUMBER),
 )
-"""Who changes the database as a whole (`pattern_core.maintenance.lease`). It is there before anything else, and no part of
+"""Who changes the database as a whole (``pattern_core.maintenance.lease``). It is there before anything else, and no part of
 a schema version: where several processes may open a database, it is made when it is first needed."""
 
 _VECTORS: Final = "_vectors_"
@@ -450,7 +450,7 @@ _VECTORS: Final = "_vectors_"
 def vectors_of(table: Table, generation: int) -> Table:
     """Return the table that holds the vectors of a table's records.
 
-    A record has a row for each of its vectors (`pattern_core.parts`).
+    A record has a row for each of its vectors.
 
     Args:
         table: One of `EMBEDDED`.

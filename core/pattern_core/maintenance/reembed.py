@@ -144,7 +144,7 @@ async def reembed(
 ) -> Outcome:
     """Make all vectors by another model, and let it take over. Goes on where an earlier run was cut off.
 
-    The session goes on with the new model; the old vectors are kept until `drop_retired`.
+    The session goes on with the new model; the old vectors are kept until they are dropped.
 
     Args:
         session: The open database. It may be used meanwhile, in other processes too.

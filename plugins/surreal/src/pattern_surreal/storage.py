@@ -29,6 +29,8 @@ DERIVED_INDEX: Final = "by_vector"
 """The name of the index on a column that is made from vectors."""
 _DROP_ROWS: Final = 500
 """How many records lose a column's value in one transaction."""
+_ANY: Final = " WHERE `id` != NONE"
+"""Stands behind a list of records that has no other condition: SurrealDB 3.0 answers with an error without one."""
 _ID_BLOCK: Final = 1 << 16
 """How many ids are held at a time where a table is gone through."""
 _INLINE_ROWS: Final = 200
@@ -85,12 +87,22 @@ class SurrealStorage(Storage):
 
         def make() -> Transaction:
             if isinstance(step, CreateTable):
-                return Transaction(create_table(table), {}, [])
+                return self._creation(table)
             self.derived = {each: made for each, made in self.derived.items() if each != table.name}
-            return Transaction(drop_table(table), {}, [])
+            return self._removal(table)
 
         await self.transact(make)
         self._known -= {table.name}
+
+    def _creation(self, table: Table) -> Transaction:
+        """Return what makes a table; a transport may have something to add, here and in the next two."""
+        return Transaction(create_table(table), {}, [])
+
+    def _removal(self, table: Table) -> Transaction:
+        return Transaction(drop_table(table), {}, [])
+
+    def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
+        return plan(batch, self.derived, grouped=grouped)
 
     async def _alter(self, step: AlterTable) -> None:
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
@@ -99,7 +111,8 @@ class SurrealStorage(Storage):
             await self.drop_derived(step.table.name)
         for column in gone:
             await self._drop_column(step.table.name, column.name)
-        added = [define_field(step.table, column) for name, column in after.items() if name not in before]
+        new = [column for name, column in after.items() if name not in before]
+        added = [each for column in new for each in define_field(step.table, column)]
         if added:
             await self.transact(lambda: Transaction(added, {}, []))
 
@@ -129,14 +142,14 @@ class SurrealStorage(Storage):
         last = ""
         while True:
             [block] = await self.query(  # `id > x` goes through all that is before x, so not for each few records anew
-                f"SELECT VALUE record::id(`id`) FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_ID_BLOCK}",
+                f"SELECT VALUE `id` FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_ID_BLOCK}",
                 {"last": RecordID(table, last)},
             )
             if not block:
                 break
-            last = block[-1]
+            last = block[-1].id
             for start in range(0, len(block), _DROP_ROWS):
-                bound = {"ids": [RecordID(table, id) for id in block[start : start + _DROP_ROWS]]}
+                bound = {"ids": block[start : start + _DROP_ROWS]}
                 await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
         await self.transact(lambda: Transaction([parts[1]], {}, []))
 
@@ -146,7 +159,7 @@ class SurrealStorage(Storage):
             return []
         columns = _columns(table, vectors=vectors)
         bound = [record(table, id) for id in dict.fromkeys(ids)]
-        [found] = await self.query(f"SELECT {_names(columns)} FROM $ids", {"ids": bound})
+        [found] = await self.query(f"SELECT {_names(columns)} FROM $ids{_ANY}", {"ids": bound})
         rows = {row["id"].id: row for row in found}
         wanted = [rows.get(id) for id in ids]  # a record asked for twice is decoded twice: rows belong to the caller
         decoded = iter(await _decode(columns, [row for row in wanted if row is not None]))
@@ -166,7 +179,8 @@ class SurrealStorage(Storage):
             return []
         columns = _columns(table, vectors=vectors)
         parameters = Parameters()
-        text = f"SELECT {_names(columns)} {_source(table, where, parameters)}{order_by(table, order)}"
+        names = _names(columns)
+        text = f"SELECT {names} {_selected(names, table, where, parameters)}{order_by(table, order)}"
         if limit is not None:
             text += f" LIMIT {parameters.bind(limit)}"
         [found] = await self.query(parameters.statement(text), parameters.values)
@@ -219,9 +233,9 @@ class SurrealStorage(Storage):
             where = later if where is None else And((where, later))
         parameters = Parameters()
         limit = parameters.bind(_ID_BLOCK)
-        text = f"SELECT VALUE record::id(`id`) {_source(table, where, parameters)} ORDER BY `id` LIMIT {limit}"
+        text = f"SELECT VALUE `id` {_selected('`id`', table, where, parameters)} ORDER BY `id` LIMIT {limit}"
         [ids] = await self.query(parameters.statement(text), parameters.values)
-        return list(ids)
+        return [each.id for each in ids]
 
     async def commit(self, batch: Sequence[Write]) -> None:
         for table in {write.table.name: write.table for write in batch}.values():
@@ -241,7 +255,7 @@ class SurrealStorage(Storage):
         planned: list[Transaction] = []
 
         def make() -> Transaction:
-            planned.append(plan(batch, self.derived, grouped=grouped))
+            planned.append(self._plan(batch, grouped=grouped))
             return planned[-1]
 
         try:
@@ -289,7 +303,14 @@ def _names(columns: Sequence[Column]) -> str:
 
 def _source(table: Table, where: Filter | None, parameters: Parameters) -> str:
     at, rest = source(table, where, parameters)
-    return f"FROM {at}{where_clause(table, rest, parameters)}"
+    condition = where_clause(table, rest, parameters)
+    return f"FROM {at}{condition or _ANY}" if at.startswith("$") else f"FROM {at}{condition}"
+
+
+def _selected(columns: str, table: Table, where: Filter | None, parameters: Parameters) -> str:
+    """Return what can be ordered: of a list of records, SurrealDB 3.0 takes no ORDER BY."""
+    chosen = _source(table, where, parameters)
+    return f"FROM (SELECT {columns} {chosen})" if chosen.startswith("FROM $") else chosen
 
 
 async def _decode(columns: Sequence[Column], found: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
+from pattern_core.abc import Insert, Storage
 from pattern_core.options import Secret
-from pattern_surreal_remote.plugin import StorageOptions
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.fixtures import own_server, server
 from tests.servers.surreal import Server
+from tests.servers.wires import Wire
 
 __all__ = ["NewOptions", "own_server", "server"]
+
+USERS = TABLES["users"]
 
 NewOptions = Callable[..., StorageOptions]
 
@@ -33,6 +39,24 @@ def options_on() -> NewOptions:
         return StorageOptions(**{**section, **secrets})
 
     return make
+
+
+@pytest.fixture
+async def wire(server: Server) -> AsyncIterator[Wire]:
+    """A wire to the server that all share."""
+    if not server.port:
+        pytest.skip("needs a server on this machine, to stand between it and its clients")
+    async with Wire(server.port) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def storage(server: Server, wire: Wire, options_on: NewOptions) -> AsyncIterator[Storage]:
+    """An open storage at the end of the wire, over one connection, with a table."""
+    async with await pattern_storage().open(options_on(server, url=wire.url, pool_size=1, timeout=10.0)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
+        yield storage
 
 
 @pytest.fixture

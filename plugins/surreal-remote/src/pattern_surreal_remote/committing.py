@@ -29,9 +29,9 @@ from pattern_surreal.commit import Transaction
 
 from .connection import RemoteConnection
 from .locks import CHECKS, LOCKS
-from .protocol import UnreadableError
+from .protocol import UnreadableError, is_conflict
 
-__all__ = ["GATE", "SESSIONS", "Committer", "ContendedError", "is_conflict"]
+__all__ = ["GATE", "SESSIONS", "Committer", "ContendedError"]
 
 SESSIONS: Final = "pattern_sessions"
 GATE: Final = "pattern_gate"
@@ -166,6 +166,7 @@ class Committer:
     async def _attempt(self, transaction: Transaction, row: _Row, deadline: float, *, lower: bool) -> list[Any]:
         """Run a transaction, and find out what has become of it where that is not clear; again if nothing has."""
         loop = asyncio.get_running_loop()
+        alone = False
         while True:
             mark = secrets.token_hex(8)
             own = {**self._names(row), "pattern_mark": mark, "pattern_before": row.mark}
@@ -174,7 +175,7 @@ class Committer:
             sent_by = deadline - (deadline - loop.time()) * (1 - _ATTEMPT)
             try:
                 answer = await self._connection.send(
-                    text, {**transaction.variables, **own}, deadline=sent_by, repeat=False
+                    text, {**transaction.variables, **own}, deadline=sent_by, repeat=False, alone=alone
                 )
             except (UnreachableError, UnreadableError) as error:
                 if isinstance(error, UnreachableError) and not error.may_have_written:
@@ -186,6 +187,10 @@ class Committer:
                 if took_effect:
                     row.mark = mark
                     return []
+                if isinstance(error, UnreadableError):
+                    if error.alone:
+                        raise StorageError(f"nothing was written: {error}") from error
+                    alone = True
                 if loop.time() >= sent_by:
                     message = f"no answer came within {self._connection.limits.timeout:g} s; nothing was written"
                     raise UnreachableError(message) from error
@@ -292,11 +297,6 @@ def _within(transaction: Transaction, error: StatementError, *, before: int, aft
     if answers < len(transaction.statements):  # the text as a whole was refused
         return error
     return StatementError(error.detail, kind=error.kind, position=position, answers=answers)
-
-
-def is_conflict(error: StatementError) -> bool:
-    """Say whether the server refused a transaction only because another one came first."""
-    return "can be retried" in error.detail or "ransaction conflict" in error.detail
 
 
 async def _pause(attempt: int, deadline: float, *, long: bool = False) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from pattern_core.errors import StorageError, UnreachableError
+from pattern_surreal import StatementError
 from pattern_surreal.connection import closed
 
 from .account import Account, Version
-from .protocol import Channel, Limits, TokenExpiredError, UnreadableError, read_statements
+from .protocol import Channel, Limits, TokenExpiredError, UnreadableError, is_conflict, read_statements
 
 __all__ = ["Open", "RemoteConnection"]
 
@@ -29,19 +31,25 @@ class RemoteConnection:
         open: Opens a way to the server.
         account: Who signs in on it.
         limits: How long, how much, and how many.
+        url: The server's URL, without a user's name or password.
 
     Attributes:
         version: The server's version, as of the last time that it was reached.
+        account: Who signs in.
+        limits: How long, how much, and how many.
+        url: The server's URL.
     """
 
-    def __init__(self, open: Open, account: Account, limits: Limits) -> None:
+    def __init__(self, open: Open, account: Account, limits: Limits, *, url: str) -> None:
         self.version: Version = (0, 0, 0)
         self.account = account
         self.limits = limits
+        self.url = url
         self._open = open
         self._channels: list[Channel] = []
         self._leaving: list[Channel] = []
         self._opening = asyncio.Lock()
+        self._growth: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
@@ -73,7 +81,9 @@ class RemoteConnection:
         """Return when a call that begins now has to have ended, by the loop's clock."""
         return asyncio.get_running_loop().time() + self.limits.timeout
 
-    async def send(self, text: str, variables: Mapping[str, Any], *, deadline: float, repeat: bool) -> list[Any]:
+    async def send(
+        self, text: str, variables: Mapping[str, Any], *, deadline: float, repeat: bool, alone: bool = False
+    ) -> list[Any]:
         """Run statements.
 
         Args:
@@ -81,6 +91,7 @@ class RemoteConnection:
             variables: The values that are bound in them.
             deadline: When to give up.
             repeat: Whether they may be run again where it is not known whether they were.
+            alone: Whether to use a connection that no other call uses.
 
         Returns:
             The result of each statement.
@@ -92,7 +103,7 @@ class RemoteConnection:
             StatementError: The server refused one of them.
             ClosedError: This object is closed.
         """
-        alone = expired = False
+        expired = False
         while True:
             channel = await self._channel(deadline, alone=alone)
             try:
@@ -122,10 +133,10 @@ class RemoteConnection:
                     self._retire(channel)
 
     async def _channel(self, deadline: float, *, alone: bool) -> Channel:
-        """Return a connection for a call: one that has nothing to do, if there is one or there may be one more."""
+        """Return a connection for a call: one that is there, or a new one where there is none."""
         if self._closed:
             raise closed()
-        if not alone and (found := self._idle()) is not None:
+        if not alone and (found := self._usable()) is not None:
             return found
         try:
             async with asyncio.timeout_at(deadline):
@@ -133,19 +144,28 @@ class RemoteConnection:
         except TimeoutError:
             raise self._late() from None
         try:
-            if not alone and (found := self._idle()) is not None:
+            if not alone and (found := self._usable()) is not None:
                 return found
             return await self._reach(deadline, pooled=not alone)
         finally:
             self._opening.release()
 
-    def _idle(self) -> Channel | None:
+    def _usable(self) -> Channel | None:
+        """Return the connection that has least to do; where none has nothing to do, let there soon be one more."""
         for each in [each for each in self._channels if not each.usable]:
             self._retire(each)
         least = min(self._channels, key=lambda each: each.load, default=None)
-        return (
-            least if least is not None and (least.load == 0 or len(self._channels) >= self.limits.pool_size) else None
-        )
+        if least is not None and least.load and len(self._channels) < self.limits.pool_size and self._growth is None:
+            self._growth = asyncio.create_task(self._grow())
+        return least
+
+    async def _grow(self) -> None:
+        try:
+            async with self._opening:
+                with contextlib.suppress(StorageError):  # who needs it will find out for himself
+                    await self._add(self.limits.connect_timeout)
+        finally:
+            self._growth = None
 
     async def _reach(self, deadline: float, *, pooled: bool) -> Channel:
         """Open a connection, however often it takes, with pauses that grow."""
@@ -173,7 +193,7 @@ class RemoteConnection:
                 self.version = await self._enter(channel, within)
         except TimeoutError as error:
             self._retire(channel)
-            raise UnreachableError(f"the server did not answer within {within:.3g} s") from error
+            raise UnreachableError(f"{self.url} did not answer within {within:.3g} s") from error
         except UnreachableError as error:
             self._retire(channel)
             raise UnreachableError(str(error)) from error  # nothing was asked for yet
@@ -188,13 +208,19 @@ class RemoteConnection:
         return channel
 
     async def _enter(self, channel: Channel, within: float) -> Version:
-        try:
-            return await self.account.enter(channel, within=within)
-        except UnreadableError as error:
-            raise StorageError(f"the server does not answer as a SurrealDB server does: {error}") from error
+        while True:
+            try:
+                return await self.account.enter(channel, within=within)
+            except UnreadableError as error:
+                raise StorageError(f"the server does not answer as a SurrealDB server does: {error}") from error
+            except StatementError as error:
+                if not is_conflict(error):
+                    raise
+            # Several came at once to a database that is not there, and each would make it.
+            await asyncio.sleep(random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - no secret depends on it
 
     def _late(self) -> UnreachableError:
-        return UnreachableError(f"the server was not reached within {self.limits.timeout:g} s")
+        return UnreachableError(f"{self.url} was not reached within {self.limits.timeout:g} s")
 
     def _retire(self, channel: Channel | None) -> None:
         """Make no new calls there, and wait for its end when this object is closed."""
@@ -207,6 +233,9 @@ class RemoteConnection:
     async def aclose(self) -> None:
         """Close all connections. A second call does nothing."""
         self._closed = True
+        if self._growth is not None:
+            self._growth.cancel()
+            await asyncio.wait([self._growth])
         channels, self._channels, self._leaving = [*self._channels, *self._leaving], [], []
         await asyncio.gather(*(each.aclose() for each in channels))
 

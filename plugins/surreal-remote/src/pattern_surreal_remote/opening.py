@@ -32,8 +32,8 @@ async def open_storage(options: StorageOptions) -> Storage:
     """
     address = urlsplit(options.url)
     url = address._replace(path="/rpc").geturl()
-    connection = RemoteConnection(_opener(url, options), _account(options), options)
-    storage = RemoteStorage(connection, options.url)
+    connection = RemoteConnection(_opener(url, options), _account(options), options, url=options.url)
+    storage = RemoteStorage(connection)
     try:
         await connection.connect()
         await adopt_native_columns(storage)

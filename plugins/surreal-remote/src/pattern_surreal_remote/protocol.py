@@ -21,6 +21,7 @@ __all__ = [
     "UnreadableError",
     "decode_answer",
     "encode_request",
+    "is_conflict",
     "read_result",
     "read_statements",
 ]
@@ -153,7 +154,9 @@ async def decode_answer(frame: bytes) -> Mapping[str, Any]:
     except Exception as error:  # whatever the codec makes of bytes that are no CBOR, or hold what it does not know
         raise UnreadableError(f"an answer of {len(frame):,} bytes cannot be read: {error}") from error
     if not isinstance(answer, dict):
-        raise UnreadableError("an answer is no answer of SurrealDB's RPC protocol")
+        raise UnreadableError(
+            f"an answer of {len(frame):,} bytes cannot be read: it is none of SurrealDB's RPC protocol"
+        )
     return answer
 
 
@@ -171,14 +174,14 @@ def read_result(answer: Mapping[str, Any]) -> Any:
 def read_statements(result: Any) -> list[Any]:
     """Return the results of the statements of a query, or raise what the one that failed says."""
     if not isinstance(result, list):
-        raise UnreadableError("an answer to a query is no answer of SurrealDB's RPC protocol")
+        raise UnreadableError("an answer to a query cannot be read: it is none of SurrealDB's RPC protocol")
     try:
         return read_answer({"result": result})
     except StatementError as error:
         _check_access(error.kind, error.detail)
         raise
     except (LookupError, TypeError, AttributeError) as error:
-        raise UnreadableError("an answer to a query is no answer of SurrealDB's RPC protocol") from error
+        raise UnreadableError("an answer to a query cannot be read: it is none of SurrealDB's RPC protocol") from error
 
 
 def _check_access(kind: str, message: str, details: Any = None) -> None:
@@ -187,3 +190,8 @@ def _check_access(kind: str, message: str, details: Any = None) -> None:
         if "Expired" in str(details) or "has expired" in message:
             raise TokenExpiredError("the token has expired, and the server no longer takes it", option="token")
         raise AccessError(f"the server does not allow it: {message}")
+
+
+def is_conflict(error: StatementError) -> bool:
+    """Say whether the server refused a transaction only because another one came first."""
+    return "can be retried" in error.detail or "ransaction conflict" in error.detail

@@ -28,15 +28,14 @@ class RemoteStorage(SurrealStorage):
 
     Args:
         connection: The connections to the server. They are closed with the storage.
-        url: The server's URL, for people.
     """
 
     _internal_tables = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
+    _shared = True
 
-    def __init__(self, connection: RemoteConnection, url: str) -> None:
+    def __init__(self, connection: RemoteConnection) -> None:
         super().__init__(connection)
         self._remote = connection
-        self._url = url
         self._committer = Committer(connection)
         self._end: asyncio.Task[None] | None = None
 
@@ -85,7 +84,7 @@ class RemoteStorage(SurrealStorage):
 
     async def health(self) -> Health:
         health = await super().health()
-        place = {"url": self._url, "database": self._remote.account.place}
+        place = {"url": self._remote.url, "database": self._remote.account.place}
         return attrs.evolve(health, details={**place, **health.details, "connections": self._remote.size})
 
     async def aclose(self) -> None:

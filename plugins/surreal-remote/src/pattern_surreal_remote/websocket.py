@@ -36,6 +36,13 @@ _LOGGER: Final = logging.getLogger(f"{__name__}.driver")
 _LOGGER.setLevel(logging.ERROR)
 
 
+class _Connect(connect):
+    """A connection that stays with the server that was named: a password must not follow a redirection."""
+
+    def process_redirect(self, exc: Exception) -> Exception:
+        return exc
+
+
 class WebSocketChannel:
     """An open WebSocket. `WebSocketChannel.open` makes one.
 
@@ -67,7 +74,7 @@ class WebSocketChannel:
             UnreachableError: Nobody answers there, or not as a SurrealDB server does.
         """
         try:
-            socket = await connect(
+            socket = await _Connect(
                 url,
                 subprotocols=[Subprotocol("cbor")],
                 compression=None,

@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 
 from pattern_core.abc import Health, Insert, Put, Write
-from pattern_core.errors import ConflictError, StorageError
+from pattern_core.errors import ConflictError, PatternError, StorageError
 from pattern_core.schema import Table
 from pattern_surreal import StatementError, SurrealStorage
 from pattern_surreal.commit import Transaction
@@ -65,11 +65,13 @@ class RemoteStorage(SurrealStorage):
             write = batch[0]
             id = write.row["id"] if isinstance(write, Insert | Put) else getattr(write, "id", "")
             raise ConflictError(write.table.name, str(id), getattr(write, "revision", None)) from error
-        except StatementError as error:
-            if "pattern gone" not in error.detail:
-                raise
-            table = batch[int(error.detail.rpartition(" ")[2])].table.name
-            raise StorageError(f"there is no table {table}; create it with apply_schema") from error
+
+    async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
+        if "pattern gone" not in error.detail:
+            return await super()._explain(batch, place, error)
+        table = batch[int(error.detail.rpartition(" ")[2])].table.name
+        self._known -= {table}
+        return StorageError(f"there is no table {table}; create it with apply_schema")
 
     async def foreign_commits(self) -> int:
         if self._closed:

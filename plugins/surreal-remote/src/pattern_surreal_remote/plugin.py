@@ -120,10 +120,26 @@ class VectorOptions:
     """The options under ``[vectors]``.
 
     Attributes:
-        index: ``in-process`` compares in this process, exactly.
+        index: ``in-process`` compares in this process, exactly; the others search on the server. ``exact`` compares all
+            vectors of an agent; ``native`` asks the server's HNSW; ``auto`` does the first for agents with few
+            vectors, and the second for those with many.
+        exact_rows: Up to how many vectors of an agent ``auto`` compares.
+        efc: How many candidates HNSW weighs when it adds a vector.
+        m: How many neighbours HNSW links a vector to.
+        ef: How many candidates HNSW weighs in a search, at least.
+        check_every: One in so many answers of HNSW is compared with the exact one.
+        least_recall: The share of the true neighbours that HNSW has to find on average; else it is used no more.
     """
 
-    index: Literal["in-process"] = "in-process"
+    index: Literal["in-process", "exact", "native", "auto"] = "in-process"
+    exact_rows: int = attrs.field(default=2000, validator=attrs.validators.ge(1))
+    efc: int = attrs.field(default=150, validator=attrs.validators.in_(range(1, 4097)))
+    m: int = attrs.field(default=12, validator=attrs.validators.in_(range(2, 128)))
+    ef: int = attrs.field(default=150, validator=attrs.validators.in_(range(1, 4097)))
+    check_every: int = attrs.field(default=100, validator=attrs.validators.ge(1))
+    least_recall: float = attrs.field(
+        default=0.9, validator=attrs.validators.and_(attrs.validators.gt(0), attrs.validators.le(1))
+    )
 
 
 async def _open_storage(options: StorageOptions) -> Storage:
@@ -132,10 +148,10 @@ async def _open_storage(options: StorageOptions) -> Storage:
     return await open_storage(options)
 
 
-async def _open_vectors(options: VectorOptions, storage: Storage) -> VectorStore:  # noqa: ARG001 - it has one choice
-    from pattern_core.exact import ExactIndex
+async def _open_vectors(options: VectorOptions, storage: Storage) -> VectorStore:
+    from .vectors import open_vectors
 
-    return ExactIndex(storage)
+    return await open_vectors(options, storage)
 
 
 @hookimpl
@@ -153,4 +169,9 @@ def pattern_storage() -> StorageSpec:
 @hookimpl
 def pattern_vectors() -> VectorSpec:
     """Describe the vector search over a server."""
-    return VectorSpec(options=VectorOptions, open=_open_vectors, summary="exact search in this process")
+    return VectorSpec(
+        options=VectorOptions,
+        open=_open_vectors,
+        approximate=True,  # where HNSW is asked
+        summary="exact search in this process, or vector search on the server",
+    )

@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from surrealdb import RecordID
-
 from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
@@ -17,22 +15,19 @@ from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, Sc
 
 from .commit import Derived, Transaction, explain, failed_write, plan
 from .connection import Connection, StatementError, closed
+from .derived import ID_BLOCK, drop_derived, empty_and_remove, expecting, is_outdated, learn, note
 from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
 from .values import decode_row, record, record_batch, record_range
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DERIVED_INDEX", "SurrealStorage"]
+__all__ = ["SurrealStorage"]
 
-DERIVED_INDEX: Final = "by_vector"
-"""The name of the index on a column that is made from vectors."""
-_DROP_ROWS: Final = 500
-"""How many records lose a column's value in one transaction."""
 _ANY: Final = " WHERE `id` != NONE"
 """Stands behind a list of records that has no other condition: SurrealDB 3.0 answers with an error without one."""
-_ID_BLOCK: Final = 1 << 16
-"""How many ids are held at a time where a table is gone through."""
+_LESSONS: Final = 3
+"""How often a commit is made again because others have just changed which columns are made from vectors."""
 _INLINE_ROWS: Final = 200
 """How many rows are decoded on the event loop, in about a millisecond. A thread takes what is more."""
 
@@ -48,6 +43,8 @@ class SurrealStorage(Storage):
     """
 
     _internal_tables: frozenset[str] = frozenset()
+    _shared = False
+    """Whether others may write at the same time, and change which columns are made from vectors."""
 
     def __init__(self, connection: Connection) -> None:
         self.derived: Derived = {}
@@ -99,7 +96,7 @@ class SurrealStorage(Storage):
         return Transaction(create_table(table), {}, [])
 
     def _removal(self, table: Table) -> Transaction:
-        return Transaction(drop_table(table), {}, [])
+        return Transaction([*drop_table(table), note(table.name, None)], {}, [])
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
         return plan(batch, self.derived, grouped=grouped)
@@ -108,50 +105,13 @@ class SurrealStorage(Storage):
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
         gone = [column for name, column in before.items() if name not in after]
         if any(column.kind is Kind.VECTOR for column in gone):
-            await self.drop_derived(step.table.name)
+            await drop_derived(self, step.table.name, fence=step.before)
         for column in gone:
-            await self._drop_column(step.table.name, column.name)
+            await empty_and_remove(self, step.table.name, column.name)
         new = [column for name, column in after.items() if name not in before]
         added = [each for column in new for each in define_field(step.table, column)]
         if added:
             await self.transact(lambda: Transaction(added, {}, []))
-
-    async def drop_derived(self, table: str) -> None:
-        """Remove the column of a table that is made from its vectors, and the index on it; do nothing where it has none."""
-        if table not in self.derived:
-            return
-        column, _ = self.derived[table]
-
-        def remove_index() -> Transaction:
-            self.derived = {each: made for each, made in self.derived.items() if each != table}
-            return Transaction([f"REMOVE INDEX IF EXISTS {DERIVED_INDEX} ON {name(table)}"], {}, [])
-
-        await self.transact(remove_index)
-        await self._drop_column(table, column)
-
-    async def _drop_column(self, table: str, column: str) -> None:
-        """Remove a column: first, some records at a time, what it holds, for that would stay."""
-        [info] = await self.query(f"INFO FOR TABLE {name(table)}")
-        if column not in info["fields"]:
-            return
-        at, of = name(table), name(column)
-        free = f"DEFINE FIELD OVERWRITE {of} ON {at} TYPE any"
-        emptied = f"UPDATE $ids SET {of} = NONE RETURN NONE"
-        parts = [f"REMOVE FIELD IF EXISTS {of}{part} ON {at}" for part in (".*", "")]
-        await self.transact(lambda: Transaction([parts[0], free], {}, []))
-        last = ""
-        while True:
-            [block] = await self.query(  # `id > x` goes through all that is before x, so not for each few records anew
-                f"SELECT VALUE `id` FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_ID_BLOCK}",
-                {"last": RecordID(table, last)},
-            )
-            if not block:
-                break
-            last = block[-1].id
-            for start in range(0, len(block), _DROP_ROWS):
-                bound = {"ids": block[start : start + _DROP_ROWS]}
-                await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        await self.transact(lambda: Transaction([parts[1]], {}, []))
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         await self._check_table(table)
@@ -232,7 +192,7 @@ class SurrealStorage(Storage):
             later = Compare(("id",), Op.GT, last)
             where = later if where is None else And((where, later))
         parameters = Parameters()
-        limit = parameters.bind(_ID_BLOCK)
+        limit = parameters.bind(ID_BLOCK)
         text = f"SELECT VALUE `id` {_selected('`id`', table, where, parameters)} ORDER BY `id` LIMIT {limit}"
         [ids] = await self.query(parameters.statement(text), parameters.values)
         return [each.id for each in ids]
@@ -255,16 +215,22 @@ class SurrealStorage(Storage):
         planned: list[Transaction] = []
 
         def make() -> Transaction:
-            planned.append(self._plan(batch, grouped=grouped))
+            transaction = self._plan(batch, grouped=grouped)
+            planned.append(expecting(transaction, batch, self.derived) if self._shared else transaction)
             return planned[-1]
 
-        try:
-            await self.transact(make)
-        except StatementError as error:
-            place = failed_write(planned[-1], error) if planned else None
-            if place is None:
-                raise
-            return place, error
+        for lesson in range(_LESSONS + 1):
+            try:
+                await self.transact(make)
+            except StatementError as error:
+                if is_outdated(error) and lesson < _LESSONS:
+                    await learn(self, (write.table.name for write in batch))
+                    continue
+                place = failed_write(planned[-1], error) if planned else None
+                if place is None:
+                    raise
+                return place, error
+            break
         return None
 
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:

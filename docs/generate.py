@@ -89,6 +89,8 @@ def kind_of(hint: Any) -> str:
         return " or ".join(f'`"{choice}"`' for choice in get_args(hint))
     if get_origin(hint) is list:
         return f"list of {kind_of(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return f"section, each a {kind_of(get_args(hint)[1])}"
     members = [each for each in get_args(hint) if each is not type(None)]
     return " or ".join(map(kind_of, members)) if members else TYPES.get(hint, hint.__name__)
 

@@ -270,6 +270,29 @@ class TestTheLease:
         assert task.cancelled()
         assert await under_lease(Slow(data), nothing, terms=Terms(patience=0)) == "done"
 
+    @pytest.mark.parametrize("takes_effect", [True, False])
+    async def test_cancelled_while_a_renewal_fails(self, *, takes_effect: bool) -> None:
+        """A cancellation is not lost in a renewal that fails, at whatever point of it it comes."""
+        for steps in range(6):
+            storage, begun = Slow({}), asyncio.Event()
+
+            async def work(storage: Slow = storage, begun: asyncio.Event = begun) -> None:
+                storage.failures = [takes_effect]
+                while storage.failures:
+                    await storage.get(LEASES, [SCHEMA])
+                begun.set()
+                await forever()
+
+            task = asyncio.create_task(under_lease(storage, work, terms=SHORT))
+            await begun.wait()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            async with asyncio.timeout(10):
+                await asyncio.wait([task])
+            assert task.cancelled()
+            assert await token(storage) == ""
+
     async def test_out_of_reach_while_it_is_taken(self) -> None:
         """Where nobody knows whether the lease was taken, it is given back."""
         storage = Slow({})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -157,6 +158,18 @@ class TestMigrations:
             if dying.left >= 0:
                 break
         assert survived > 10
+
+    async def test_killed_again_and_again(self) -> None:
+        """However often a migration from version 2 was killed, and wherever, it leaves nothing behind but what is used."""
+        dice = random.Random(2026)
+        for _ in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            for _ in range(5):
+                with contextlib.suppress(Death):
+                    await migrate_up(Dying(data, dice.randrange(30)), SIGNATURE)
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
 
     async def test_killed_on_the_way_down(self) -> None:
         """A way down that was killed before any of its changes can be gone to its end."""

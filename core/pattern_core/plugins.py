@@ -23,6 +23,7 @@ ALIASES: Final = {"embedded": "surreal-embedded", "remote": "surreal-remote", "c
 
 EXTRAS: Final = {
     "surreal-embedded": "surreal-embedded",
+    "surreal-remote": "surreal-remote",
     "lancedb": "lancedb",
     "torch": "torch",
     "ollama": "ollama",

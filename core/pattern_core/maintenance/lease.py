@@ -140,7 +140,7 @@ class _Lease:
         finally:
             await to_the_end(_end([working, renewing]))
         if working.cancelled() and not renewing.cancelled():
-            renewing.result()
+            renewing.result()  # it ends by itself only where the lease is lost
             raise self._lost()
         try:
             return working.result()

@@ -141,9 +141,9 @@ async def _up(storage: Storage, migration: Migration, known: Metadata) -> None:
         await _verify_vectors(storage, known, first)
     for before, after in migration.alters:
         await storage.apply_schema(AlterTable(before, after, known.signature.dimensions))
-    await _stamp(storage, known, migration.version, also=[] if first is None else await _only(storage, first))
-    if first is not None:
+    if known.active is not None:  # before the stamp, behind which nobody would come back to it
         await _sweep(storage)
+    await _stamp(storage, known, migration.version, also=[] if first is None else await _only(storage, first))
 
 
 async def _first_generation(storage: Storage, signature: Signature) -> Generation:

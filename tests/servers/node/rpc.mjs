@@ -144,6 +144,7 @@ export class Connection {
   #tell;
   #sessions = new Map(); // by the number that the client has chosen, in hexadecimal; '' is the default
   #transactions = new Set();
+  #pending = new Set();
   #closed;
   #left;
   #opened;
@@ -164,7 +165,13 @@ export class Connection {
       return map({ error: unreadable() });
     }
     const [id, session] = [request.get('id'), request.get('session')].map((value) => (empty(value) ? undefined : value));
-    return map({ id, session, ...(await this.#answer(request, session)) });
+    const answer = this.#answer(request, session);
+    this.#pending.add(answer);
+    try {
+      return map({ id, session, ...(await answer) });
+    } finally {
+      this.#pending.delete(answer);
+    }
   }
 
   async #answer(request, named) {
@@ -231,13 +238,14 @@ export class Connection {
     return params !== undefined && params[0] === 0x81 && this.#transactions.delete(number(params.subarray(1)));
   }
 
-  /** End all that the connection has open. What the engine is carrying out goes on. */
+  /** End all that the connection has open, once what it has asked for is done: that goes on without it. */
   close() {
     return (this.#closed ??= this.#close());
   }
 
   async #close() {
     await this.#opened;
+    await Promise.allSettled(this.#pending);
     for (const txn of this.#transactions) {
       const params = Buffer.concat([Buffer.of(0x81), uuid(txn)]);
       await this.#rpc.execute({ method: 'cancel', params, session: this.#sessions.get('').number });

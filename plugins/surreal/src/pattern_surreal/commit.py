@@ -107,10 +107,12 @@ def _statement(place: int, write: Write, parameters: Parameters, derived: Derive
 
 def _check(place: int, write: Check, parameters: Parameters) -> str:
     at = parameters.bind(record(write.table, write.id))
+    # Not `record::exists`, which does not see what the transaction itself has written, in SurrealDB 3.0.
+    absent = f"(SELECT VALUE true FROM ONLY {at}) = NONE"
     if write.revision is None:
-        return f"IF !record::exists({at}) {{ THROW 'pattern missing {place}' }}"
+        return f"IF {absent} {{ THROW 'pattern missing {place}' }}"
     if write.revision == 0:
-        return f"IF record::exists({at}) {{ THROW 'pattern conflict {place}' }}"
+        return f"IF !({absent}) {{ THROW 'pattern conflict {place}' }}"
     expected = parameters.bind(write.revision)
     return f"IF (SELECT VALUE `revision` FROM ONLY {at}) != {expected} {{ THROW 'pattern conflict {place}' }}"
 

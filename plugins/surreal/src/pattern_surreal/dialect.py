@@ -305,7 +305,7 @@ def create_table(table: Table) -> list[str]:
     """Return the statements that define a table, its columns, unique keys and indexes, where they are not there."""
     at = name(table.name)
     statements = [f"DEFINE TABLE IF NOT EXISTS {at} TYPE NORMAL SCHEMAFULL"]
-    statements += [define_field(table, column) for column in table.columns if column.name != "id"]
+    statements += [each for column in table.columns if column.name != "id" for each in define_field(table, column)]
     for columns in (*table.unique, *table.indexes):
         unique = " UNIQUE" if columns in table.unique else ""
         fields = ", ".join(name(each) for each in columns)
@@ -314,11 +314,15 @@ def create_table(table: Table) -> list[str]:
     return statements
 
 
-def define_field(table: Table, column: Column) -> str:
-    """Return the statement that defines a column of a table, where it is not there."""
+def define_field(table: Table, column: Column) -> list[str]:
+    """Return the statements that define a column of a table, where it is not there."""
+    at, of = name(table.name), name(column.name)
     free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
     kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
-    return f"DEFINE FIELD IF NOT EXISTS {name(column.name)} ON {name(table.name)} TYPE {kind}{free}"
+    statements = [f"DEFINE FIELD IF NOT EXISTS {of} ON {at} TYPE {kind}{free}"]
+    if column.kind is Kind.OBJECTS:  # SurrealDB 3.0 leaves the objects in an array as they are, not free
+        statements.append(f"DEFINE FIELD OVERWRITE {of}.* ON {at} TYPE object FLEXIBLE")
+    return statements
 
 
 def drop_table(table: Table) -> list[str]:

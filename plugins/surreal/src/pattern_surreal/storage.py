@@ -8,8 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from surrealdb import RecordID
-
 from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
@@ -17,20 +15,19 @@ from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, Sc
 
 from .commit import Derived, Transaction, explain, failed_write, plan
 from .connection import Connection, StatementError, closed
+from .derived import ID_BLOCK, drop_derived, empty_and_remove, expecting, is_outdated, learn, note
 from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
 from .values import decode_row, record, record_batch, record_range
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["DERIVED_INDEX", "SurrealStorage"]
+__all__ = ["SurrealStorage"]
 
-DERIVED_INDEX: Final = "by_vector"
-"""The name of the index on a column that is made from vectors."""
-_DROP_ROWS: Final = 500
-"""How many records lose a column's value in one transaction."""
-_ID_BLOCK: Final = 1 << 16
-"""How many ids are held at a time where a table is gone through."""
+_ANY: Final = " WHERE `id` != NONE"
+"""Stands behind a list of records that has no other condition: SurrealDB 3.0 answers with an error without one."""
+_LESSONS: Final = 3
+"""How often a commit is made again because others have just changed which columns are made from vectors."""
 _INLINE_ROWS: Final = 200
 """How many rows are decoded on the event loop, in about a millisecond. A thread takes what is more."""
 
@@ -46,6 +43,8 @@ class SurrealStorage(Storage):
     """
 
     _internal_tables: frozenset[str] = frozenset()
+    _shared = False
+    """Whether others may write at the same time, and change which columns are made from vectors."""
 
     def __init__(self, connection: Connection) -> None:
         self.derived: Derived = {}
@@ -85,60 +84,34 @@ class SurrealStorage(Storage):
 
         def make() -> Transaction:
             if isinstance(step, CreateTable):
-                return Transaction(create_table(table), {}, [])
+                return self._creation(table)
             self.derived = {each: made for each, made in self.derived.items() if each != table.name}
-            return Transaction(drop_table(table), {}, [])
+            return self._removal(table)
 
         await self.transact(make)
         self._known -= {table.name}
+
+    def _creation(self, table: Table) -> Transaction:
+        """Return what makes a table; a transport may have something to add, here and in the next two."""
+        return Transaction(create_table(table), {}, [])
+
+    def _removal(self, table: Table) -> Transaction:
+        return Transaction([*drop_table(table), note(table.name, None)], {}, [])
+
+    def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
+        return plan(batch, self.derived, grouped=grouped)
 
     async def _alter(self, step: AlterTable) -> None:
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
         gone = [column for name, column in before.items() if name not in after]
         if any(column.kind is Kind.VECTOR for column in gone):
-            await self.drop_derived(step.table.name)
+            await drop_derived(self, step.table.name, fence=step.before)
         for column in gone:
-            await self._drop_column(step.table.name, column.name)
-        added = [define_field(step.table, column) for name, column in after.items() if name not in before]
+            await empty_and_remove(self, step.table.name, column.name)
+        new = [column for name, column in after.items() if name not in before]
+        added = [each for column in new for each in define_field(step.table, column)]
         if added:
             await self.transact(lambda: Transaction(added, {}, []))
-
-    async def drop_derived(self, table: str) -> None:
-        """Remove the column of a table that is made from its vectors, and the index on it; do nothing where it has none."""
-        if table not in self.derived:
-            return
-        column, _ = self.derived[table]
-
-        def remove_index() -> Transaction:
-            self.derived = {each: made for each, made in self.derived.items() if each != table}
-            return Transaction([f"REMOVE INDEX IF EXISTS {DERIVED_INDEX} ON {name(table)}"], {}, [])
-
-        await self.transact(remove_index)
-        await self._drop_column(table, column)
-
-    async def _drop_column(self, table: str, column: str) -> None:
-        """Remove a column: first, some records at a time, what it holds, for that would stay."""
-        [info] = await self.query(f"INFO FOR TABLE {name(table)}")
-        if column not in info["fields"]:
-            return
-        at, of = name(table), name(column)
-        free = f"DEFINE FIELD OVERWRITE {of} ON {at} TYPE any"
-        emptied = f"UPDATE $ids SET {of} = NONE RETURN NONE"
-        parts = [f"REMOVE FIELD IF EXISTS {of}{part} ON {at}" for part in (".*", "")]
-        await self.transact(lambda: Transaction([parts[0], free], {}, []))
-        last = ""
-        while True:
-            [block] = await self.query(  # `id > x` goes through all that is before x, so not for each few records anew
-                f"SELECT VALUE record::id(`id`) FROM {at} WHERE `id` > $last ORDER BY `id` LIMIT {_ID_BLOCK}",
-                {"last": RecordID(table, last)},
-            )
-            if not block:
-                break
-            last = block[-1]
-            for start in range(0, len(block), _DROP_ROWS):
-                bound = {"ids": [RecordID(table, id) for id in block[start : start + _DROP_ROWS]]}
-                await self.transact(lambda bound=bound: Transaction([emptied], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        await self.transact(lambda: Transaction([parts[1]], {}, []))
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         await self._check_table(table)
@@ -146,7 +119,7 @@ class SurrealStorage(Storage):
             return []
         columns = _columns(table, vectors=vectors)
         bound = [record(table, id) for id in dict.fromkeys(ids)]
-        [found] = await self.query(f"SELECT {_names(columns)} FROM $ids", {"ids": bound})
+        [found] = await self.query(f"SELECT {_names(columns)} FROM $ids{_ANY}", {"ids": bound})
         rows = {row["id"].id: row for row in found}
         wanted = [rows.get(id) for id in ids]  # a record asked for twice is decoded twice: rows belong to the caller
         decoded = iter(await _decode(columns, [row for row in wanted if row is not None]))
@@ -166,7 +139,8 @@ class SurrealStorage(Storage):
             return []
         columns = _columns(table, vectors=vectors)
         parameters = Parameters()
-        text = f"SELECT {_names(columns)} {_source(table, where, parameters)}{order_by(table, order)}"
+        names = _names(columns)
+        text = f"SELECT {names} {_selected(names, table, where, parameters)}{order_by(table, order)}"
         if limit is not None:
             text += f" LIMIT {parameters.bind(limit)}"
         [found] = await self.query(parameters.statement(text), parameters.values)
@@ -218,10 +192,10 @@ class SurrealStorage(Storage):
             later = Compare(("id",), Op.GT, last)
             where = later if where is None else And((where, later))
         parameters = Parameters()
-        limit = parameters.bind(_ID_BLOCK)
-        text = f"SELECT VALUE record::id(`id`) {_source(table, where, parameters)} ORDER BY `id` LIMIT {limit}"
+        limit = parameters.bind(ID_BLOCK)
+        text = f"SELECT VALUE `id` {_selected('`id`', table, where, parameters)} ORDER BY `id` LIMIT {limit}"
         [ids] = await self.query(parameters.statement(text), parameters.values)
-        return list(ids)
+        return [each.id for each in ids]
 
     async def commit(self, batch: Sequence[Write]) -> None:
         for table in {write.table.name: write.table for write in batch}.values():
@@ -241,16 +215,22 @@ class SurrealStorage(Storage):
         planned: list[Transaction] = []
 
         def make() -> Transaction:
-            planned.append(plan(batch, self.derived, grouped=grouped))
+            transaction = self._plan(batch, grouped=grouped)
+            planned.append(expecting(transaction, batch, self.derived) if self._shared else transaction)
             return planned[-1]
 
-        try:
-            await self.transact(make)
-        except StatementError as error:
-            place = failed_write(planned[-1], error) if planned else None
-            if place is None:
-                raise
-            return place, error
+        for lesson in range(_LESSONS + 1):
+            try:
+                await self.transact(make)
+            except StatementError as error:
+                if is_outdated(error) and lesson < _LESSONS:
+                    await learn(self, (write.table.name for write in batch))
+                    continue
+                place = failed_write(planned[-1], error) if planned else None
+                if place is None:
+                    raise
+                return place, error
+            break
         return None
 
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
@@ -289,7 +269,14 @@ def _names(columns: Sequence[Column]) -> str:
 
 def _source(table: Table, where: Filter | None, parameters: Parameters) -> str:
     at, rest = source(table, where, parameters)
-    return f"FROM {at}{where_clause(table, rest, parameters)}"
+    condition = where_clause(table, rest, parameters)
+    return f"FROM {at}{condition or _ANY}" if at.startswith("$") else f"FROM {at}{condition}"
+
+
+def _selected(columns: str, table: Table, where: Filter | None, parameters: Parameters) -> str:
+    """Return what can be ordered: of a list of records, SurrealDB 3.0 takes no ORDER BY."""
+    chosen = _source(table, where, parameters)
+    return f"FROM (SELECT {columns} {chosen})" if chosen.startswith("FROM $") else chosen
 
 
 async def _decode(columns: Sequence[Column], found: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -1,0 +1,1 @@
+"""A SurrealDB server as storage and vector search for pattern-core."""

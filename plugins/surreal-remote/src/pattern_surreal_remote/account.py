@@ -1,0 +1,202 @@
+"""Who signs in, and where to: credentials, tokens, and what the server says to them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import attrs
+
+from pattern_core.errors import AccessError, StorageError, UnreachableError
+from pattern_core.options import Secret
+from pattern_surreal import StatementError
+
+from .protocol import Channel, TokenExpiredError, read_statements
+
+__all__ = ["Account", "Version"]
+
+Version = tuple[int, int, int]
+
+_OLDEST: Final = (3, 0, 0)
+
+
+@attrs.define
+class Account:
+    """An account on a server, and the database that it is used for.
+
+    Attributes:
+        namespace: The namespace.
+        database: The database.
+        username: The name of a system user; None for others.
+        password: The user's password.
+        level: Where the user is defined: ``root``, ``namespace`` or ``database``.
+        access: The access method of a record user; None for others.
+        credentials: What the access method asks for.
+        token: The token to present; given, or handed out at the last sign-in.
+        refresh_token: What another token is had for, once.
+    """
+
+    namespace: str
+    database: str
+    username: str | None = None
+    password: Secret | None = None
+    level: str = "root"
+    access: str | None = None
+    credentials: dict[str, Secret] = attrs.field(factory=dict, repr=False)
+    token: Secret | None = None
+    refresh_token: Secret | None = None
+    _handed_out: bool = attrs.field(default=False, init=False)
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it is a record user, of whom the database's permissions say what to see and to change."""
+        return self.access is not None
+
+    @property
+    def place(self) -> str:
+        """The database, for people."""
+        return f"{self.namespace}/{self.database}"
+
+    async def enter(self, channel: Channel, *, within: float) -> Version:
+        """Sign in on a way to the server, and go to the database; make it where it is not there.
+
+        Args:
+            channel: The way.
+            within: How long each step may take, in seconds.
+
+        Returns:
+            The server's version.
+
+        Raises:
+            AccessError: The server refuses the account, or what it may do is too little.
+            StorageError: The server is too old.
+            UnreachableError: It has gone away.
+        """
+        version = _read_version(await channel.call("version", [], within=within))
+        await self._identify(channel, within)
+        try:
+            await channel.call("use", [self.namespace, self.database], within=within)
+            channel.enter(self.namespace, self.database)
+            await self._look(channel, within)
+        except AccessError as error:
+            if isinstance(error, TokenExpiredError):
+                raise
+            message = f"the account may not use the database {self.place}: {self.scrub(error)}"
+            raise AccessError(message, option="database" if self.level == "database" else "namespace") from None
+        return version
+
+    async def _identify(self, channel: Channel, within: float) -> None:
+        """Present the token that there is, or sign in; with neither, the server has to let everybody in."""
+        can_sign_in = self.username is not None or self.access is not None
+        if self.token is not None:
+            try:
+                await channel.call("authenticate", [self.token.reveal()], within=within)
+            except UnreachableError:
+                raise
+            except StorageError as error:
+                expired = isinstance(error, TokenExpiredError)
+                if not can_sign_in or not (expired or self._handed_out):
+                    raise self._token_refused(error) from None
+                self.token = None
+            else:
+                channel.present(self.token.reveal())
+                return
+        if can_sign_in:
+            await self._sign_in(channel, within)
+
+    async def _sign_in(self, channel: Channel, within: float) -> None:
+        refresh, self.refresh_token = self.refresh_token, None  # each is taken once
+        try:
+            try:
+                answer = await channel.call("signin", [self._parameters(refresh)], within=within)
+            except AccessError:
+                if refresh is None or not self.credentials:
+                    raise
+                answer = await channel.call("signin", [self._parameters(None)], within=within)
+        except UnreachableError:
+            raise
+        except StorageError as error:
+            raise self._refused(error) from None
+        access = answer if isinstance(answer, str) else None
+        if isinstance(answer, dict):
+            access = answer.get("access") or answer.get("token")
+            if isinstance(answer.get("refresh"), str):
+                self.refresh_token = Secret(answer["refresh"])
+        if access is not None:
+            self.token, self._handed_out = Secret(access), True
+            channel.present(access)
+
+    def _parameters(self, refresh: Secret | None) -> dict[str, Any]:
+        if self.access is not None:
+            place = {"NS": self.namespace, "DB": self.database, "AC": self.access}
+            secrets = {"refresh": refresh} if refresh else self.credentials
+            return {**place, **{name: value.reveal() for name, value in secrets.items()}}
+        places = {"root": {}, "namespace": {"NS": self.namespace}}.get(
+            self.level, {"NS": self.namespace, "DB": self.database}
+        )
+        return {**places, "user": self.username, "pass": self.password.reveal() if self.password else ""}
+
+    async def _look(self, channel: Channel, within: float) -> None:
+        """See whether the database is there and open to the account; make it where it is not there."""
+        if self.is_record:
+            return  # who signed in to it, and may not look at it as a whole
+        try:
+            await _query(channel, "INFO FOR DB", within)
+        except StatementError as error:
+            if error.kind != "NotFound":
+                raise
+            namespace, database = (f"`{each}`" for each in (self.namespace, self.database))
+            if self.level == "root":
+                await _query(channel, f"DEFINE NAMESPACE IF NOT EXISTS {namespace}", within)
+            define = f"USE NS {namespace}; DEFINE DATABASE IF NOT EXISTS {database}; USE DB {database}; INFO FOR DB"
+            await _query(channel, define, within)
+
+    def _refused(self, error: StorageError) -> AccessError:
+        detail = self.scrub(error.detail if isinstance(error, StatementError) else error)
+        if isinstance(error, StatementError) and error.kind == "NotFound":
+            message = f"the server cannot sign the account in to {self.place}: {detail}"
+            return AccessError(message, option="namespace" if "namespace" in detail else "database")
+        if self.access is not None:
+            return AccessError(
+                f"the server refuses the credentials for the access method {self.access!r} of {self.place}: {detail}. "
+                f"Check access and credentials under [database].",
+                option="credentials",
+            )
+        return AccessError(
+            f"the server refuses the password of the {self.level} user {self.username!r}, or has no such user: {detail}. "
+            f"Check username, password and level under [database].",
+            option="password",
+        )
+
+    def _token_refused(self, error: StorageError) -> AccessError:
+        if isinstance(error, TokenExpiredError):
+            return TokenExpiredError(
+                "the token has expired, and there are no credentials to get another one with. Give a new token under "
+                "[database], or username and password.",
+                option="token",
+            )
+        detail = self.scrub(error.detail if isinstance(error, StatementError) else error)
+        return AccessError(f"the server does not take the token under [database]: {detail}", option="token")
+
+    def scrub(self, text: object) -> str:
+        """Return a text without the secrets of the account, whoever has put them there."""
+        shown = str(text)
+        secrets = [self.password, self.token, self.refresh_token, *self.credentials.values()]
+        for secret in sorted({each.reveal() for each in secrets if each} - {""}, key=len, reverse=True):
+            shown = shown.replace(secret, "***")
+        return shown
+
+
+async def _query(channel: Channel, text: str, within: float) -> None:
+    """Run statements; raise what the first one that failed says."""
+    read_statements(await channel.call("query", [text, {}], within=within))
+
+
+def _read_version(answer: Any) -> Version:
+    found = re.match(
+        r"(?:surrealdb-)?(\d+)\.(\d+)\.(\d+)", str(answer.get("version") if isinstance(answer, dict) else answer)
+    )
+    version = (int(found[1]), int(found[2]), int(found[3])) if found else (0, 0, 0)
+    if version < _OLDEST:
+        raise StorageError(f"the server is {str(answer)[:40]}; SurrealDB 3.0 or later is needed. Update the server.")
+    return version

@@ -1,0 +1,244 @@
+"""A few connections to one server: opened when they are needed, signed in, and replaced when they break."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from pattern_core.errors import StorageError, UnreachableError
+from pattern_surreal import StatementError
+from pattern_surreal.connection import closed
+
+from .account import Account, Version
+from .protocol import Channel, Limits, TokenExpiredError, UnreadableError, is_conflict, read_statements
+
+__all__ = ["Open", "RemoteConnection"]
+
+Open = Callable[[float], Awaitable[Channel]]
+"""Opens a way to the server: ``await open(within)``."""
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 2.0
+
+
+class RemoteConnection:
+    """A small pool of connections, in the form that the dialect knows.
+
+    Args:
+        open: Opens a way to the server.
+        account: Who signs in on it.
+        limits: How long, how much, and how many.
+        url: The server's URL, without a user's name or password.
+
+    Attributes:
+        version: The server's version, as of the last time that it was reached.
+        account: Who signs in.
+        limits: How long, how much, and how many.
+        url: The server's URL.
+    """
+
+    def __init__(self, open: Open, account: Account, limits: Limits, *, url: str) -> None:
+        self.version: Version = (0, 0, 0)
+        self.account = account
+        self.limits = limits
+        self.url = url
+        self._open = open
+        self._channels: list[Channel] = []
+        self._leaving: list[Channel] = []
+        self._opening = asyncio.Lock()
+        self._growth: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def engine(self) -> str:
+        """The server's name and version."""
+        return f"SurrealDB {'.'.join(map(str, self.version))} (server)"
+
+    @property
+    def size(self) -> int:
+        """How many connections are open."""
+        return sum(each.usable for each in self._channels)
+
+    async def connect(self) -> None:
+        """Reach the server for the first time; do not wait for one that is not there.
+
+        Raises:
+            AccessError: It refuses the account.
+            UnreachableError: It cannot be reached.
+            StorageError: It is too old.
+        """
+        async with self._opening:
+            await self._add(self.limits.connect_timeout)
+
+    async def query(self, text: str, variables: Mapping[str, Any]) -> list[Any]:
+        """Run statements that only read, as `pattern_surreal.Connection` says; again where a connection breaks."""
+        return await self.send(text, variables, deadline=self.deadline(), repeat=True)
+
+    def deadline(self) -> float:
+        """Return when a call that begins now has to have ended, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self.limits.timeout
+
+    async def send(
+        self, text: str, variables: Mapping[str, Any], *, deadline: float, repeat: bool, alone: bool = False
+    ) -> list[Any]:
+        """Run statements.
+
+        Args:
+            text: The statements.
+            variables: The values that are bound in them.
+            deadline: When to give up.
+            repeat: Whether they may be run again where it is not known whether they were.
+            alone: Whether to use a connection that no other call uses.
+
+        Returns:
+            The result of each statement.
+
+        Raises:
+            UnreachableError: The server cannot be reached, or was lost; says whether the statements may have been run.
+            UnreadableError: The answer cannot be read; they may have been run.
+            AccessError: The account may not do that.
+            StatementError: The server refused one of them.
+            ClosedError: This object is closed.
+        """
+        expired = False
+        while True:
+            channel = await self._channel(deadline, alone=alone)
+            try:
+                if (left := _left(deadline)) <= 0:
+                    raise self._late()
+                result = await channel.call("query", [text, dict(variables)], within=left)
+                return read_statements(result)
+            except TokenExpiredError:
+                self._retire(channel)
+                if expired:
+                    raise
+                expired = True  # nothing was done; the next one signs in
+            except UnreadableError as error:
+                self._retire(channel)
+                if error.alone or not repeat:
+                    raise
+                alone = True  # it is some call's answer, and next time one will know whose
+            except UnreachableError as error:
+                if not channel.usable:
+                    self._retire(channel)
+                if self._closed:
+                    raise closed() from error
+                if (error.may_have_written and not repeat) or _left(deadline) <= 0:
+                    raise
+            finally:
+                if channel not in self._channels:
+                    self._retire(channel)
+
+    async def _channel(self, deadline: float, *, alone: bool) -> Channel:
+        """Return a connection for a call: one that is there, or a new one where there is none."""
+        if self._closed:
+            raise closed()
+        if not alone and (found := self._usable()) is not None:
+            return found
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._opening.acquire()
+        except TimeoutError:
+            raise self._late() from None
+        try:
+            if not alone and (found := self._usable()) is not None:
+                return found
+            return await self._reach(deadline, pooled=not alone)
+        finally:
+            self._opening.release()
+
+    def _usable(self) -> Channel | None:
+        """Return the connection that has least to do; where none has nothing to do, let there soon be one more."""
+        for each in [each for each in self._channels if not each.usable]:
+            self._retire(each)
+        least = min(self._channels, key=lambda each: each.load, default=None)
+        if least is not None and least.load and len(self._channels) < self.limits.pool_size and self._growth is None:
+            self._growth = asyncio.create_task(self._grow())
+        return least
+
+    async def _grow(self) -> None:
+        try:
+            async with self._opening:
+                with contextlib.suppress(StorageError):  # who needs it will find out for himself
+                    await self._add(self.limits.connect_timeout)
+        finally:
+            self._growth = None
+
+    async def _reach(self, deadline: float, *, pooled: bool) -> Channel:
+        """Open a connection, however often it takes, with pauses that grow."""
+        pause = _FIRST_PAUSE
+        while True:
+            left = _left(deadline)
+            try:
+                return await self._add(min(left, self.limits.connect_timeout), pooled=pooled)
+            except UnreachableError as error:
+                if self._closed:
+                    raise closed() from error
+                wait = random.uniform(pause / 2, pause)  # noqa: S311 - no secret depends on it
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                if _left(deadline) <= wait:
+                    raise
+                await asyncio.sleep(wait)
+
+    async def _add(self, within: float, *, pooled: bool = True) -> Channel:
+        if within <= 0:
+            raise self._late()
+        channel: Channel | None = None
+        try:
+            async with asyncio.timeout(within):
+                channel = await self._open(within)
+                self.version = await self._enter(channel, within)
+        except TimeoutError as error:
+            self._retire(channel)
+            raise UnreachableError(f"{self.url} did not answer within {within:.3g} s") from error
+        except UnreachableError as error:
+            self._retire(channel)
+            raise UnreachableError(str(error)) from error  # nothing was asked for yet
+        except BaseException:
+            self._retire(channel)
+            raise
+        if self._closed:
+            await channel.aclose()
+            raise closed()
+        if pooled:
+            self._channels.append(channel)
+        return channel
+
+    async def _enter(self, channel: Channel, within: float) -> Version:
+        while True:
+            try:
+                return await self.account.enter(channel, within=within)
+            except UnreadableError as error:
+                raise StorageError(f"the server does not answer as a SurrealDB server does: {error}") from error
+            except StatementError as error:
+                if not is_conflict(error):
+                    raise
+            # Several came at once to a database that is not there, and each would make it.
+            await asyncio.sleep(random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - no secret depends on it
+
+    def _late(self) -> UnreachableError:
+        return UnreachableError(f"{self.url} was not reached within {self.limits.timeout:g} s")
+
+    def _retire(self, channel: Channel | None) -> None:
+        """Make no new calls there, and wait for its end when this object is closed."""
+        if channel is not None:
+            channel.retire()
+            self._channels = [each for each in self._channels if each is not channel]
+            self._leaving = [each for each in self._leaving if each is not channel and not each.ended]
+            self._leaving.append(channel)
+
+    async def aclose(self) -> None:
+        """Close all connections. A second call does nothing."""
+        self._closed = True
+        if self._growth is not None:
+            self._growth.cancel()
+            await asyncio.wait([self._growth])
+        channels, self._channels, self._leaving = [*self._channels, *self._leaving], [], []
+        await asyncio.gather(*(each.aclose() for each in channels))
+
+
+def _left(deadline: float) -> float:
+    return deadline - asyncio.get_running_loop().time()

@@ -1,0 +1,130 @@
+"""Conditions of a batch that still hold when it is committed.
+
+The server's transactions see a snapshot, and of two that overlap the later one fails where both have written one record;
+what a transaction has only read may have changed meanwhile. So what a batch relies on, it also writes:
+
+- Each table has rows of its own in ``pattern_locks``. Whoever writes to the table writes one of them, drawn by lot, so
+  that writers are seldom in each other's way; whoever relies on what is *not* in the table writes all of them.
+- A record that somebody has relied on is marked, and has rows in ``pattern_checks``. Whoever relies on it writes one of
+  them, drawn by lot; whoever changes it, all. The first one to rely on it writes the mark, and so the record itself.
+
+A table that is not there has no rows, so the batch that writes to it fails.
+"""
+
+# ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any, Final
+
+import attrs
+from surrealdb import RecordID
+from surrealdb.data.types.range import BoundExcluded, BoundIncluded, Range
+
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Write
+from pattern_core.schema import Table
+from pattern_surreal.commit import Transaction
+from pattern_surreal.dialect import name
+from pattern_surreal.values import record
+
+__all__ = ["CHECKS", "LOCKS", "MARK", "lock", "locks_of_new_table", "locks_of_old_table"]
+
+LOCKS: Final = "pattern_locks"
+CHECKS: Final = "pattern_checks"
+MARK: Final = "pattern_checked"
+"""The column, of each table, that marks a record that somebody has relied on."""
+_TABLE_ROWS: Final = 16
+_RECORD_ROWS: Final = 8
+
+
+def locks_of_new_table(table: Table) -> Transaction:
+    """Return the statements that prepare a table for locks, where they have not been run yet."""
+    rows = [{"id": RecordID(LOCKS, [table.name, each]), "n": 0} for each in range(_TABLE_ROWS)]
+    statements = [
+        f"DEFINE FIELD IF NOT EXISTS {MARK} ON {name(table.name)} TYPE option<bool>",
+        f"INSERT IGNORE INTO {LOCKS} $lock_rows RETURN NONE",
+    ]
+    return Transaction(statements, {"lock_rows": rows}, [])
+
+
+def locks_of_old_table(table: Table) -> Transaction:
+    """Return the statements that remove what the locks of a table have left."""
+    statements = ["DELETE $lock_rows RETURN NONE", "DELETE $lock_checks RETURN NONE"]
+    return Transaction(statements, {"lock_rows": _below(LOCKS, table), "lock_checks": _below(CHECKS, table)}, [])
+
+
+def _below(kind: str, table: Table) -> RecordID:
+    return RecordID(kind, Range(BoundIncluded([table.name]), BoundExcluded([f"{table.name}\0"])))
+
+
+def lock(transaction: Transaction, batch: Sequence[Write]) -> Transaction:
+    """Return a transaction that carries out a batch, with what makes its conditions hold.
+
+    Args:
+        transaction: The batch's statements, by `pattern_surreal.commit.plan`.
+        batch: The batch.
+    """
+    variables: dict[str, Any] = {**transaction.variables, "lock_n": random.getrandbits(48)}
+    statements: list[str] = []
+    tables = {write.table.name: write.table for write in batch if not isinstance(write, Check | CheckNone)}
+    for place, table in enumerate(tables.values()):
+        variables[f"lock_table{place}"] = RecordID(LOCKS, [table.name, _lot(_TABLE_ROWS)])
+        statements.append(_written(f"$lock_table{place}", f"pattern gone {_first(batch, table)}"))
+    before = len(statements)
+    for number, (statement, place) in enumerate(zip(transaction.statements, transaction.writes, strict=True)):
+        write = batch[place]
+        statements.append(statement if isinstance(write, Insert) else _held(statement, write, number, variables))
+    writes = [*([0] * before), *transaction.writes]
+    return attrs.evolve(transaction, statements=statements, variables=variables, writes=writes)
+
+
+def _written(rows: str, otherwise: str) -> str:
+    return f"IF array::is_empty((UPDATE {rows} SET n = $lock_n RETURN VALUE true)) {{ THROW '{otherwise}' }}"
+
+
+def _first(batch: Sequence[Write], table: Table) -> int:
+    return next(place for place, write in enumerate(batch) if write.table.name == table.name)
+
+
+def _held(statement: str, write: Write, number: int, variables: dict[str, Any]) -> str:
+    """Return the statement of a write other than an insert, with what makes its conditions hold."""
+    table = write.table
+    rows = f"lock_rows{number}"
+    if isinstance(write, CheckNone) or (isinstance(write, Check) and write.revision == 0):
+        variables[rows] = _range(LOCKS, [table.name], _TABLE_ROWS)
+        return f"{{ {statement}; UPDATE ${rows} SET n = $lock_n RETURN NONE }}"
+    id = str(write.row["id"]) if isinstance(write, Insert | Put) else write.id
+    at, one, new = f"lock_at{number}", f"lock_row{number}", f"lock_new{number}"
+    variables[at] = record(table, id)
+    places = [RecordID(CHECKS, [table.name, id, each]) for each in range(_RECORD_ROWS)]
+    mark = ""
+    if _relies(write):
+        variables[new] = [{"id": place, "n": variables["lock_n"]} for place in places]
+        marked = f"UPDATE ${at} SET {MARK} = true RETURN NONE; INSERT IGNORE INTO {CHECKS} ${new} RETURN NONE"
+        mark = f" ELSE {{ {marked} }}"
+    if isinstance(write, Check):
+        variables[one] = places[_lot(_RECORD_ROWS)]
+        return f"{{ {statement}; IF ${at}.{MARK} {{ UPDATE ${one} SET n = $lock_n RETURN NONE }}{mark} }}"
+    variables[rows] = _range(CHECKS, [table.name, id], _RECORD_ROWS)
+    change = (
+        f"DELETE ${rows} RETURN NONE" if isinstance(write, Delete) else f"UPDATE ${rows} SET n = $lock_n RETURN NONE"
+    )
+    return f"{{ LET $held = ${at}.{MARK}; {statement}; IF $held {{ {change} }}{mark} }}"
+
+
+def _lot(rows: int) -> int:
+    return random.randrange(rows)  # noqa: S311 - no secret depends on it
+
+
+def _relies(write: Write) -> bool:
+    """Say whether a write may leave the record that it relies on as it is."""
+    if isinstance(write, Patch):
+        same = write.revision is not None and write.changes.get("revision", write.revision) == write.revision
+        return same or not write.changes
+    return isinstance(write, Check)
+
+
+def _range(kind: str, prefix: list[str], rows: int) -> RecordID:
+    return RecordID(kind, Range(BoundIncluded([*prefix, 0]), BoundIncluded([*prefix, rows - 1])))

@@ -1,0 +1,65 @@
+"""What the tests of the plugin share: a server, and databases on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from pattern_core.abc import Insert, Storage
+from pattern_core.options import Secret
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.fixtures import own_server, server
+from tests.servers.surreal import Server
+from tests.servers.wires import Wire
+
+__all__ = ["NewOptions", "own_server", "server"]
+
+USERS = TABLES["users"]
+
+NewOptions = Callable[..., StorageOptions]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The library runs on asyncio."""
+    return "asyncio"
+
+
+@pytest.fixture
+def options_on() -> NewOptions:
+    """Makes the options of a new, empty database: ``options_on(server, pool_size=1)``."""
+
+    def make(server: Server, **more: Any) -> StorageOptions:
+        section = server.section(**more)
+        secrets = {name: Secret(section[name]) for name in ("password", "token") if isinstance(section.get(name), str)}
+        return StorageOptions(**{**section, **secrets})
+
+    return make
+
+
+@pytest.fixture
+async def wire(server: Server) -> AsyncIterator[Wire]:
+    """A wire to the server that all share."""
+    if not server.port:
+        pytest.skip("needs a server on this machine, to stand between it and its clients")
+    async with Wire(server.port) as wire:
+        yield wire
+
+
+@pytest.fixture
+async def storage(server: Server, wire: Wire, options_on: NewOptions) -> AsyncIterator[Storage]:
+    """An open storage at the end of the wire, over one connection, with a table."""
+    async with await pattern_storage().open(options_on(server, url=wire.url, pool_size=1, timeout=10.0)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
+        yield storage
+
+
+@pytest.fixture
+def options(server: Server, options_on: NewOptions) -> StorageOptions:
+    """The options of a new, empty database on the server that all share."""
+    return options_on(server)

@@ -1,0 +1,204 @@
+"""Several writers on one database: what a batch relies on still holds when it takes effect, and nobody starves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Storage, Write
+from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
+from pattern_core.filters import Field
+from pattern_core.schema import TABLES, CreateTable, DropTable
+from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.surreal import Server
+
+pytestmark = pytest.mark.anyio
+
+USERS, AGENTS = TABLES["users"], TABLES["agents"]
+ROUNDS = 40
+
+NewOptions = Callable[..., StorageOptions]
+
+
+@pytest.fixture
+async def pair(server: Server, options_on: NewOptions) -> AsyncIterator[tuple[Storage, Storage]]:
+    """One database, opened twice, with two tables."""
+    options = options_on(server)
+    async with (
+        await pattern_storage().open(options) as one,
+        await pattern_storage().open(options) as other,
+    ):
+        for table in (USERS, AGENTS):
+            await one.apply_schema(CreateTable(table, DIMENSIONS))
+        yield one, other
+
+
+def agent(id: str, **columns: Any) -> Write:
+    """Return the write of a new agent."""
+    return Insert(AGENTS, sample_row(AGENTS, id, **columns))
+
+
+async def together(pair: tuple[Storage, Storage], *batches: Sequence[Write]) -> list[bool]:
+    """Commit batches at once, by turns from one and the other storage; return which of them took effect."""
+    calls = [pair[number % 2].commit(batch) for number, batch in enumerate(batches)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    for outcome in outcomes:
+        assert outcome is None or isinstance(outcome, ConflictError | NotFoundError | AlreadyExistsError), outcome
+    return [outcome is None for outcome in outcomes]
+
+
+async def test_nothing_is_added_below_what_is_deleted(pair: tuple[Storage, Storage]) -> None:
+    """Of "delete the user if nothing is below" and "add below the user if it is there", one fails, whichever is first."""
+    wins = [0, 0]
+    for n in range(ROUNDS):
+        user = f"u{n}"
+        await pair[0].commit([Insert(USERS, sample_row(USERS, user))])
+        add: list[Write] = [Check(USERS, user), agent(f"a{n}", user_id=user)]
+        delete: list[Write] = [CheckNone(AGENTS, Field("user_id") == user), Delete(USERS, user, 1)]
+        if n % 2:
+            added, deleted = await together(pair, add, delete)
+        else:
+            deleted, added = await together(pair, delete, add)
+        assert added is not deleted
+        wins[added] += 1
+    assert all(wins), "both orders came up, or this test shows nothing"
+
+
+async def test_two_records_that_each_need_the_other(pair: tuple[Storage, Storage]) -> None:
+    """Of two batches that each write what the other one has checked, one fails."""
+    for n in range(ROUNDS):
+        a, b = f"a{n}", f"b{n}"
+        await pair[0].commit([Insert(USERS, sample_row(USERS, a)), Insert(USERS, sample_row(USERS, b))])
+        first: list[Write] = [Check(USERS, a, 1), Patch(USERS, b, {"revision": 2}, 1)]
+        second: list[Write] = [Check(USERS, b, 1), Patch(USERS, a, {"revision": 2}, 1)]
+        assert sum(await together(pair, first, second)) == 1
+
+
+@pytest.mark.parametrize("write", ["patch", "put", "delete"])
+async def test_a_checked_record_stays_as_it_was(pair: tuple[Storage, Storage], write: str) -> None:
+    """A batch that relies on a record does not take effect behind a change of it, however often that was relied on."""
+    writes: dict[str, Callable[[str], Write]] = {
+        "patch": lambda key: Patch(USERS, key, {"revision": 2}, 1),
+        "put": lambda key: Put(USERS, sample_row(USERS, key, revision=2)),
+        "delete": lambda key: Delete(USERS, key),
+    }
+    for n in range(ROUNDS):
+        id = f"u{n}"
+        await pair[0].commit([Insert(USERS, sample_row(USERS, id))])
+        for m in range(n % 3):  # the first who relies on a record does more than those after him
+            await pair[m % 2].commit([Check(USERS, id, 1), agent(f"before {n} {m}", user_id=f"{id} {m}")])
+        change = [CheckNone(AGENTS, Field("user_id") == id), writes[write](id)]
+        relying = [Check(USERS, id, 1), agent(f"a{n}", user_id=id)]
+        assert sum(await together(pair, change, relying)) == 1
+
+
+async def test_a_patch_that_changes_nothing_relies_on_its_record(pair: tuple[Storage, Storage]) -> None:
+    """A patch to the values that are there holds its revision when the batch takes effect, too."""
+    for n in range(ROUNDS):
+        a, b = f"a{n}", f"b{n}"
+        await pair[0].commit([Insert(USERS, sample_row(USERS, a)), Insert(USERS, sample_row(USERS, b))])
+        first: list[Write] = [Patch(USERS, a, {"settings": {}}, 1), Patch(USERS, b, {"revision": 2}, 1)]
+        second: list[Write] = [Patch(USERS, b, {"revision": 1}, 1), Patch(USERS, a, {"revision": 2}, 1)]
+        assert sum(await together(pair, first, second)) == 1
+
+
+async def test_what_was_absent_stays_absent(pair: tuple[Storage, Storage]) -> None:
+    """Of two batches that each insert what the other one has found absent, one fails."""
+    for n in range(ROUNDS):
+        first: list[Write] = [Check(USERS, f"a{n}", 0), Insert(USERS, sample_row(USERS, f"b{n}"))]
+        second: list[Write] = [Check(USERS, f"b{n}", 0), Insert(USERS, sample_row(USERS, f"a{n}"))]
+        assert sum(await together(pair, first, second)) == 1
+
+
+async def test_many_rely_on_one_record_at_once(pair: tuple[Storage, Storage]) -> None:
+    """Batches that rely on one record, and change others, do not fail for each other."""
+    await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
+    batches = [[Check(USERS, "u", 1), agent(f"a{n}", user_id=f"{n}")] for n in range(60)]
+    assert await together(pair, *batches) == [True] * 60
+
+
+async def test_nobody_starves(pair: tuple[Storage, Storage]) -> None:
+    """A slow batch that is in the way of many quick ones gets its turn, in time, as do they."""
+    await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
+    done = False
+    quick = 0
+
+    async def write_on(storage: Storage, name: str) -> None:
+        nonlocal quick
+        number = 0
+        while not done:
+            await storage.commit([Check(USERS, "u"), agent(f"{name} {number}", user_id=f"{name} {number}")])
+            number += 1
+            quick += 1
+
+    writers = [asyncio.create_task(write_on(pair[n % 2], f"w{n}")) for n in range(6)]
+    slow = [agent(f"slow {n}", user_id=f"slow {n}") for n in range(1000)]
+    before = time.monotonic()
+    await pair[0].commit(
+        [*slow, CheckNone(AGENTS, Field("user_id") == "nobody"), Patch(USERS, "u", {"revision": 2}, 1)]
+    )
+    took = time.monotonic() - before
+    done = True
+    await asyncio.gather(*writers)
+    assert took < 15
+    assert quick > 6
+
+
+async def test_a_key_is_taken_once(pair: tuple[Storage, Storage]) -> None:
+    """Of many who want one unique key at once, one gets it, and the others are told that it is taken."""
+    for n in range(10):
+        batches = [[agent(f"{n} {m}", user_id="u", agent_type=f"type {n}")] for m in range(8)]
+        assert sum(await together(pair, *batches)) == 1
+    assert await pair[0].count(AGENTS) == 10
+
+
+async def test_a_table_that_another_one_has_removed(pair: tuple[Storage, Storage]) -> None:
+    """A write to a table that somebody else has removed is an error; the server would make one without a schema."""
+    await pair[1].commit([Insert(USERS, sample_row(USERS, "u"))])
+    await pair[0].apply_schema(DropTable(USERS))
+    for write in (Insert(USERS, sample_row(USERS, "v")), Put(USERS, sample_row(USERS, "v")), Delete(USERS, "u")):
+        with pytest.raises(StorageError, match="no table users"):
+            await pair[1].commit([write])
+    assert "users" not in await pair[1].tables()
+    await pair[0].apply_schema(CreateTable(USERS, DIMENSIONS))
+    await pair[1].commit([Insert(USERS, sample_row(USERS, "u"))])
+
+
+async def test_commits_of_others_are_told(pair: tuple[Storage, Storage]) -> None:
+    """`foreign_commits` is another number after each commit of another one, and the same where nobody else wrote."""
+    one, other = pair
+    told = {await other.foreign_commits()}
+    for n in range(5):
+        before = await one.foreign_commits()
+        await one.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])
+        assert await one.foreign_commits() == before
+        told.add(await other.foreign_commits())
+    assert len(told) == 6
+
+
+async def test_a_cancelled_commit_takes_effect_or_does_not(pair: tuple[Storage, Storage]) -> None:
+    """After a commit was cancelled at any moment, its batch is there as a whole or not at all, and the next one works."""
+    for n in range(30):
+        batch = [Insert(USERS, sample_row(USERS, f"u{n}")), agent(f"a{n}", user_id=f"u{n}")]
+        writing = asyncio.create_task(pair[0].commit(batch))
+        for _ in range(n):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+    await pair[0].commit([Insert(USERS, sample_row(USERS, "last"))])
+    users = {row["id"] for row in await pair[0].find(USERS)} - {"last"}
+    assert {row["user_id"] for row in await pair[0].find(AGENTS)} == users
+
+
+async def test_a_gate_that_was_left_falls_shut(pair: tuple[Storage, Storage]) -> None:
+    """Where somebody died who had the others wait, they wait for no longer than the gate is good for."""
+    await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
+    await pair[1].execute("UPSERT pattern_gate:main SET owner = 'dead', until = time::now() + 300ms")
+    before = time.monotonic()
+    await pair[0].commit([Insert(USERS, sample_row(USERS, "v"))])
+    assert 0.1 < time.monotonic() - before < 5

@@ -1,0 +1,25 @@
+"""Many open a database that is not there yet."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import pattern_core
+from tests.servers.surreal import Server
+
+pytest.importorskip("pattern_surreal_remote", reason="needs the plugin surreal-remote")
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_many_come_first_at_once(server: Server, config: dict[str, Any]) -> None:
+    """Of many who open a new database at the same time, each finds it set up, whoever has done so."""
+    for _ in range(5):
+        opened = {**config, "database": {**config["database"], **server.section()}}
+        databases = await asyncio.gather(*(pattern_core.open(opened) for _ in range(8)))
+        users = await asyncio.gather(*(db.users.create(metadata={"by": n}) for n, db in enumerate(databases)))
+        assert {each.id for each in await databases[0].users.list()} == {each.id for each in users}
+        await asyncio.gather(*(db.aclose() for db in databases))

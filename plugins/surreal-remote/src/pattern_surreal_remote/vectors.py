@@ -15,7 +15,7 @@ from pattern_surreal.native import NativeIndex
 from .plugin import VectorOptions
 from .storage import RemoteStorage
 
-__all__ = ["open_vectors"]
+__all__ = ["InProcessIndex", "open_vectors"]
 
 _MENDED: Final = "3.0.2"
 

@@ -16,7 +16,7 @@ A table that is not there has no rows, so the batch that writes to it fails.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -59,12 +59,13 @@ def _below(kind: str, table: Table) -> RecordID:
     return RecordID(kind, Range(BoundIncluded([table.name]), BoundExcluded([f"{table.name}\0"])))
 
 
-def lock(transaction: Transaction, batch: Sequence[Write]) -> Transaction:
+def lock(transaction: Transaction, batch: Sequence[Write], *, distrust: bool) -> Transaction:
     """Return a transaction that carries out a batch, with what makes its conditions hold.
 
     Args:
         transaction: The batch's statements, by `pattern_surreal.commit.plan`.
         batch: The batch.
+        distrust: Whether to see that each write is carried out: the server passes over what a record user may not write.
     """
     variables: dict[str, Any] = {**transaction.variables, "lock_n": random.getrandbits(48)}
     statements: list[str] = []
@@ -73,8 +74,9 @@ def lock(transaction: Transaction, batch: Sequence[Write]) -> Transaction:
         variables[f"lock_table{place}"] = RecordID(LOCKS, [table.name, _lot(_TABLE_ROWS)])
         statements.append(_written(f"$lock_table{place}", f"pattern gone {_first(batch, table)}"))
     before = len(statements)
-    for number, (statement, place) in enumerate(zip(transaction.statements, transaction.writes, strict=True)):
+    for number, (text, place) in enumerate(zip(transaction.statements, transaction.writes, strict=True)):
         write = batch[place]
+        statement = _seen(text, write, place, variables) if distrust else text
         statements.append(statement if isinstance(write, Insert) else _held(statement, write, number, variables))
     writes = [*([0] * before), *transaction.writes]
     return attrs.evolve(transaction, statements=statements, variables=variables, writes=writes)
@@ -88,6 +90,21 @@ def _first(batch: Sequence[Write], table: Table) -> int:
     return next(place for place, write in enumerate(batch) if write.table.name == table.name)
 
 
+def _seen(statement: str, write: Write, place: int, variables: Mapping[str, Any]) -> str:
+    """Return the statement of a write, with what sees that it was carried out; those with a revision see to it already."""
+    denied = f"THROW 'pattern denied {place}'"
+    counted = statement.replace(" RETURN NONE", " RETURN VALUE true")
+    if isinstance(write, Insert):
+        rows = variables[counted.split("$")[1].split(maxsplit=1)[0]]
+        return f"IF array::len(({counted})) != {len(rows)} {{ {denied} }}"
+    if isinstance(write, Put):
+        return f"IF array::is_empty(({counted})) {{ {denied} }}"
+    if isinstance(write, Delete) and write.revision is None:
+        at = statement.split("$")[1].split(maxsplit=1)[0]
+        return f"{statement}; IF (SELECT VALUE true FROM ONLY ${at}) != NONE {{ {denied} }}"
+    return statement
+
+
 def _held(statement: str, write: Write, number: int, variables: dict[str, Any]) -> str:
     """Return the statement of a write other than an insert, with what makes its conditions hold."""
     table = write.table
@@ -98,14 +115,14 @@ def _held(statement: str, write: Write, number: int, variables: dict[str, Any]) 
     id = str(write.row["id"]) if isinstance(write, Insert | Put) else write.id
     at, one, new = f"lock_at{number}", f"lock_row{number}", f"lock_new{number}"
     variables[at] = record(table, id)
-    places = [RecordID(CHECKS, [table.name, id, each]) for each in range(_RECORD_ROWS)]
     mark = ""
     if _relies(write):
+        places = [RecordID(CHECKS, [table.name, id, each]) for each in range(_RECORD_ROWS)]
         variables[new] = [{"id": place, "n": variables["lock_n"]} for place in places]
         marked = f"UPDATE ${at} SET {MARK} = true RETURN NONE; INSERT IGNORE INTO {CHECKS} ${new} RETURN NONE"
         mark = f" ELSE {{ {marked} }}"
     if isinstance(write, Check):
-        variables[one] = places[_lot(_RECORD_ROWS)]
+        variables[one] = RecordID(CHECKS, [table.name, id, _lot(_RECORD_ROWS)])
         return f"{{ {statement}; IF ${at}.{MARK} {{ UPDATE ${one} SET n = $lock_n RETURN NONE }}{mark} }}"
     variables[rows] = _range(CHECKS, [table.name, id], _RECORD_ROWS)
     change = (

@@ -36,7 +36,8 @@ async def open_storage(options: StorageOptions) -> Storage:
     storage = RemoteStorage(connection)
     try:
         await connection.connect()
-        await adopt_native_columns(storage)
+        if not connection.account.is_record:  # who may not ask for them
+            await adopt_native_columns(storage)
     except BaseException:
         await storage.aclose()
         raise

@@ -53,7 +53,7 @@ class RemoteStorage(SurrealStorage):
         if not self._remote.account.is_record:
             return await super().tables()
         # A record user may not ask for the tables. Each that was made here has rows among the locks.
-        [rows] = await self.query(f"SELECT VALUE id FROM {LOCKS}")
+        [rows] = await self.query(f"SELECT VALUE id FROM {LOCKS}")  # noqa: S608 - a constant
         self._known = frozenset(str(row.id[0]) for row in rows)
         return self._known
 
@@ -76,7 +76,9 @@ class RemoteStorage(SurrealStorage):
 
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
         if "pattern denied" in error.detail:
-            return AccessError(f"the account may not write this record of {batch[place].table.name}; nothing was written")
+            return AccessError(
+                f"the account may not write this record of {batch[place].table.name}; nothing was written"
+            )
         if "pattern gone" not in error.detail:
             return await super()._explain(batch, place, error)
         table = batch[int(error.detail.rpartition(" ")[2])].table.name

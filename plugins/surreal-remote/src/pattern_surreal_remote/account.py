@@ -162,9 +162,10 @@ class Account:
                 f"Check access and credentials under [database].",
                 option="credentials",
             )
+        where = {"root": "", "namespace": f" of {self.namespace}"}.get(self.level, f" of {self.place}")
         return AccessError(
-            f"the server refuses the password of the {self.level} user {self.username!r}, or has no such user: {detail}. "
-            f"Check username, password and level under [database].",
+            f"the server refuses the password of the {self.level} user {self.username!r}{where}, or knows no such user or "
+            f"place: {detail}. Check username, password and level, namespace and database under [database].",
             option="password",
         )
 

@@ -56,7 +56,7 @@ class WebSocketChannel:
         self._limits = limits
         self._numbers = itertools.count(1)
         self._pending: dict[str, asyncio.Future[Any]] = {}
-        self._retired = False
+        self._retired = self._left = False
         self._ended: _End | None = None
         self._reader = asyncio.create_task(self._read(), name="pattern-surreal-reader")
 
@@ -162,7 +162,10 @@ class WebSocketChannel:
             for future in self._pending.values():
                 if not future.done():
                     future.set_exception(ended(sent=True))
-            await self._socket.close()
+            try:
+                await self._socket.close()
+            finally:
+                self._socket.transport.abort()
 
     def present(self, token: str) -> None:
         """Do nothing: the server remembers who has signed in."""
@@ -176,12 +179,18 @@ class WebSocketChannel:
 
     def _leave_if_done(self) -> None:
         if self._retired and not self._pending:
+            self._leave()
+
+    def _leave(self) -> None:
+        if not self._left:  # once: the second time would cut off the farewell
+            self._left = True
             self._reader.cancel()
 
     async def aclose(self) -> None:
         self._retired = True
-        self._reader.cancel()
+        self._leave()
         await asyncio.wait([self._reader])
+        self._socket.transport.abort()  # it has not been begun where the reader was never let to begin
 
 
 def _lost(*, sent: bool) -> StorageError:

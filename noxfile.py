@@ -26,12 +26,12 @@ ENGINE = ROOT / "tests" / "servers" / "node"
 """A SurrealDB server for the tests, whose engine comes from npm."""
 CORE = nox.project.load_toml("pyproject.toml")
 PLUGINS = {path.parent.name: nox.project.load_toml(path) for path in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
-SLOW = {"lancedb", "surreal-embedded", "torch"}
+SLOW = {"lancedb", "surreal-embedded", "surreal-remote", "torch"}
 """The plugins whose tests take minutes: the tag ``tests`` runs these once, from the tree, in ``full``."""
 PYTHONS = nox.project.python_versions(CORE)
 HERE = next((each for each in PYTHONS if each == f"{sys.version_info.major}.{sys.version_info.minor}"), PYTHONS[-1])
 """The Python that nox runs in, which is there for certain."""
-HEAVY = {"torch": {"torch"}, "surrealdb": {"surreal-embedded"}, "lancedb": {"lancedb"}}
+HEAVY = {"torch": {"torch"}, "surrealdb": {"surreal-embedded", "surreal-remote"}, "lancedb": {"lancedb"}}
 """What an extra must not pull in unasked, and the extras that ask for it."""
 STORAGES = {"default": "embedded", "surreal-embedded": "surreal-embedded", "lancedb": "lancedb", "all": "embedded"}
 """The storage that comes with an extra."""
@@ -222,7 +222,9 @@ def minimums(session: nox.Session, part: str) -> None:
     )
     session.run(*resolve, "--reinstall-package", "pattern-core", *wheels, *direct, *tools)
     session.run("uv", "pip", "list")
-    run_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
+    if part == "surreal-remote":
+        install_engine(session)
+    test_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
 
 
 @nox.session(tags=["tests", "third_party"], requires=["dist"])

@@ -36,10 +36,18 @@ def set_ups(folder: Path, server: Server) -> dict[str, dict[str, Any]]:
     """Return the configurations to compare."""
     remote = {"type": "surreal-remote", **server.section()}
     beside = {"provider": "lancedb", "path": str(folder / "vectors.lance")}
+
+    def on_server(index: str) -> dict[str, Any]:
+        return {
+            "database": {**remote, **server.section()},
+            "vectors": {"provider": "surreal-remote", "index": index},
+        }
+
     return {
         "surreal-embedded": {"database": {"type": "surreal-embedded", "path": str(folder / "pattern.db")}},
         "lancedb": {"database": {"type": "lancedb", "path": str(folder / "pattern.lance")}},
         "surreal-remote": {"database": remote},
+        "surreal-remote, compared on the server": on_server("exact"),
         "surreal-remote, vectors in lancedb": {"database": {**remote, **server.section()}, "vectors": beside},
     }
 

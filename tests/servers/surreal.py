@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -192,7 +193,8 @@ def running(folder: Path, certificate: tuple[Path, Path] | None = None) -> Itera
         pytest.skip(reason)
     server = Server(folder=folder, certificate=certificate)
     if elsewhere := os.environ.get(URL):
-        server.elsewhere = elsewhere
+        server.elsewhere = elsewhere.rstrip("/").removesuffix("/rpc")
+        server.port = urlsplit(elsewhere).port or 8000
         server.username = os.environ.get("PATTERN_TEST_SURREAL_USER", "root")
         server.password = os.environ.get("PATTERN_TEST_SURREAL_PASS", "root")
     server.start()

@@ -12,11 +12,11 @@ from pattern_core.options import Secret
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
-from tests.servers.fixtures import own_server, server
+from tests.servers.fixtures import certificate, own_server, server
 from tests.servers.surreal import Server
 from tests.servers.wires import Wire
 
-__all__ = ["NewOptions", "own_server", "server"]
+__all__ = ["NewOptions", "certificate", "own_server", "server"]
 
 USERS = TABLES["users"]
 

@@ -26,12 +26,17 @@ NewOptions = Callable[..., StorageOptions]
 
 
 @pytest.fixture
-async def pair(server: Server, options_on: NewOptions) -> AsyncIterator[tuple[Storage, Storage]]:
-    """One database, opened twice, with two tables."""
-    options = options_on(server)
+def options_of_pair(server: Server, options_on: NewOptions) -> StorageOptions:
+    """The options of one database."""
+    return options_on(server)
+
+
+@pytest.fixture
+async def pair(options_of_pair: StorageOptions) -> AsyncIterator[tuple[Storage, Storage]]:
+    """That database, opened twice, with two tables."""
     async with (
-        await pattern_storage().open(options) as one,
-        await pattern_storage().open(options) as other,
+        await pattern_storage().open(options_of_pair) as one,
+        await pattern_storage().open(options_of_pair) as other,
     ):
         for table in (USERS, AGENTS):
             await one.apply_schema(CreateTable(table, DIMENSIONS))
@@ -179,6 +184,18 @@ async def test_commits_of_others_are_told(pair: tuple[Storage, Storage]) -> None
         assert await one.foreign_commits() == before
         told.add(await other.foreign_commits())
     assert len(told) == 6
+
+
+async def test_who_comes_and_goes_is_noticed(pair: tuple[Storage, Storage], options_of_pair: StorageOptions) -> None:
+    """`foreign_commits` also tells of one who opened, wrote and closed between two looks."""
+    told = {await pair[0].foreign_commits()}
+    for n in range(5):
+        async with await pattern_storage().open(options_of_pair) as visitor:
+            await visitor.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])
+        told.add(await pair[0].foreign_commits())
+    assert len(told) == 6
+    left = await pair[0].execute("SELECT VALUE owner FROM pattern_sessions GROUP BY owner")
+    assert len(left) <= 3, "those who go take their rows along"
 
 
 async def test_a_cancelled_commit_takes_effect_or_does_not(pair: tuple[Storage, Storage]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any, Final
 
 import attrs
@@ -11,7 +12,7 @@ from pattern_core.errors import AccessError, StorageError, UnreachableError
 from pattern_core.options import Secret
 from pattern_surreal import StatementError
 
-from .protocol import Channel, TokenExpiredError, read_statements
+from .protocol import Channel, TokenExpiredError, UnreadableError, read_statements
 
 __all__ = ["Account", "Version"]
 
@@ -46,6 +47,7 @@ class Account:
     token: Secret | None = None
     refresh_token: Secret | None = None
     _handed_out: bool = attrs.field(default=False, init=False)
+    _past: deque[Secret] = attrs.field(factory=lambda: deque(maxlen=8), init=False)
 
     @property
     def is_record(self) -> bool:
@@ -78,12 +80,14 @@ class Account:
             await channel.call("use", [self.namespace, self.database], within=within)
             channel.enter(self.namespace, self.database)
             await self._look(channel, within)
+        except TokenExpiredError:
+            raise
         except AccessError as error:
-            if isinstance(error, TokenExpiredError):
-                raise
-            message = f"the account may not use the database {self.place}: {self.scrub(error)}"
-            raise AccessError(message, option="database" if self.level == "database" else "namespace") from None
-        return version
+            refused = f"the account may not use the database {self.place}: {self.scrub(error)}"
+        else:
+            return version
+        # Here and below outside the `except`, so that what the server has said does not come along as the context.
+        raise AccessError(refused, option="database" if self.level == "database" else "namespace")
 
     async def _identify(self, channel: Channel, within: float) -> None:
         """Present the token that there is, or sign in; with neither, the server has to let everybody in."""
@@ -91,21 +95,26 @@ class Account:
         if self.token is not None:
             try:
                 await channel.call("authenticate", [self.token.reveal()], within=within)
-            except UnreachableError:
+            except (UnreachableError, UnreadableError):
                 raise
             except StorageError as error:
-                expired = isinstance(error, TokenExpiredError)
-                if not can_sign_in or not (expired or self._handed_out):
-                    raise self._token_refused(error) from None
-                self.token = None
+                again = can_sign_in and (self._handed_out or isinstance(error, TokenExpiredError))
+                refused = None if again else self._token_refused(error)
+                if again:
+                    self._past.append(self.token)
+                    self.token = None
             else:
                 channel.present(self.token.reveal())
                 return
+            if refused is not None:
+                raise refused
         if can_sign_in:
             await self._sign_in(channel, within)
 
     async def _sign_in(self, channel: Channel, within: float) -> None:
         refresh, self.refresh_token = self.refresh_token, None  # each is taken once
+        if refresh is not None:
+            self._past.append(refresh)
         try:
             try:
                 answer = await channel.call("signin", [self._parameters(refresh)], within=within)
@@ -113,10 +122,17 @@ class Account:
                 if refresh is None or not self.credentials:
                     raise
                 answer = await channel.call("signin", [self._parameters(None)], within=within)
-        except UnreachableError:
+        except (UnreachableError, UnreadableError):
             raise
         except StorageError as error:
-            raise self._refused(error) from None
+            refused = self._refused(error)
+        else:
+            self._keep(channel, answer)
+            return
+        raise refused
+
+    def _keep(self, channel: Channel, answer: Any) -> None:
+        """Keep the tokens that a sign-in was answered with."""
         access = answer if isinstance(answer, str) else None
         if isinstance(answer, dict):
             access = answer.get("access") or answer.get("token")
@@ -182,7 +198,7 @@ class Account:
     def scrub(self, text: object) -> str:
         """Return a text without the secrets of the account, whoever has put them there."""
         shown = str(text)
-        secrets = [self.password, self.token, self.refresh_token, *self.credentials.values()]
+        secrets = [self.password, self.token, self.refresh_token, *self.credentials.values(), *self._past]
         for secret in sorted({each.reveal() for each in secrets if each} - {""}, key=len, reverse=True):
             shown = shown.replace(secret, "***")
         return shown

@@ -1,27 +1,17 @@
-"""Transactions on a server that may be lost, or go away in the middle.
+"""Transactions on a server that may be lost, or go away in the middle: each is carried out once, or not at all.
 
-Each transaction leaves a mark that is its own in a row of ``pattern_sessions``, and demands the mark that was left there
-before. So where an answer is lost, the row tells whether the transaction has taken effect; and once another mark has been
-put there, a transaction that is still on its way fails when it arrives.
-
-Transactions that the server refuses for the sake of others are repeated. One that has been refused too often raises the
-gate: the others see it, and wait until it is through. A gate that is left open falls shut by the server's clock.
+Where an answer is lost, the mark of the transaction (`sessions`) tells whether it has taken effect; if not, it is sent
+again. Transactions that the server refuses for the sake of others are repeated. One that has been refused too often raises
+the gate: the others see it, and wait until it is through. A gate that is left open falls shut by the server's clock.
 """
-
-# ruff: noqa: S608 - the names in the statements are constants, and every value is bound
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import random
 import secrets
 from collections.abc import Callable
 from typing import Any, Final
-
-import attrs
-from surrealdb import RecordID
 
 from pattern_core.errors import AccessError, StorageError, UnreachableError
 from pattern_surreal import StatementError
@@ -30,58 +20,32 @@ from pattern_surreal.commit import Transaction
 from .connection import RemoteConnection
 from .locks import CHECKS, LOCKS
 from .protocol import UnreadableError, is_conflict
+from .sessions import LEAVE_MARK, SESSIONS, Row, Sessions, pause
 
-__all__ = ["GATE", "SESSIONS", "Committer", "ContendedError"]
+__all__ = ["INTERNAL_TABLES", "Committer", "ContendedError"]
 
-SESSIONS: Final = "pattern_sessions"
 GATE: Final = "pattern_gate"
-_FIRST_PAUSE: Final = 0.002
-_LONGEST_PAUSE: Final = 0.1
+INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
+"""The tables that transactions need, which are no business of others."""
+
 _PATIENCE: Final = 6
 """How often a transaction is refused for the sake of others before it raises the gate."""
 _ATTEMPT: Final = 0.7
 """What part of the time that is left an attempt may take; the rest is for finding out what has become of it."""
-_STALE: Final = "1d"
-"""How long a row is kept whose owner has not written, and not said goodbye."""
-
 _READ_ONLY: Final = "the account may read the database, but not write to it"
-
 _CHECK_GATE: Final = (
-    f"IF (SELECT VALUE owner FROM ONLY {GATE}:main WHERE until > time::now()) NOT IN [NONE, $pattern_owner] "
+    f"IF (SELECT VALUE owner FROM ONLY {GATE}:main WHERE until > time::now()) NOT IN [NONE, $pattern_gate] "  # noqa: S608 - constants
     "{ THROW 'pattern wait' }"
 )
-_LEAVE_MARK: Final = (
-    "IF array::is_empty((UPSERT $pattern_row SET mark = $pattern_mark, owner = $pattern_session, at = time::now() "
-    "WHERE mark = $pattern_before OR mark = NONE RETURN VALUE true)) { THROW 'pattern stale' }"
-)
-_SETTLE: Final = (
-    "RETURN IF (SELECT VALUE mark FROM ONLY $pattern_row) = $pattern_mark { true } ELSE { "
-    "UPSERT $pattern_row SET mark = $pattern_new, owner = $pattern_session, at = time::now() RETURN NONE; false }"
-)
 _RAISE_GATE: Final = (
-    f"UPSERT {GATE}:main SET owner = $pattern_owner, until = time::now() + 5s "
-    "WHERE owner = NONE OR owner = $pattern_owner OR until < time::now() RETURN VALUE true"
+    f"UPSERT {GATE}:main SET owner = $pattern_gate, until = time::now() + 5s "
+    "WHERE owner = NONE OR owner = $pattern_gate OR until < time::now() RETURN VALUE true"
 )
-_LOWER_GATE: Final = f"DELETE {GATE}:main WHERE owner = $pattern_owner RETURN NONE"
+_LOWER_GATE: Final = f"DELETE {GATE}:main WHERE owner = $pattern_gate RETURN NONE"
 
 
 class ContendedError(StorageError):
     """Raised when a transaction was refused for the sake of others until there was no time left. Nothing was written."""
-
-
-@attrs.define
-class _Row:
-    """A row that one transaction at a time leaves its mark in.
-
-    Attributes:
-        number: Its number, which only this object uses.
-        mark: What was left there last.
-        troubled: Whether a transaction that was lost may still be on its way.
-    """
-
-    number: int
-    mark: str | None = None
-    troubled: bool = False
 
 
 class Committer:
@@ -89,13 +53,14 @@ class Committer:
 
     Args:
         connection: The connections to the server.
+
+    Attributes:
+        sessions: What tells which of them have taken effect.
     """
 
     def __init__(self, connection: RemoteConnection) -> None:
+        self.sessions = Sessions(connection)
         self._connection = connection
-        self._session = secrets.token_hex(8)
-        self._free: list[_Row] = []
-        self._count = 0
         self._running: set[asyncio.Future[None]] = set()
         self._prepared = False
 
@@ -125,52 +90,71 @@ class Committer:
             self._running.discard(done)
             done.set_result(None)
 
+    async def _prepare(self, deadline: float) -> None:
+        """Make the tables that transactions need, where they are not there, and tidy up what others have left."""
+        tables = () if self._connection.account.is_record else sorted(INTERNAL_TABLES)
+        define = ";".join(f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables)
+        attempt = 0
+        while not self._prepared:
+            try:
+                await self._connection.send(define or "RETURN NONE", {}, deadline=deadline, repeat=True)
+                await self.sessions.tidy(deadline)
+                self._prepared = True
+            except StatementError as error:
+                attempt += 1
+                if not is_conflict(error) or not await pause(attempt, deadline):
+                    raise
+            except AccessError as error:
+                raise AccessError(_READ_ONLY, option="username") from error
+
     async def _run(self, make: Callable[[], Transaction], deadline: float) -> list[Any]:
-        row = self._take()
+        row = self.sessions.take()
+        gate = {"pattern_gate": secrets.token_hex(8)}
+        raised = False
         refused = fresh = 0
-        gate = False
         try:
             while True:
                 try:
-                    answer = await self._attempt(make(), row, deadline, lower=gate)
+                    answer = await self._attempt(make(), row, deadline, gate, lower=raised)
                 except StatementError as error:
                     if is_conflict(error):
                         refused += 1
                         if refused >= _PATIENCE:
-                            gate = await self._raise_gate(row, deadline) or gate
+                            raised = await self._raise_gate(gate, deadline) or raised
                     elif error.detail.endswith("pattern stale"):
                         # The row was tidied away, or this account sees no rows of its own.
                         fresh += 1
                         if fresh > 1:
                             raise AccessError(_READ_ONLY, option="username") from None
-                        row = _Row(self._number())
+                        row = self.sessions.new()
                         continue
                     elif not error.detail.endswith("pattern wait"):
                         raise
-                    if not await _pause(refused, deadline, long=not is_conflict(error)):
+                    if not await pause(refused, deadline, long=not is_conflict(error)):
                         raise ContendedError(
                             f"others were in the way for {self._connection.limits.timeout:g} s; nothing was written"
                         ) from error
                 else:
-                    gate = False
+                    raised = False
                     return answer
         except (UnreachableError, UnreadableError, asyncio.CancelledError):
-            row.troubled = True
-            row = _Row(self._number())  # nobody knows what is in the other one
+            row = self.sessions.new()  # nobody knows what is in the other one, or will be
             raise
         finally:
-            self._free.append(row)
-            if gate:
-                await self._lower_gate(row)
+            self.sessions.give(row)
+            if raised:
+                await self._lower_gate(gate)
 
-    async def _attempt(self, transaction: Transaction, row: _Row, deadline: float, *, lower: bool) -> list[Any]:
+    async def _attempt(
+        self, transaction: Transaction, row: Row, deadline: float, gate: dict[str, str], *, lower: bool
+    ) -> list[Any]:
         """Run a transaction, and find out what has become of it where that is not clear; again if nothing has."""
         loop = asyncio.get_running_loop()
         alone = False
         while True:
             mark = secrets.token_hex(8)
-            own = {**self._names(row), "pattern_mark": mark, "pattern_before": row.mark}
-            statements = [_CHECK_GATE, _LEAVE_MARK, *transaction.statements, *([_LOWER_GATE] if lower else [])]
+            own = {**gate, **self.sessions.bound(row), "pattern_mark": mark, "pattern_before": row.mark}
+            statements = [_CHECK_GATE, LEAVE_MARK, *transaction.statements, *([_LOWER_GATE] if lower else [])]
             text = ";\n".join(["BEGIN", *statements, "COMMIT"]) + ";"
             sent_by = deadline - (deadline - loop.time()) * (1 - _ATTEMPT)
             try:
@@ -181,7 +165,7 @@ class Committer:
                 if isinstance(error, UnreachableError) and not error.may_have_written:
                     raise
                 try:
-                    took_effect = await self._settle(row, mark, deadline)
+                    took_effect = await self.sessions.settle(row, mark, deadline)
                 except StorageError as unknown:
                     raise _unknown(unknown) from error
                 if took_effect:
@@ -195,115 +179,37 @@ class Committer:
                     message = f"no answer came within {self._connection.limits.timeout:g} s; nothing was written"
                     raise UnreachableError(message) from error
             except StatementError as error:
-                raise _within(
-                    transaction, error, before=2, after=len(statements) - 2 - len(transaction.statements)
-                ) from None
+                raise _without(len(statements), transaction, error) from None
             else:
                 row.mark = mark
                 return answer
 
-    async def _settle(self, row: _Row, mark: str, deadline: float) -> bool:
-        """Return whether the transaction with a mark has taken effect; if not, it never will."""
-        new = secrets.token_hex(8)
-        bound = {**self._names(row), "pattern_mark": mark, "pattern_new": new}
-        attempt = 0
-        while True:
-            try:
-                [took_effect] = await self._connection.send(_SETTLE, bound, deadline=deadline, repeat=True)
-            except StatementError as error:
-                attempt += 1
-                if not is_conflict(error) or not await _pause(attempt, deadline):
-                    raise
-            else:
-                if not took_effect:
-                    row.mark, row.troubled = new, True
-                return bool(took_effect)
-
-    async def _raise_gate(self, row: _Row, deadline: float) -> bool:
+    async def _raise_gate(self, gate: dict[str, str], deadline: float) -> bool:
         try:
-            [raised] = await self._connection.send(_RAISE_GATE, self._names(row), deadline=deadline, repeat=True)
+            [raised] = await self._connection.send(_RAISE_GATE, gate, deadline=deadline, repeat=True)
         except StatementError:
             return False
         return bool(raised)
 
-    async def _lower_gate(self, row: _Row) -> None:
+    async def _lower_gate(self, gate: dict[str, str]) -> None:
         with contextlib.suppress(StorageError):  # it falls shut by itself
             deadline = asyncio.get_running_loop().time() + 1
-            await self._connection.send(_LOWER_GATE, self._names(row), deadline=deadline, repeat=True)
-
-    async def foreign(self) -> int:
-        """Return a number that is another one after a commit of others."""
-        try:
-            [marks] = await self._connection.query(
-                f"SELECT VALUE mark FROM {SESSIONS} WHERE owner != $pattern_session", {"pattern_session": self._session}
-            )
-        except StatementError as error:
-            if error.kind == "NotFound":  # nobody has ever written
-                return 0
-            raise
-        digest = hashlib.sha256("".join(sorted(map(str, marks))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
-
-    async def _prepare(self, deadline: float) -> None:
-        """Make the tables that transactions need, where they are not there, and tidy up what others have left."""
-        tables = () if self._connection.account.is_record else (SESSIONS, GATE, LOCKS, CHECKS)
-        define = [f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables]
-        text = ";".join([*define, f"DELETE {SESSIONS} WHERE at < time::now() - {_STALE}"])
-        attempt = 0
-        while True:
-            try:
-                await self._connection.send(text, {}, deadline=deadline, repeat=True)
-            except StatementError as error:
-                attempt += 1
-                if not is_conflict(error) or not await _pause(attempt, deadline):
-                    raise
-            except AccessError as error:
-                raise AccessError(_READ_ONLY, option="username") from error
-            else:
-                self._prepared = True
-                return
-
-    def _take(self) -> _Row:
-        return self._free.pop() if self._free else _Row(self._number())
-
-    def _number(self) -> int:
-        self._count += 1
-        return self._count
-
-    def _names(self, row: _Row) -> dict[str, Any]:
-        return {
-            "pattern_row": RecordID(SESSIONS, [self._session, row.number]),
-            "pattern_session": self._session,
-            "pattern_owner": f"{self._session}-{row.number}",
-        }
+            await self._connection.send(_LOWER_GATE, gate, deadline=deadline, repeat=True)
 
     async def finish(self) -> None:
         """Wait for the transactions that have begun, and say goodbye."""
         if self._running:
             await asyncio.wait(set(self._running))
-        rows = [
-            RecordID(SESSIONS, [self._session, each.number]) for each in self._free if each.mark and not each.troubled
-        ]
-        if rows:
-            with contextlib.suppress(StorageError):
-                deadline = asyncio.get_running_loop().time() + 1
-                await self._connection.send("DELETE $rows RETURN NONE", {"rows": rows}, deadline=deadline, repeat=True)
+        await self.sessions.close()
 
 
-def _within(transaction: Transaction, error: StatementError, *, before: int, after: int) -> StatementError:
-    """Return an error as the transaction without our own statements would have raised it."""
-    answers = error.answers - before - after
-    position = error.position - before if error.position >= before else -1
+def _without(count: int, transaction: Transaction, error: StatementError) -> StatementError:
+    """Return an error as the transaction without our own statements, two before it, would have raised it."""
+    answers = error.answers - (count - len(transaction.statements))
     if answers < len(transaction.statements):  # the text as a whole was refused
         return error
+    position = error.position - 2 if error.position >= 2 else -1  # noqa: PLR2004 - as the summary says
     return StatementError(error.detail, kind=error.kind, position=position, answers=answers)
-
-
-async def _pause(attempt: int, deadline: float, *, long: bool = False) -> bool:
-    """Wait before the next attempt, longer each time; return whether there is time for one."""
-    bound = _LONGEST_PAUSE if long else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, 16))
-    await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - no secret depends on it
-    return asyncio.get_running_loop().time() < deadline
 
 
 def _unknown(error: StorageError) -> UnreachableError:

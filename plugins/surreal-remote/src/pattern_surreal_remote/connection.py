@@ -104,6 +104,7 @@ class RemoteConnection:
             ClosedError: This object is closed.
         """
         expired = False
+        pause = _FIRST_PAUSE
         while True:
             channel = await self._channel(deadline, alone=alone)
             try:
@@ -126,8 +127,12 @@ class RemoteConnection:
                     self._retire(channel)
                 if self._closed:
                     raise closed() from error
-                if (error.may_have_written and not repeat) or _left(deadline) <= 0:
-                    raise
+                if error.may_have_written and not repeat:
+                    message = f"{error}; whether what was asked for was done is not known"
+                    raise UnreachableError(message, may_have_written=True) from error
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                if not await _pause(pause if channel.usable else 0, deadline):
+                    raise UnreachableError(str(error)) from error
             finally:
                 if channel not in self._channels:
                     self._retire(channel)
@@ -177,11 +182,9 @@ class RemoteConnection:
             except UnreachableError as error:
                 if self._closed:
                     raise closed() from error
-                wait = random.uniform(pause / 2, pause)  # noqa: S311 - no secret depends on it
-                pause = min(_LONGEST_PAUSE, pause * 2)
-                if _left(deadline) <= wait:
+                if not await _pause(pause, deadline):
                     raise
-                await asyncio.sleep(wait)
+                pause = min(_LONGEST_PAUSE, pause * 2)
 
     async def _add(self, within: float, *, pooled: bool = True) -> Channel:
         if within <= 0:
@@ -242,3 +245,12 @@ class RemoteConnection:
 
 def _left(deadline: float) -> float:
     return deadline - asyncio.get_running_loop().time()
+
+
+async def _pause(bound: float, deadline: float) -> bool:
+    """Wait before the next attempt; return whether there is time for one, else do not wait."""
+    seconds = random.uniform(bound / 2, bound)  # noqa: S311 - no secret depends on it
+    if _left(deadline) <= seconds:
+        return False
+    await asyncio.sleep(seconds)
+    return True

@@ -6,6 +6,7 @@ The one module here that touches the HTTP client.
 from __future__ import annotations
 
 import asyncio
+import io
 import itertools
 import ssl
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from .protocol import Limits, TokenExpiredError, UnreadableError, decode_answer,
 __all__ = ["HttpChannel"]
 
 _CBOR: Final = "application/cbor"
+_LARGE: Final = 1 << 20
 
 
 class HttpChannel:
@@ -73,7 +75,7 @@ class HttpChannel:
             async with asyncio.timeout(within):
                 return read_result(await decode_answer(await self._post(frame)))
         except TimeoutError as error:
-            message = f"no answer came within {within:.3g} s; whether what was asked for was done is not known"
+            message = f"no answer came within {within:.3g} s"
             raise UnreachableError(message, may_have_written=True) from error
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"{self._url} cannot be reached: {error}") from error
@@ -85,7 +87,10 @@ class HttpChannel:
             self._leave_if_done()
 
     async def _post(self, frame: bytes) -> bytes:
-        async with self._session.post(self._url, data=frame, headers=self._headers, allow_redirects=False) as response:
+        # A server that finds a request too large may not read all of it, and then not understand the next one there.
+        headers = {**self._headers, "Connection": "close"} if len(frame) > _LARGE else self._headers
+        body = io.BytesIO(frame)
+        async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status == HTTPStatus.UNAUTHORIZED:
                 raise TokenExpiredError("the server no longer takes the token", option="token")
             if response.status == HTTPStatus.FORBIDDEN:
@@ -96,19 +101,17 @@ class HttpChannel:
                     f"written. Write less at once; or use ws:// or wss://, which take more."
                 )
             if response.status != HTTPStatus.OK:
-                message = (
-                    f"{self._url} answers HTTP {response.status}; whether what was asked for was done is not known"
-                )
+                message = f"{self._url} answers HTTP {response.status}"
                 raise UnreachableError(message, may_have_written=True)
-            body = bytearray()
+            answer = bytearray()
             async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > self._limits.max_answer:
+                answer += chunk
+                if len(answer) > self._limits.max_answer:
                     raise UnreadableError(
                         f"an answer is larger than max_answer, {self._limits.max_answer:,} bytes. Ask for less at once, "
                         f"or raise max_answer under [database]."
                     )
-            return bytes(body)
+            return bytes(answer)
 
     def present(self, token: str) -> None:
         self._headers["Authorization"] = f"Bearer {token}"

@@ -16,9 +16,9 @@ from pattern_surreal.commit import Transaction
 from pattern_surreal.connection import closed
 
 from .account import Version
-from .committing import GATE, SESSIONS, Committer, ContendedError
+from .committing import INTERNAL_TABLES, Committer, ContendedError
 from .connection import RemoteConnection
-from .locks import CHECKS, LOCKS, lock, locks_of_new_table, locks_of_old_table
+from .locks import LOCKS, lock, locks_of_new_table, locks_of_old_table
 
 __all__ = ["RemoteStorage"]
 
@@ -30,7 +30,7 @@ class RemoteStorage(SurrealStorage):
         connection: The connections to the server. They are closed with the storage.
     """
 
-    _internal_tables = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
+    _internal_tables = INTERNAL_TABLES
     _shared = True
 
     def __init__(self, connection: RemoteConnection) -> None:
@@ -88,7 +88,7 @@ class RemoteStorage(SurrealStorage):
     async def foreign_commits(self) -> int:
         if self._closed:
             raise closed()
-        return await self._committer.foreign()
+        return await self._committer.sessions.foreign()
 
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
         if self._closed:

@@ -124,7 +124,7 @@ class WebSocketChannel:
                 return read_result(await future)
         except TimeoutError as error:
             self.retire()  # it may be half-open
-            message = f"no answer came within {within:.3g} s; whether what was asked for was done is not known"
+            message = f"no answer came within {within:.3g} s"
             raise UnreachableError(message, may_have_written=True) from error
         finally:
             del self._pending[id]
@@ -196,10 +196,7 @@ class WebSocketChannel:
 def _lost(*, sent: bool) -> StorageError:
     if not sent:
         return UnreachableError("the connection to the server has ended")
-    message = (
-        "the connection to the server has ended before an answer came; whether what was asked for was done is not known"
-    )
-    return UnreachableError(message, may_have_written=True)
+    return UnreachableError("the connection to the server has ended before an answer came", may_have_written=True)
 
 
 def _unreadable(message: str, *, alone: bool) -> _End:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pattern_core.abc import Detail, Health, IndexSpec, Matches, Vector, VectorChange, VectorStore
@@ -167,10 +167,9 @@ class NativeIndex(VectorStore):
     async def _measured(self, query: Query, found: list[Near]) -> list[Near] | None:
         """Return what was found with true distances, in order; None where the index has measured something else.
 
-        SurrealDB 3.0 takes for the distance of a vector that is not in the graph yet, whatever the metric, its cosine.
+        SurrealDB 3.0.2 takes an index of another database for this one, if their numbers are the same; its metric, too
+        (surrealdb/surrealdb#7077).
         """
-        if query.spec.metric == "cosine":
-            return found
         parameters = Parameters()
         text = compare(query, parameters, [each.id for each in found])
         [rows] = await self._storage.query(text, parameters.values)
@@ -194,7 +193,7 @@ class NativeIndex(VectorStore):
             self._partitions.clear()
         partition = self._partitions.setdefault(key, Partition())
         if self._exact_rows and partition.is_to_be_counted():
-            self._later(self._count_partition(query, partition))
+            self._later(lambda: self._count_partition(query, partition))
         return partition
 
     async def _count_partition(self, query: Query, partition: Partition) -> None:
@@ -212,7 +211,7 @@ class NativeIndex(VectorStore):
         """Compare one in some answers of the engine's index with the exact one, later."""
         self._answers += 1
         if self._answers % self._check_every == 1 % self._check_every and not self._tasks:
-            self._later(self._check(query, found))
+            self._later(lambda: self._check(query, found))
 
     async def _check(self, query: Query, found: list[Near]) -> None:
         truth = await self._comparison.nearest(query)
@@ -227,10 +226,10 @@ class NativeIndex(VectorStore):
         if recall.is_low and index.status != "distrusted":
             index.distrust(f"it finds {recall.share:.0%} of the nearest vectors")
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _later(self, work: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
             with contextlib.suppress(PatternError):  # it is done again with a later search
-                await work
+                await work()
 
         task = asyncio.create_task(run())
         self._tasks.add(task)

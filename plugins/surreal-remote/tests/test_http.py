@@ -1,0 +1,122 @@
+"""A server over HTTP, where each call is a request of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import attrs
+import pytest
+
+from pattern_core.abc import Check, Insert, Patch, Storage
+from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, StorageError, UnreachableError
+from pattern_core.filters import Field
+from pattern_core.options import Secret
+from pattern_core.schema import TABLES, CreateTable
+from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.surreal import Server
+from tests.servers.wires import Wire
+
+pytestmark = pytest.mark.anyio
+
+USERS = TABLES["users"]
+
+NewOptions = Callable[..., StorageOptions]
+
+
+@pytest.fixture
+async def storage(server: Server, wire: Wire, options_on: NewOptions) -> AsyncIterator[Storage]:
+    """An open storage over HTTP, at the end of the wire, with a table."""
+    url = wire.url.replace("ws", "http", 1)
+    async with await pattern_storage().open(options_on(server, url=url, timeout=3.0)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
+        yield storage
+
+
+async def ids(storage: Storage) -> list[str]:
+    """Return the ids of all users."""
+    return [row["id"] for row in await storage.find(USERS)]
+
+
+async def test_reads_and_writes(storage: Storage) -> None:
+    """What is written over HTTP is there, and what clashes is told as over a WebSocket."""
+    await asyncio.gather(*(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]) for n in range(20)))
+    assert await storage.count(USERS, Field("id").startswith("u")) == 20
+    with pytest.raises(AlreadyExistsError):
+        await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
+    with pytest.raises(ConflictError):
+        await storage.commit([Check(USERS, "u1", 1), Patch(USERS, "there", {"revision": 3}, 2)])
+    assert (await storage.health()).ok
+
+
+async def test_answers_that_are_lost(wire: Wire, storage: Storage) -> None:
+    """Connections that break are replaced; a write whose answer was lost is made once."""
+    for n in range(5):
+        writing = asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]))
+        for _ in range(n):
+            await asyncio.sleep(0)
+        wire.cut()
+        await writing
+    assert await ids(storage) == ["there", *(f"u{n}" for n in range(5))]
+
+
+async def test_a_server_that_is_not_there(wire: Wire, storage: Storage) -> None:
+    """Where nobody listens any more, calls end in time, and work again when somebody does."""
+    await wire.refuse()
+    wire.cut()
+    with pytest.raises(UnreachableError) as caught:
+        await storage.find(USERS)
+    assert not caught.value.may_have_written
+    await wire.open()
+    assert await ids(storage) == ["there"]
+
+
+async def test_a_server_that_is_silent(server: Server, wire: Wire, options_on: NewOptions) -> None:
+    """Where nothing comes back, a call ends when its time is up."""
+    url = wire.url.replace("ws", "http", 1)
+    async with await pattern_storage().open(options_on(server, url=url, timeout=0.5)) as storage:
+        wire.stall()
+        with pytest.raises(UnreachableError):
+            await storage.tables()
+        wire.flow()
+        assert await storage.tables() == frozenset()
+
+
+async def test_a_request_over_the_servers_limit(storage: Storage) -> None:
+    """A request that the server finds too large is an error that says so; nothing is written, and the next one works."""
+    row = sample_row(USERS, "large", settings={"text": "x" * (5 << 20)})
+    with pytest.raises(StorageError, match=r"larger than the server takes over HTTP") as caught:
+        await storage.commit([Insert(USERS, row)])
+    assert not isinstance(caught.value, UnreachableError)
+    assert await ids(storage) == ["there"]
+
+
+async def test_an_answer_over_our_limit(server: Server, options_on: NewOptions) -> None:
+    """An answer that is too large is an error of that call only."""
+    async with await pattern_storage().open(options_on(server, url=server.http_url, max_answer=30_000)) as storage:
+        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
+        for n in range(4):
+            await storage.commit([Insert(USERS, sample_row(USERS, f"u{n}", settings={"text": "x" * 10_000}))])
+        with pytest.raises(StorageError, match="max_answer"):
+            await storage.find(USERS)
+        assert await storage.count(USERS) == 4
+
+
+async def test_a_token_that_is_no_longer_taken(storage: Storage) -> None:
+    """A token that the server does not take any more is replaced by signing in again."""
+    channel = storage._remote._channels[0]  # type: ignore[attr-defined]
+    channel.present("eyJhbGciOiJIUzUxMiJ9.e30.AAAA")
+    storage._remote.account.token = Secret("eyJhbGciOiJIUzUxMiJ9.e30.AAAA")  # type: ignore[attr-defined]
+    assert await ids(storage) == ["there"]
+    await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
+
+
+async def test_it_is_closed(server: Server, options_on: NewOptions) -> None:
+    """After closing, every call is refused."""
+    storage = await pattern_storage().open(attrs.evolve(options_on(server, url=server.http_url)))
+    await storage.aclose()
+    await storage.aclose()
+    with pytest.raises(ClosedError):
+        await storage.tables()

@@ -224,7 +224,7 @@ def minimums(session: nox.Session, part: str) -> None:
     session.run("uv", "pip", "list")
     if part == "surreal-remote":
         install_engine(session)
-    test_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
+    run_elsewhere(session, ROOT / "plugins" / part / "tests" if own else ROOT / "tests")
 
 
 @nox.session(tags=["tests", "third_party"], requires=["dist"])

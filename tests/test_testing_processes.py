@@ -146,9 +146,8 @@ class Unlocked(FileStorage):
     """Wrong: processes that write at once do not wait for each other."""
 
     async def commit(self, batch):
-        self.load()
-        await asyncio.sleep(0.01)  # a slow disk, during which others write
         await MemoryStorage.commit(self, batch)
+        await asyncio.sleep(0.01)  # a slow disk, to which others write meanwhile
         self.save()
 
 

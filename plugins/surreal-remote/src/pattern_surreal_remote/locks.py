@@ -25,11 +25,11 @@ from surrealdb.data.types.range import BoundExcluded, BoundIncluded, Range
 
 from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Write
 from pattern_core.schema import Table
-from pattern_surreal.commit import Transaction
-from pattern_surreal.dialect import name
+from pattern_surreal.commit import Guard, Transaction
+from pattern_surreal.dialect import Parameters, name
 from pattern_surreal.values import record
 
-__all__ = ["CHECKS", "LOCKS", "MARK", "lock", "locks_of_new_table", "locks_of_old_table"]
+__all__ = ["CHECKS", "LOCKS", "MARK", "hold", "lock", "locks_of_new_table", "locks_of_old_table"]
 
 LOCKS: Final = "pattern_locks"
 CHECKS: Final = "pattern_checks"
@@ -60,75 +60,82 @@ def _below(kind: str, table: Table) -> RecordID:
 
 
 def lock(transaction: Transaction, batch: Sequence[Write], *, distrust: bool) -> Transaction:
-    """Return a transaction that carries out a batch, with what makes its conditions hold.
+    """Return a transaction that carries out a batch, with what tells others of the tables that it writes to.
 
     Args:
-        transaction: The batch's statements, by `pattern_surreal.commit.plan`.
+        transaction: The batch's statements, each with what `hold` adds.
         batch: The batch.
-        distrust: Whether to see that each write is carried out: the server passes over what a record user may not write.
+        distrust: Whether to see that each row is inserted: the server passes over what a record user may not write.
     """
     variables: dict[str, Any] = {**transaction.variables, "lock_n": random.getrandbits(48)}
     statements: list[str] = []
     tables = {write.table.name: write.table for write in batch if not isinstance(write, Check | CheckNone)}
     for place, table in enumerate(tables.values()):
         variables[f"lock_table{place}"] = RecordID(LOCKS, [table.name, _lot(_TABLE_ROWS)])
-        statements.append(_written(f"$lock_table{place}", f"pattern gone {_first(batch, table)}"))
+        written = f"(UPDATE $lock_table{place} SET n = $lock_n RETURN VALUE true)"
+        statements.append(f"IF array::is_empty({written}) {{ THROW 'pattern gone {_first(batch, table)}' }}")
     before = len(statements)
-    for number, (text, place) in enumerate(zip(transaction.statements, transaction.writes, strict=True)):
-        write = batch[place]
-        statement = _seen(text, write, place, variables) if distrust else text
-        statements.append(statement if isinstance(write, Insert) else _held(statement, write, number, variables))
+    for statement, place in zip(transaction.statements, transaction.writes, strict=True):
+        inserts = distrust and isinstance(batch[place], Insert)
+        statements.append(_counted(statement, place, variables) if inserts else statement)
     writes = [*([0] * before), *transaction.writes]
     return attrs.evolve(transaction, statements=statements, variables=variables, writes=writes)
 
 
-def _written(rows: str, otherwise: str) -> str:
-    return f"IF array::is_empty((UPDATE {rows} SET n = $lock_n RETURN VALUE true)) {{ THROW '{otherwise}' }}"
+def hold(*, distrust: bool) -> Guard:
+    """Return what adds, to the statement of a write, what makes its conditions hold.
+
+    Args:
+        distrust: Whether to see that each write is carried out, as for `lock`.
+    """
+
+    def guard(statement: str, write: Write, place: int, parameters: Parameters) -> str:
+        seen = _seen(statement, write, place, parameters) if distrust else statement
+        return _held(seen, write, parameters)
+
+    return guard
 
 
 def _first(batch: Sequence[Write], table: Table) -> int:
     return next(place for place, write in enumerate(batch) if write.table.name == table.name)
 
 
-def _seen(statement: str, write: Write, place: int, variables: Mapping[str, Any]) -> str:
-    """Return the statement of a write, with what sees that it was carried out; those with a revision see to it already."""
-    denied = f"THROW 'pattern denied {place}'"
+def _counted(statement: str, place: int, variables: Mapping[str, Any]) -> str:
+    rows = variables[statement.split("$")[1].split(maxsplit=1)[0]]
     counted = statement.replace(" RETURN NONE", " RETURN VALUE true")
-    if isinstance(write, Insert):
-        rows = variables[counted.split("$")[1].split(maxsplit=1)[0]]
-        return f"IF array::len(({counted})) != {len(rows)} {{ {denied} }}"
+    return f"IF array::len(({counted})) != {len(rows)} {{ THROW 'pattern denied {place}' }}"
+
+
+def _seen(statement: str, write: Write, place: int, parameters: Parameters) -> str:
+    """Return the statement of a write, with what sees that it was carried out; those with a revision see to it already."""
     if isinstance(write, Put):
-        return f"IF array::is_empty(({counted})) {{ {denied} }}"
+        counted = statement.replace(" RETURN NONE", " RETURN VALUE true")
+        return f"IF array::is_empty(({counted})) {{ THROW {parameters.bind(f'pattern denied {place}')} }}"
     if isinstance(write, Delete) and write.revision is None:
-        at = statement.split("$")[1].split(maxsplit=1)[0]
-        return f"{statement}; IF (SELECT VALUE true FROM ONLY ${at}) != NONE {{ {denied} }}"
+        at, denied = parameters.bind(record(write.table, write.id)), parameters.bind(f"pattern denied {place}")
+        return f"{statement}; IF (SELECT VALUE true FROM ONLY {at}) != NONE {{ THROW {denied} }}"
     return statement
 
 
-def _held(statement: str, write: Write, number: int, variables: dict[str, Any]) -> str:
+def _held(statement: str, write: Write, parameters: Parameters) -> str:
     """Return the statement of a write other than an insert, with what makes its conditions hold."""
     table = write.table
-    rows = f"lock_rows{number}"
     if isinstance(write, CheckNone) or (isinstance(write, Check) and write.revision == 0):
-        variables[rows] = _range(LOCKS, [table.name], _TABLE_ROWS)
-        return f"{{ {statement}; UPDATE ${rows} SET n = $lock_n RETURN NONE }}"
+        rows = parameters.bind(_range(LOCKS, [table.name], _TABLE_ROWS))
+        return f"{{ {statement}; UPDATE {rows} SET n = $lock_n RETURN NONE }}"
     id = str(write.row["id"]) if isinstance(write, Insert | Put) else write.id
-    at, one, new = f"lock_at{number}", f"lock_row{number}", f"lock_new{number}"
-    variables[at] = record(table, id)
+    at = parameters.bind(record(table, id))
     mark = ""
     if _relies(write):
         places = [RecordID(CHECKS, [table.name, id, each]) for each in range(_RECORD_ROWS)]
-        variables[new] = [{"id": place, "n": variables["lock_n"]} for place in places]
-        marked = f"UPDATE ${at} SET {MARK} = true RETURN NONE; INSERT IGNORE INTO {CHECKS} ${new} RETURN NONE"
-        mark = f" ELSE {{ {marked} }}"
+        new = parameters.bind([{"id": place, "n": 0} for place in places])
+        mark = f" ELSE {{ UPDATE {at} SET {MARK} = true RETURN NONE; INSERT IGNORE INTO {CHECKS} {new} RETURN NONE }}"
     if isinstance(write, Check):
-        variables[one] = RecordID(CHECKS, [table.name, id, _lot(_RECORD_ROWS)])
-        return f"{{ {statement}; IF ${at}.{MARK} {{ UPDATE ${one} SET n = $lock_n RETURN NONE }}{mark} }}"
-    variables[rows] = _range(CHECKS, [table.name, id], _RECORD_ROWS)
-    change = (
-        f"DELETE ${rows} RETURN NONE" if isinstance(write, Delete) else f"UPDATE ${rows} SET n = $lock_n RETURN NONE"
-    )
-    return f"{{ LET $held = ${at}.{MARK}; {statement}; IF $held {{ {change} }}{mark} }}"
+        one = parameters.bind(RecordID(CHECKS, [table.name, id, _lot(_RECORD_ROWS)]))
+        return f"{{ {statement}; IF {at}.{MARK} {{ UPDATE {one} SET n = $lock_n RETURN NONE }}{mark} }}"
+    rows = parameters.bind(_range(CHECKS, [table.name, id], _RECORD_ROWS))
+    change = f"DELETE {rows}" if isinstance(write, Delete) else f"UPDATE {rows} SET n = $lock_n"
+    return f"{{ IF {at}.{MARK} {{ {change} RETURN NONE }}{mark}; {statement} }}"
 
 
 def _lot(rows: int) -> int:

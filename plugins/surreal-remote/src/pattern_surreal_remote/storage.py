@@ -12,13 +12,13 @@ from pattern_core.abc import Health, Insert, Put, Write
 from pattern_core.errors import AccessError, ConflictError, PatternError, StorageError
 from pattern_core.schema import Table
 from pattern_surreal import StatementError, SurrealStorage
-from pattern_surreal.commit import Transaction
+from pattern_surreal.commit import Transaction, plan
 from pattern_surreal.connection import closed
 
 from .account import Version
 from .committing import INTERNAL_TABLES, Committer, ContendedError
 from .connection import RemoteConnection
-from .locks import LOCKS, lock, locks_of_new_table, locks_of_old_table
+from .locks import LOCKS, hold, lock, locks_of_new_table, locks_of_old_table
 
 __all__ = ["RemoteStorage"]
 
@@ -64,7 +64,9 @@ class RemoteStorage(SurrealStorage):
         return _joined(super()._removal(table), locks_of_old_table(table))
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
-        return lock(super()._plan(batch, grouped=grouped), batch, distrust=self._remote.account.is_record)
+        distrust = self._remote.account.is_record
+        transaction = plan(batch, self.derived, grouped=grouped, guard=hold(distrust=distrust))
+        return lock(transaction, batch, distrust=distrust)
 
     async def commit(self, batch: Sequence[Write]) -> None:
         try:

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pattern_core.abc import Health, Insert, Patch, Row, Storage, Write
+from pattern_core.abc import Health, Patch, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
 from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, SchemaStep, Table
 
-from .commit import Derived, Transaction, explain, failed_write, plan
+from .commit import Derived, Transaction, explain, failed_write, is_thrown, plan
 from .connection import Connection, StatementError, closed
 from .derived import ID_BLOCK, drop_derived, empty_and_remove, expecting, is_outdated, learn, note
 from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
@@ -204,8 +204,8 @@ class SurrealStorage(Storage):
             await self.query("RETURN NONE")
             return
         failure = await self._apply(batch, grouped=True)
-        if failure is not None and isinstance(batch[failure[0]], Insert):
-            # One of the rows of an INSERT was refused, and the engine does not say which. Nothing has happened, so
+        if failure is not None and len(batch) > 1 and not is_thrown(failure[1]):
+            # One of the rows of an INSERT was refused, say, and the engine does not say which. Nothing has happened, so
             # the batch is tried again with a statement for each.
             failure = await self._apply(batch, grouped=False)
         if failure is not None:

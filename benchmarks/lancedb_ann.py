@@ -18,6 +18,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from measuring import embeddings
 from numpy.typing import NDArray
 
 from pattern_core.abc import IndexSpec, Vector, VectorChange, VectorStore
@@ -51,15 +52,6 @@ class Truth:
         own = np.arange(0, len(self.vectors), USERS)
         own = own[self.there[own]]
         return {f"m{n:07}" for n in own[np.argsort(-(self.vectors[own] @ query))[:LIMIT]]}
-
-
-def embeddings(dice: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Return vectors as a model makes them: topics, and a spectrum that falls; float32 ``[count, dimensions]``."""
-    scale = (np.arange(DIMENSIONS) + 1) ** -0.5
-    topics = 0.7 * dice.standard_normal((200, DIMENSIONS)) * scale
-    points = topics[dice.integers(0, len(topics), count)] + dice.standard_normal((count, DIMENSIONS)) * scale
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return points.astype(np.float32)
 
 
 def changes(truth: Truth, numbers: Sequence[int]) -> list[VectorChange]:
@@ -98,7 +90,7 @@ async def opened(path: Path, **options: Any) -> VectorStore:
 async def measure(folder: Path, count: int) -> None:
     """Print one table."""
     dice = np.random.default_rng(1)
-    made = embeddings(dice, count + SEARCHES)
+    made = embeddings(dice, count + SEARCHES, DIMENSIONS)
     truth, queries = Truth(made[:count], np.ones(count, dtype=np.bool_)), list(made[count:])
     began = time.perf_counter()
     await fill(folder, truth)
@@ -119,7 +111,7 @@ async def measure(folder: Path, count: int) -> None:
             some = dice.choice(count, count // 100, replace=False)
             truth.there[some[::3]] = False
             truth.there[some[1::3]] = True
-            truth.vectors[some[1::3]] = embeddings(dice, len(some[1::3]))
+            truth.vectors[some[1::3]] = embeddings(dice, len(some[1::3]), DIMENSIONS)
             await index.apply(TASKS, changes(truth, some.tolist()))
             later, kept, _ = await search(index, truth, queries)
         print(f"{kind:14}{spent:10.1f}{took:12.1f}{base / took:7.1f}x{recall:9.3f}{later:12.1f}{kept:9.3f}", flush=True)

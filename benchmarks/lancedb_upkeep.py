@@ -7,12 +7,12 @@ Usage: python benchmarks/lancedb_upkeep.py [RECORDS] [UPSERTS]. Ratios matter, n
 from __future__ import annotations
 
 import asyncio
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+
+from measuring import median
 
 from pattern_core.abc import Put, Storage
 from pattern_core.filters import Field
@@ -30,16 +30,6 @@ def record(number: int) -> Put:
     id = f"m{number:06}"
     vector = sample_vector(id, DIMENSIONS)
     return Put(MEMORIES, sample_row(MEMORIES, id, agent_id=f"agent-{number % 10}", embedding=vector))
-
-
-async def median(work: Callable[[int], Awaitable[object]], times: int) -> float:
-    """Return the median time of a call, in milliseconds."""
-    taken = []
-    for number in range(times):
-        began = time.perf_counter()
-        await work(number)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1000
 
 
 async def lookups(storage: Storage, records: int) -> dict[str, float]:

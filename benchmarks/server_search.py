@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import embeddings
 from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -38,15 +39,6 @@ BATCH = 200
 SINGLES = 20
 KINDS = ("in-process", "exact", "native")
 COLUMNS = ("rows/s", "1 row ms", "search ms", "searches/s", "others write", "recall", "exact")
-
-
-def embeddings(dice: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Return vectors as a model makes them: topics, and a spectrum that falls; float32 ``[count, dimensions]``."""
-    scale = (np.arange(DIMENSIONS) + 1) ** -0.5
-    topics = 0.7 * dice.standard_normal((200, DIMENSIONS)) * scale
-    points = topics[dice.integers(0, len(topics), count)] + dice.standard_normal((count, DIMENSIONS)) * scale
-    points /= np.linalg.norm(points, axis=1, keepdims=True)
-    return points.astype(np.float32)
 
 
 async def write(
@@ -127,7 +119,7 @@ async def main(counts: list[int]) -> None:
     print("| vectors | search | " + " | ".join(COLUMNS) + " |")
     print("| --- " * (2 + len(COLUMNS)) + "|")
     for count in counts:
-        made = embeddings(np.random.default_rng(1), count + SEARCHES)
+        made = embeddings(np.random.default_rng(1), count + SEARCHES, DIMENSIONS)
         for kind in KINDS:
             with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "server") as server:
                 figures = await measure(options_on(server), kind, made[:count], list(made[count:]))

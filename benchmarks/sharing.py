@@ -15,9 +15,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+from measuring import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -56,16 +57,6 @@ def text(name: str, number: int) -> dict[str, str]:
     """Return a memory to write."""
     words = " ".join(f"w{(number * 7 + step * step) % 4096}" for step in range(40))
     return {"label": f"{number}", "content": f"{name} {number}: {words}"}
-
-
-async def median(work: Callable[[int], Awaitable[object]], times: int) -> float:
-    """Return the median time of a call, in milliseconds."""
-    taken = []
-    for number in range(times):
-        began = time.perf_counter()
-        await work(number)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1000
 
 
 async def child(config: dict[str, Any], name: str, count: int) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any
 
-from .abc import AsyncResource, IndexSpec, Storage, VectorStore
+from .abc import AsyncResource, Storage, VectorStore
 from .config import Config, ConfigSource, load_config
 from .database import Database
 from .embedding import Embeddings
 from .errors import ReembedError
 from .maintenance.indexes import note_index
 from .maintenance.migrate import migrate_up
-from .metadata import read_metadata, specs_of
+from .metadata import Metadata, read_metadata, specs_of
 from .schema import EMBEDDED
 from .session import Direct
 from .uncut import to_the_end
@@ -82,8 +82,7 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
             embeddings.expect(known.signature or signature)
             vectors = await wiring.vectors(storage)
             opened.push_async_callback(_closed, vectors)
-            known = await note_index(storage, known, vectors)
-            await _make_indexes(vectors, specs_of(known, config.metric))
+            known = await _make_indexes(storage, known, vectors, config.metric)
             database = Database(config, storage, vectors, embeddings, known, shared=wiring.shared)
             await database.catch_up()
             opened.pop_all()
@@ -117,19 +116,20 @@ async def open_to_reembed(config: Config) -> AsyncIterator[tuple[Direct, Embeddi
         known = await read_metadata(storage)
         vectors = await wiring.vectors(storage)
         opened.push_async_callback(_closed, vectors)
-        known = await note_index(storage, known, vectors)
-        await _make_indexes(vectors, specs_of(known, config.metric))
+        known = await _make_indexes(storage, known, vectors, config.metric)
         session = Direct(storage, vectors, wiring.embeddings, known, metric=config.metric, shared=wiring.shared)
         opened.push_async_callback(_closed, session)
         yield session, target
 
 
-async def _make_indexes(vectors: VectorStore, specs: Sequence[IndexSpec]) -> None:
-    """Make the indexes ready; and remove from an external index what it held before vectors had tables of their own.
+async def _make_indexes(storage: Storage, known: Metadata, vectors: VectorStore, metric: str) -> Metadata:
+    """Note which index is in use, and make it ready; return what the database says of itself then.
 
-    That goes after the first index is made, which refuses a place that holds something else, and before the last one is:
+    From an external index, what it held before vectors had tables of their own is removed. That goes after the first index is made, which refuses a place that holds something else, and before the last one is:
     so it is done again where it was cut off.
     """
+    known = await note_index(storage, known, vectors)
+    specs = specs_of(known, metric)
     first, *others = specs
     is_new = vectors.place is not None and not await vectors.exists(specs[-1].table)
     await vectors.create(first)
@@ -137,6 +137,7 @@ async def _make_indexes(vectors: VectorStore, specs: Sequence[IndexSpec]) -> Non
         await vectors.drop(table)
     for spec in others:
         await vectors.create(spec)
+    return known
 
 
 async def _closed(resource: AsyncResource | Embeddings | Direct) -> None:

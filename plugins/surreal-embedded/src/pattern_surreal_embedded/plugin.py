@@ -56,7 +56,8 @@ async def _open_storage(options: StorageOptions) -> Storage:
 
 async def _open_vectors(options: VectorOptions, storage: Storage) -> VectorStore:
     from pattern_surreal import SurrealStorage
-    from pattern_surreal.native import NativeIndex, drop_native_columns
+    from pattern_surreal.derived import drop_native_columns
+    from pattern_surreal.native import NativeIndex
 
     if options.index == "native":
         if not isinstance(storage, SurrealStorage):

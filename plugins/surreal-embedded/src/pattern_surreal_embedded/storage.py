@@ -16,7 +16,7 @@ from pattern_core.abc import Health
 from pattern_core.errors import DataLossError, StorageError
 from pattern_surreal import SurrealStorage
 from pattern_surreal.commit import Transaction
-from pattern_surreal.native import adopt_native_columns
+from pattern_surreal.derived import adopt_native_columns
 
 from .engine import EmbeddedEngine
 from .folder import Folder

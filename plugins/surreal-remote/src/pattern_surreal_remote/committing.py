@@ -94,18 +94,12 @@ class Committer:
         """Make the tables that transactions need, where they are not there, and tidy up what others have left."""
         tables = () if self._connection.account.is_record else sorted(INTERNAL_TABLES)
         define = ";".join(f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables)
-        attempt = 0
-        while not self._prepared:
-            try:
-                await self._connection.send(define or "RETURN NONE", {}, deadline=deadline, repeat=True)
-                await self.sessions.tidy(deadline)
-                self._prepared = True
-            except StatementError as error:
-                attempt += 1
-                if not is_conflict(error) or not await pause(attempt, deadline):
-                    raise
-            except AccessError as error:
-                raise AccessError(_READ_ONLY, option="username") from error
+        try:
+            await self.sessions.insist(define or "RETURN NONE", {}, deadline)
+            await self.sessions.tidy(deadline)
+        except AccessError as error:
+            raise AccessError(_READ_ONLY, option="username") from error
+        self._prepared = True
 
     async def _run(self, make: Callable[[], Transaction], deadline: float) -> list[Any]:
         row = self.sessions.take()

@@ -6,7 +6,7 @@ import ssl
 from urllib.parse import urlsplit
 
 from pattern_core.abc import Storage
-from pattern_surreal.native import adopt_native_columns
+from pattern_surreal.derived import adopt_native_columns
 
 from .account import Account
 from .connection import Open, RemoteConnection

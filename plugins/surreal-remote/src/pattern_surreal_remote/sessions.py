@@ -115,7 +115,7 @@ class Sessions:
         """
         new = secrets.token_hex(8)
         bound = {**self.bound(row), "pattern_mark": mark, "pattern_new": new}
-        [took_effect] = await self._insist(_SETTLE, bound, deadline)
+        [took_effect] = await self.insist(_SETTLE, bound, deadline)
         if not took_effect:
             row.mark, row.troubled = new, True
         return bool(took_effect)
@@ -135,7 +135,7 @@ class Sessions:
 
     async def tidy(self, deadline: float) -> None:
         """Take away the rows of programs that have gone long ago without a word."""
-        await self._insist(_TAKE_STALE_AWAY, {"pattern_new": secrets.token_hex(8)}, deadline)
+        await self.insist(_TAKE_STALE_AWAY, {"pattern_new": secrets.token_hex(8)}, deadline)
 
     async def close(self) -> None:
         """Take away the rows that nothing on the way can need; the others stay for a while."""
@@ -143,9 +143,10 @@ class Sessions:
         if rows:
             with contextlib.suppress(StorageError):
                 bound = {"pattern_rows": rows, "pattern_new": secrets.token_hex(8)}
-                await self._insist(_TAKE_OWN_AWAY, bound, asyncio.get_running_loop().time() + _GOODBYE_S)
+                await self.insist(_TAKE_OWN_AWAY, bound, asyncio.get_running_loop().time() + _GOODBYE_S)
 
-    async def _insist(self, text: str, bound: dict[str, Any], deadline: float) -> list[Any]:
+    async def insist(self, text: str, bound: dict[str, Any], deadline: float) -> list[Any]:
+        """Run statements that may be run several times, again as long as they are refused for the sake of others."""
         attempt = 0
         while True:
             try:

@@ -178,9 +178,9 @@ async def learn(storage: SurrealStorage, tables: Iterable[str]) -> None:
 
 async def adopt_native_columns(storage: SurrealStorage) -> None:
     """Let a storage that was just opened keep up the native columns that are there, whoever searches now."""
-    for table in sorted(await storage.tables()):
-        if table.isidentifier() and (column := await _column(storage, table)):
-            storage.derived = {**storage.derived, table: (column, to_array)}
+    tables = [table for table in sorted(await storage.tables()) if table.isidentifier()]
+    found = zip(tables, await _columns(storage, tables), strict=True)
+    storage.derived = {**storage.derived, **{table: (column, to_array) for table, column in found if column}}
 
 
 async def drop_native_columns(storage: SurrealStorage) -> None:
@@ -189,9 +189,12 @@ async def drop_native_columns(storage: SurrealStorage) -> None:
         await drop_derived(storage, table)
 
 
-async def _column(storage: SurrealStorage, table: str) -> str | None:
-    [info] = await storage.query(f"INFO FOR TABLE {name(table)}")
-    return next((str(field) for field in info["fields"] if field.endswith(_SUFFIX)), None)
+async def _columns(storage: SurrealStorage, tables: Sequence[str]) -> list[str | None]:
+    """Return the native column of each table; None for one that has none."""
+    if not tables:
+        return []
+    infos = await storage.query("; ".join(f"INFO FOR TABLE {name(table)}" for table in tables))
+    return [next((str(field) for field in info["fields"] if field.endswith(_SUFFIX)), None) for info in infos]
 
 
 async def barrier(storage: SurrealStorage, table: Table) -> None:
@@ -207,7 +210,7 @@ async def drop_derived(storage: SurrealStorage, table: str, *, fence: Table | No
         table: The table's name.
         fence: The table, where others may still write the column.
     """
-    column = storage.derived[table][0] if table in storage.derived else await _column(storage, table)
+    column = storage.derived[table][0] if table in storage.derived else (await _columns(storage, [table]))[0]
     if column is None:
         return
 

@@ -28,9 +28,7 @@ from pattern_core.validators import as_vector
 from .column import make_column
 from .comparing import Comparison
 from .derived import (
-    adopt_native_columns,
     drop_derived,
-    drop_native_columns,
     native_column,
     read_state,
     state_of,
@@ -43,7 +41,7 @@ from .recall import Recall
 from .storage import SurrealStorage
 from .tending import Tending
 
-__all__ = ["NativeIndex", "adopt_native_columns", "drop_native_columns"]
+__all__ = ["NativeIndex"]
 
 _PATIENCE_S: Final = 2.0
 """How long the engine's index is waited for in a search, in seconds, before vectors are compared instead."""

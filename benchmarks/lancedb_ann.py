@@ -22,16 +22,15 @@ from measuring import embeddings
 from numpy.typing import NDArray
 
 from pattern_core.abc import IndexSpec, Vector, VectorChange, VectorStore
-from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import MemoryStorage
+from pattern_core.schema import CreateTable
+from pattern_core.testing import VECTORS, MemoryStorage
 from pattern_lancedb.plugin import VectorOptions, pattern_vectors
 
 USERS = 10
 DIMENSIONS = 384
 SEARCHES = 60
 LIMIT = 10
-TASKS = TABLES["tasks"]
-SPEC = IndexSpec(TASKS, DIMENSIONS, "cosine")
+SPEC = IndexSpec(VECTORS, DIMENSIONS, "cosine")
 KINDS = ("ivf-sq", "ivf-flat", "ivf-hnsw-sq")
 
 
@@ -48,14 +47,14 @@ class Truth:
     there: NDArray[np.bool_]
 
     def nearest(self, query: Vector) -> set[str]:
-        """Return the ids of the closest tasks of the first user."""
+        """Return the ids of the closest vectors of the first user."""
         own = np.arange(0, len(self.vectors), USERS)
         own = own[self.there[own]]
         return {f"m{n:07}" for n in own[np.argsort(-(self.vectors[own] @ query))[:LIMIT]]}
 
 
 def changes(truth: Truth, numbers: Sequence[int]) -> list[VectorChange]:
-    """Return what the index has to hold of some tasks."""
+    """Return what the index has to hold of some vectors."""
     return [VectorChange(f"m{n:07}", f"user{n % USERS}", truth.vectors[n] if truth.there[n] else None) for n in numbers]
 
 
@@ -64,7 +63,7 @@ async def search(index: VectorStore, truth: Truth, queries: Sequence[Vector]) ->
     times, found, exact = [], 0, True
     for query in queries:
         began = time.perf_counter()
-        matches = await index.search(TASKS, query, partitions=["user0"], limit=LIMIT)
+        matches = await index.search(VECTORS, query, partitions=["user0"], limit=LIMIT)
         times.append(time.perf_counter() - began)
         found += len(truth.nearest(query) & set(matches.ids))
         exact &= matches.exact
@@ -72,18 +71,18 @@ async def search(index: VectorStore, truth: Truth, queries: Sequence[Vector]) ->
 
 
 async def fill(path: Path, truth: Truth) -> None:
-    """Tell an index of the tasks."""
+    """Tell an index of the vectors."""
     async with await opened(path, exact_rows=1 << 30) as index:
         await index.create(SPEC)
         for start in range(0, len(truth.vectors), 1000):
-            await index.apply(TASKS, changes(truth, range(start, min(start + 1000, len(truth.vectors)))))
+            await index.apply(VECTORS, changes(truth, range(start, min(start + 1000, len(truth.vectors)))))
         await index.maintain()
 
 
 async def opened(path: Path, **options: Any) -> VectorStore:
     """Open an index beside an empty storage."""
     storage = MemoryStorage()
-    await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
+    await storage.apply_schema(CreateTable(VECTORS, DIMENSIONS))
     return await pattern_vectors().open(VectorOptions(path=path, **options), storage)
 
 
@@ -112,7 +111,7 @@ async def measure(folder: Path, count: int) -> None:
             truth.there[some[::3]] = False
             truth.there[some[1::3]] = True
             truth.vectors[some[1::3]] = embeddings(dice, len(some[1::3]), DIMENSIONS)
-            await index.apply(TASKS, changes(truth, some.tolist()))
+            await index.apply(VECTORS, changes(truth, some.tolist()))
             later, kept, _ = await search(index, truth, queries)
         print(f"{kind:14}{spent:10.1f}{took:12.1f}{base / took:7.1f}x{recall:9.3f}{later:12.1f}{kept:9.3f}", flush=True)
 

@@ -16,8 +16,9 @@ from measuring import median
 
 from pattern_core.abc import Put, Storage
 from pattern_core.filters import Field
+from pattern_core.parts import part_id
 from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import sample_row, sample_vector
+from pattern_core.testing import VECTORS, sample_row, sample_vector
 from pattern_lancedb.plugin import StorageOptions, pattern_storage
 
 MEMORIES = TABLES["memory_blocks"]
@@ -25,11 +26,11 @@ DIMENSIONS = 384
 LOOKUPS = 300
 
 
-def record(number: int) -> Put:
-    """Return a memory to put, with a vector."""
-    id = f"m{number:06}"
-    vector = sample_vector(id, DIMENSIONS)
-    return Put(MEMORIES, sample_row(MEMORIES, id, agent_id=f"agent-{number % 10}", embedding=vector))
+def record(number: int) -> list[Put]:
+    """Return a memory to put, and its vector."""
+    id, agent = f"m{number:06}", f"agent-{number % 10}"
+    vector = sample_row(VECTORS, part_id(id, 0), partition=agent, embedding=sample_vector(id, DIMENSIONS))
+    return [Put(MEMORIES, sample_row(MEMORIES, id, agent_id=agent)), Put(VECTORS, vector)]
 
 
 async def lookups(storage: Storage, records: int) -> dict[str, float]:
@@ -52,14 +53,15 @@ async def main(records: int, upserts: int) -> None:
     """Fill a database, measure, upsert one by one, measure, compact, measure."""
     with tempfile.TemporaryDirectory() as folder:
         async with await pattern_storage().open(StorageOptions(path=Path(folder) / "bench.lance")) as storage:
-            await storage.apply_schema(CreateTable(MEMORIES, DIMENSIONS))
+            for table in (MEMORIES, VECTORS):
+                await storage.apply_schema(CreateTable(table, DIMENSIONS))
             began = time.perf_counter()
             for start in range(0, records, 1000):
-                await storage.commit([record(n) for n in range(start, min(records, start + 1000))])
+                await storage.commit([put for n in range(start, min(records, start + 1000)) for put in record(n)])
             print(f"{records:,} records in batches of 1,000: {records / (time.perf_counter() - began):,.0f} a second")
             await storage.maintain()
             fresh = await lookups(storage, records)
-            upsert = await median(lambda n: storage.commit([record(n * 3 % records)]), upserts)
+            upsert = await median(lambda n: storage.commit(record(n * 3 % records)), upserts)
             print(f"{upserts:,} single upserts, each {upsert:.1f} ms")
             after = await lookups(storage, records)
             print(dict((await storage.health()).details))

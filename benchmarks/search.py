@@ -18,13 +18,11 @@ import numpy as np
 
 import pattern_core
 from pattern_core.abc import Insert, VectorChange
-from pattern_core.schema import TABLES
-from pattern_core.testing.rows import sample_row
+from pattern_core.testing import VECTORS, sample_row
 
 AGENTS = 4
 DIMENSIONS = 384
 SEARCHES = 50
-MEMORIES = TABLES["memory_blocks"]
 
 
 async def measure(folder: Path, index: str, count: int) -> dict[str, float]:
@@ -43,15 +41,15 @@ async def measure(folder: Path, index: str, count: int) -> dict[str, float]:
         began = time.perf_counter()
         for start in range(0, count, 200):
             part = range(start, min(start + 200, count))
-            rows = [sample_row(MEMORIES, ids[n], agent_id=agents[n], embedding=vectors[n]) for n in part]
-            await db.storage.commit([Insert(MEMORIES, row) for row in rows])
-            await db.vectors.apply(MEMORIES, [VectorChange(ids[n], agents[n], vectors[n]) for n in part])
+            rows = [sample_row(VECTORS, ids[n], partition=agents[n], embedding=vectors[n]) for n in part]
+            await db.storage.commit([Insert(VECTORS, row) for row in rows])
+            await db.vectors.apply(VECTORS, [VectorChange(ids[n], agents[n], vectors[n]) for n in part])
         written = (time.perf_counter() - began) / count
         times, found = [], 0
         for _ in range(SEARCHES):
             query = dice.standard_normal(DIMENSIONS).astype(np.float32)
             began = time.perf_counter()
-            matches = await db.vectors.search(MEMORIES, query, partitions=["agent1"], limit=10)
+            matches = await db.vectors.search(VECTORS, query, partitions=["agent1"], limit=10)
             times.append(time.perf_counter() - began)
             own = np.arange(1, count, AGENTS)
             nearest = own[np.argsort(-(vectors[own] @ query))[:10]]

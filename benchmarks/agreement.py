@@ -27,9 +27,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
 from demo import QUESTIONS
 from stdlib_docs import paragraphs
 
-from pattern_core.cache import VectorCache
-from pattern_core.embedding import Embeddings
-from pattern_core.exact import closest, prepare
+from pattern_core.embedding.cache import VectorCache
+from pattern_core.embedding.model import Embeddings
+from pattern_core.toolkit import closest, prepare
 from pattern_torch.plugin import TorchOptions, pattern_embeddings
 from pattern_torch.weights import find_model
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
 from sentence_transformers import SentenceTransformer
 from stdlib_docs import paragraphs
 
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.model import Embeddings
 from pattern_torch.plugin import TorchOptions, pattern_embeddings
 from pattern_torch.weights import find_model
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from measuring import median
 
 from pattern_core.abc import Put, Storage
+from pattern_core.embedding.chunks import part_id
 from pattern_core.filters import Field
-from pattern_core.parts import part_id
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import VECTORS, sample_row, sample_vector
 from pattern_lancedb.plugin import StorageOptions, pattern_storage

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pattern_core.abc import IndexSpec, Insert, Storage, Vector, VectorChange, VectorStore
-from pattern_core.options import Secret
 from pattern_core.schema import CreateTable
 from pattern_core.testing import VECTORS, sample_row
+from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
 from tests.servers.surreal import Server, running
 

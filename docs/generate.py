@@ -20,8 +20,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import attrs
 
 from pattern_core import errors, hookspecs, testing
-from pattern_core.options import Secret
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import Secret, load_plugin
 
 DOCS: Final = Path(__file__).parent
 ROOT: Final = DOCS.parent

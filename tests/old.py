@@ -8,16 +8,17 @@ import numpy as np
 
 import pattern_core
 from pattern_core.abc import Insert, Row, Write
+from pattern_core.assembly.wiring import load_wiring
+from pattern_core.catalog.metadata import Metadata, read_metadata, stamp
+from pattern_core.catalog.tables import OUTBOX, generation_of, vectors_of
 from pattern_core.config import load_config
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.chunks import hash_text, record_of
+from pattern_core.embedding.model import Embeddings
 from pattern_core.maintenance.indexes import index_specs, verify_index
 from pattern_core.maintenance.migrate import LATEST
 from pattern_core.maintenance.versions import tables_at
-from pattern_core.metadata import Metadata, read_metadata, stamp
-from pattern_core.parts import hash_text, record_of
-from pattern_core.schema import EMBEDDED, OUTBOX, TABLES, CreateTable, Table, generation_of, vectors_of
+from pattern_core.schema import EMBEDDED, TABLES, CreateTable, Table
 from pattern_core.testing import sample_row
-from pattern_core.wiring import load_wiring
 
 __all__ = ["check_migrated", "make_old"]
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from pattern_core.abc import Signature, Vector
-from pattern_core.cache import VectorCache
-from pattern_core.places import user_cache
+from pattern_core.embedding.cache import VectorCache
+from pattern_core.support.directories import user_cache
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattern_core.clock import new_id, utc_now
+from pattern_core.support.clock import new_id, utc_now
 
 
 def test_times_are_aware_and_now() -> None:

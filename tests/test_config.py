@@ -9,7 +9,7 @@ import pytest
 
 from pattern_core.config import CONFIG_NAME, EmbeddingPolicy, Section, find_config, load_config
 from pattern_core.errors import ConfigError, MissingVariableError, UnknownOptionError
-from pattern_core.places import user_config
+from pattern_core.support.directories import user_config
 
 ORIGINAL = """
 [database]

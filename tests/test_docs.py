@@ -21,8 +21,8 @@ import pytest
 from pattern_core.config import Section, load_config
 from pattern_core.errors import PluginNotFoundError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.plugins.discovery import load_plugin
+from pattern_core.support.options import structure_options
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("plugins/*/README.md"))]

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature, Vector
-from pattern_core.cache import VectorCache
 from pattern_core.config import EmbeddingPolicy, Overflow
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.cache import VectorCache
+from pattern_core.embedding.model import Embeddings
 from pattern_core.errors import ClosedError, EmbeddingError, SignatureMismatchError, TextTooLongError, ValidationError
 
 pytestmark = pytest.mark.anyio

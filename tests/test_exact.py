@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattern_core import exact
 from pattern_core.abc import Delete, IndexSpec, Insert, Put, Storage, Vector, VectorChange, VectorStore
 from pattern_core.errors import ConfigError, InvalidVectorError, StorageError
-from pattern_core.exact import ExactIndex, score
 from pattern_core.filters import Filter
 from pattern_core.schema import TABLES, CreateTable, Table
+from pattern_core.search import exact
+from pattern_core.search.exact import ExactIndex, score
 from pattern_core.testing import DIMENSIONS, TASKS, MemoryStorage, VectorStoreContract, sample_row, sample_vector
 
 pytestmark = pytest.mark.anyio
@@ -414,6 +414,8 @@ class TestErrors:
 
 def test_importing_it_is_cheap() -> None:
     """The plugin's module loads neither Arrow nor an engine."""
-    code = "import sys, pattern_core.exact; print(sorted({'pyarrow', 'torch', 'surrealdb'} & sys.modules.keys()))"
+    code = (
+        "import sys, pattern_core.search.exact; print(sorted({'pyarrow', 'torch', 'surrealdb'} & sys.modules.keys()))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pattern_core import hashing
+from pattern_core.embedding import hashing
+from pattern_core.embedding.hashing import HashingEmbedder, HashingOptions
 from pattern_core.errors import ClosedError, ConfigError
-from pattern_core.hashing import HashingEmbedder, HashingOptions
 from pattern_core.hookspecs import EmbeddingSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.plugins.discovery import load_plugin
+from pattern_core.support.options import structure_options
 from pattern_core.testing import EmbedderContract
 
 pytestmark = pytest.mark.anyio
@@ -103,7 +103,7 @@ class TestDeterminism:
     def test_every_process_agrees(self) -> None:
         """The vector does not depend on Python's seed for hashes."""
         program = (
-            "import sys; from pattern_core import hashing; "
+            "import sys; from pattern_core.embedding import hashing; "
             "sys.stdout.buffer.write(hashing._embed('Ada drinks espresso', 1024).tobytes())"
         )
         command = [sys.executable, "-c", program]

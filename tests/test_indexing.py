@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pattern_core import indexing
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Storage, Vector, VectorChange, VectorStore, Write
+from pattern_core.catalog.metadata import read_metadata, specs_of
+from pattern_core.catalog.tables import OUTBOX, vectors_of
 from pattern_core.config import load_config
 from pattern_core.database import Database
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.chunks import part_id
+from pattern_core.embedding.model import Embeddings
 from pattern_core.errors import ConflictError, StorageError
-from pattern_core.exact import ExactIndex
-from pattern_core.indexing import Change, InStep, Outbox, indexer_for
 from pattern_core.maintenance.indexes import (
     IndexStatus,
     index_specs,
@@ -29,9 +29,10 @@ from pattern_core.maintenance.indexes import (
     verify_index,
 )
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.metadata import read_metadata, specs_of
-from pattern_core.parts import part_id
-from pattern_core.schema import OUTBOX, TABLES, DropTable, Table, vectors_of
+from pattern_core.schema import TABLES, DropTable, Table
+from pattern_core.search import indexing
+from pattern_core.search.exact import ExactIndex
+from pattern_core.search.indexing import Change, InStep, Outbox, indexer_for
 from pattern_core.testing import DIMENSIONS, LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex, sample_row
 
 pytestmark = pytest.mark.anyio

@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from pattern_core.abc import Insert, Patch, Row, Write
-from pattern_core.clock import utc_now
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import LEASES, table_named
 from pattern_core.errors import ConflictError, MigrationError, NotFoundError, StorageError
 from pattern_core.maintenance.backup import back_up, restore
 from pattern_core.maintenance.lease import SCHEMA, Terms, under_lease
 from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate_up
 from pattern_core.maintenance.workers import HOST, may_live, this_process
-from pattern_core.metadata import read_metadata
-from pattern_core.schema import LEASES, TABLES, CreateTable, Table, table_named
+from pattern_core.schema import TABLES, CreateTable, Table
+from pattern_core.support.clock import utc_now
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row
 from tests.dying import Death, Dying
 from tests.test_maintenance import ALL, SIGNATURE, check_vectors, second_version

@@ -13,24 +13,15 @@ import pyarrow as pa
 import pytest
 
 from pattern_core.abc import Delete, Insert, Patch, Row, Signature, Storage, Write
-from pattern_core.embedding import Embedded
+from pattern_core.catalog.metadata import Metadata, put_generation, read_metadata, stamp
+from pattern_core.catalog.tables import GENERATIONS, OUTBOX, UNEMBEDDED, generation_of, vectors_of
+from pattern_core.embedding.chunks import Parts, hash_text, part_id, part_rows
+from pattern_core.embedding.model import Embedded
 from pattern_core.errors import MigrationError, StorageError
 from pattern_core.maintenance.backup import back_up, restore
 from pattern_core.maintenance.migrate import LATEST, Plan, migrate_down, migrate_up, plan
 from pattern_core.maintenance.versions import tables_at
-from pattern_core.metadata import Metadata, put_generation, read_metadata, stamp
-from pattern_core.parts import Parts, hash_text, part_id, part_rows
-from pattern_core.schema import (
-    EMBEDDED,
-    GENERATIONS,
-    OUTBOX,
-    TABLES,
-    UNEMBEDDED,
-    CreateTable,
-    Table,
-    generation_of,
-    vectors_of,
-)
+from pattern_core.schema import EMBEDDED, TABLES, CreateTable, Table
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
 from tests.dying import Death, Dying
 

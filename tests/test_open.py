@@ -14,6 +14,7 @@ import pytest
 
 import pattern_core
 from pattern_core.abc import Patch, Signature
+from pattern_core.catalog.metadata import read_metadata
 from pattern_core.errors import (
     ClosedError,
     ConfigError,
@@ -24,7 +25,6 @@ from pattern_core.errors import (
     UnknownOptionError,
 )
 from pattern_core.maintenance.migrate import LATEST
-from pattern_core.metadata import read_metadata
 from pattern_core.schema import TABLES
 
 pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from pattern_core.errors import ConfigError, UnknownOptionError, ValidationError
-from pattern_core.options import Secret, structure_options
+from pattern_core.support.options import Secret, structure_options
 
 
 def _even(_instance: object, attribute: attrs.Attribute[int], value: int) -> None:

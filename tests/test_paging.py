@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pattern_core.filters import matches
-from pattern_core.paging import cursor_after, parse_order, resume
+from pattern_core.repositories.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Order
 
 TASKS = TABLES["tasks"]

@@ -11,7 +11,7 @@ import pytest
 import pattern_core
 from pattern_core.errors import ConfigError, DuplicatePluginError, PluginError, PluginNotFoundError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from pattern_core.plugins import Role, installed_plugins, load_plugin
+from pattern_core.plugins.discovery import Role, installed_plugins, load_plugin
 
 Install = Callable[..., None]
 
@@ -145,7 +145,7 @@ async def test_a_vector_search_over_certain_storages(install: Install) -> None:
         "third_memory",
         """
 import attrs
-from pattern_core import exact
+from pattern_core.search import exact
 from pattern_core.hookspecs import hookimpl
 from pattern_core.testing import memory_storage
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from pattern_core import hookspecs
-from pattern_core.plugins import EXTRAS, Role
+from pattern_core.plugins.discovery import EXTRAS, Role
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))

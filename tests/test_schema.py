@@ -8,21 +8,10 @@ import attrs
 import pyarrow as pa
 import pytest
 
+from pattern_core.catalog.tables import GENERATIONS, OUTBOX, UNEMBEDDED, table_named, vectors_of
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Field, Filter, Op, Or
-from pattern_core.schema import (
-    EMBEDDED,
-    GENERATIONS,
-    OUTBOX,
-    TABLES,
-    UNEMBEDDED,
-    Column,
-    Kind,
-    Order,
-    Table,
-    table_named,
-    vectors_of,
-)
+from pattern_core.schema import EMBEDDED, TABLES, Column, Kind, Order, Table
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 VECTOR = Column("embedding", Kind.VECTOR, optional=True)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pattern_core.embedding.splitting import split_text
 from pattern_core.errors import ValidationError
-from pattern_core.splitting import split_text
 
 GUIDE: Final = """\
 ---

@@ -14,23 +14,11 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from pattern_core.abc import (
-    Delete,
-    IndexSpec,
-    Insert,
-    Matches,
-    Patch,
-    Put,
-    Row,
-    Storage,
-    Vector,
-    VectorChange,
-    Write,
-)
+from pattern_core.abc import Delete, IndexSpec, Insert, Matches, Patch, Put, Row, Storage, Vector, VectorChange, Write
 from pattern_core.errors import FilterError, PatternError, StorageError
-from pattern_core.exact import ExactIndex, pattern_vectors
 from pattern_core.filters import Field, Filter
 from pattern_core.schema import CreateTable, Order, Table
+from pattern_core.search.exact import ExactIndex, pattern_vectors
 from pattern_core.testing import (
     DIMENSIONS,
     KIT_TABLES,
@@ -401,7 +389,7 @@ class TestAuthors:
 
         def run(body: str, some: str = "") -> str:
             module = tmp_path / "test_mine.py"
-            head = "import attrs\nimport pytest\nfrom pattern_core.testing import *\nfrom pattern_core.exact import ExactIndex\n"
+            head = "import attrs\nimport pytest\nfrom pattern_core.testing import *\nfrom pattern_core.search.exact import ExactIndex\n"
             module.write_text(head + textwrap.dedent(body), encoding="utf-8")
             command = [
                 sys.executable,

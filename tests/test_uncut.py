@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from pattern_core.uncut import to_the_end
+from pattern_core.support.cancellation import to_the_end
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from pattern_core.errors import InvalidVectorError, ValidationError
 from pattern_core.models import User
-from pattern_core.validators import MAX_JSON_DEPTH, as_json, as_utc, as_vector, check_id, check_text
+from pattern_core.support.validators import MAX_JSON_DEPTH, as_json, as_utc, as_vector, check_id, check_text
 
 texts = st.text(alphabet=st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(

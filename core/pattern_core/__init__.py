@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from .assembly.opening import open  # noqa: A004 - called as pattern_core.open
     from .config import Config, load_config
     from .database import Database, Repositories
     from .errors import (
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
         ToolCall,
         User,
     )
-    from .opening import open  # noqa: A004 - called as pattern_core.open
 
 __all__ = [
     "Agent",
@@ -108,7 +108,7 @@ __all__ = [
 _MODULES: Final = {
     "config": {"Config", "load_config"},
     "database": {"Database", "Repositories"},
-    "opening": {"open"},
+    "assembly.opening": {"open"},
     "filters": {"Field"},
     "errors": {name for name in __all__ if name.endswith("Error")},
 }

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, TypeAlias
 import attrs
 
 from .errors import ConfigError, MissingVariableError, UnknownOptionError, nearest, shorten
-from .options import structure_options
-from .places import user_config
+from .support.directories import user_config
+from .support.options import structure_options
 
 __all__ = ["Config", "ConfigSource", "EmbeddingPolicy", "Section", "find_config", "load_config"]
 

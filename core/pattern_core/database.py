@@ -9,11 +9,12 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from .abc import AsyncResource, Detail, Health, Storage, VectorStore
+from .assembly.wiring import load_embeddings
+from .catalog.metadata import Generation, Metadata, read_metadata
 from .config import Config, load_config
-from .embedding import Embeddings
+from .embedding.model import Embeddings
 from .errors import PatternError
 from .maintenance.reembed import Estimate, Outcome, Progress, abandon, drop_retired, estimate, reembed
-from .metadata import Generation, Metadata, read_metadata
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -23,11 +24,10 @@ from .repositories import (
     ToolCallRepository,
     UserRepository,
 )
-from .retry import repeat
-from .session import Direct, Session
-from .transaction import Transaction
-from .uncut import to_the_end
-from .wiring import load_embeddings
+from .sessions.direct import Direct, Session
+from .sessions.retry import repeat
+from .sessions.transaction import Transaction
+from .support.cancellation import to_the_end
 
 __all__ = ["Database", "Repositories"]
 

@@ -39,7 +39,7 @@ class StorageSpec:
 
     Attributes:
         options: An attrs class: the options it takes under ``[database]``. Fields of type ``pathlib.Path`` are made
-            absolute, relative to the configuration file; fields of type `pattern_core.options.Secret` are never shown.
+            absolute, relative to the configuration file; fields of type `pattern_core.toolkit.Secret` are never shown.
         open: Opens the storage: ``await open(options)``. Raises `DatabaseLockedError` where somebody else owns it.
         vectors: The vector search to use where the configuration names none.
         persistent: Whether what it has acknowledged survives the end of the process, however it ends.

@@ -12,8 +12,8 @@ import numpy as np
 from attrs.validators import optional
 from numpy.typing import NDArray
 
-from .clock import new_id, utc_now
-from .validators import (
+from .support.clock import new_id, utc_now
+from .support.validators import (
     as_choice,
     as_float,
     as_json,

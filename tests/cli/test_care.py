@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pattern_core.assembly.opening import open_storage
+from pattern_core.catalog.metadata import read_metadata, stamp
 from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
 from pattern_core.maintenance.migrate import LATEST
-from pattern_core.metadata import read_metadata, stamp
-from pattern_core.opening import open_storage
-from pattern_core.plugins import EXTRAS
+from pattern_core.plugins.discovery import EXTRAS
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -25,9 +25,9 @@ SECRET = "s3cret-and-never-shown"
 VAULT = """
 import attrs
 from pattern_core.errors import ModelUnavailableError
-from pattern_core import hashing
+from pattern_core.embedding import hashing
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, hookimpl
-from pattern_core.options import Secret
+from pattern_core.support.options import Secret
 
 @attrs.frozen
 class Options:
@@ -291,7 +291,7 @@ class TestPlugins:
         assert "\tin use\n" in pattern("plugins").stdout
 
         only_core = [entry for entry in entry_points(group="pattern_core") if entry.value.startswith("pattern_core.")]
-        monkeypatch.setattr("pattern_core.plugins.entry_points", lambda **_: only_core)
+        monkeypatch.setattr("pattern_core.plugins.discovery.entry_points", lambda **_: only_core)
 
         found = _json(pattern("plugins", "--json"))
         assert {each["name"]: each["install"] for each in found["available"]} == {

@@ -12,7 +12,7 @@ import pytest
 
 LIMITED = """
 import attrs
-from pattern_core import hashing
+from pattern_core.embedding import hashing
 from pattern_core.hookspecs import EmbeddingSpec, hookimpl
 
 @attrs.frozen

@@ -51,7 +51,7 @@ def test_takes_torch_where_it_is_installed() -> None:
 def test_without_a_language_model(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the core is installed, it chooses `hashing`, and says that this is lexical and how to change it."""
     only_core = [entry for entry in entry_points(group="pattern_core") if entry.value.startswith("pattern_core.")]
-    monkeypatch.setattr("pattern_core.plugins.entry_points", lambda **_: only_core)
+    monkeypatch.setattr("pattern_core.plugins.discovery.entry_points", lambda **_: only_core)
 
     answer = pattern("init")
 

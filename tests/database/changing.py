@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature, Storage, VectorStore
+from pattern_core.catalog.metadata import read_metadata, specs_of
+from pattern_core.catalog.tables import vectors_of
 from pattern_core.config import EmbeddingPolicy, load_config
 from pattern_core.database import Database
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.chunks import hash_text, record_of
+from pattern_core.embedding.model import Embeddings
 from pattern_core.errors import EmbeddingError
-from pattern_core.exact import ExactIndex
 from pattern_core.maintenance.indexes import index_specs, verify_index
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.metadata import read_metadata, specs_of
-from pattern_core.parts import hash_text, record_of
-from pattern_core.schema import EMBEDDED, vectors_of
-from pattern_core.session import Direct
+from pattern_core.schema import EMBEDDED
+from pattern_core.search.exact import ExactIndex
+from pattern_core.sessions.direct import Direct
 from pattern_core.testing import LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex
 from tests.dying import Dying
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 import pattern_core
-from pattern_core import hashing
 from pattern_core.abc import Embedder, Storage, VectorStore
+from pattern_core.assembly.wiring import load_wiring
+from pattern_core.catalog.metadata import read_metadata, specs_of
 from pattern_core.config import load_config
 from pattern_core.database import Database
-from pattern_core.embedding import Embeddings
-from pattern_core.exact import ExactIndex
+from pattern_core.embedding import hashing
+from pattern_core.embedding.model import Embeddings
 from pattern_core.maintenance.migrate import migrate_up
-from pattern_core.metadata import read_metadata, specs_of
+from pattern_core.search.exact import ExactIndex
 from pattern_core.testing import MemoryStorage, MirrorIndex
-from pattern_core.wiring import load_wiring
 
 DIMENSIONS = 256
 ENGINES = ["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"]

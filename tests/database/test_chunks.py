@@ -9,12 +9,13 @@ import pytest
 
 from pattern_core import Field, TextTooLongError
 from pattern_core.abc import Embedder, Vector
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import vectors_of
 from pattern_core.config import EmbeddingPolicy, Overflow
 from pattern_core.database import Database
-from pattern_core.embedding import Embeddings
+from pattern_core.embedding.model import Embeddings
 from pattern_core.maintenance.indexes import index_specs, verify_index
-from pattern_core.metadata import read_metadata
-from pattern_core.schema import TABLES, vectors_of
+from pattern_core.schema import TABLES
 from pattern_core.testing import LetterEmbedder
 
 from .conftest import Wire, make_people

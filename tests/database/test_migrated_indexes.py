@@ -10,15 +10,16 @@ import pytest
 
 import pattern_core
 from pattern_core.abc import IndexSpec, Insert, Storage, VectorStore
+from pattern_core.assembly.wiring import load_wiring
+from pattern_core.catalog.metadata import read_metadata, specs_of
+from pattern_core.catalog.tables import OUTBOX
 from pattern_core.config import load_config
 from pattern_core.errors import ConfigError
 from pattern_core.maintenance.indexes import note_index
 from pattern_core.maintenance.migrate import migrate_up
 from pattern_core.maintenance.versions import tables_at
-from pattern_core.metadata import read_metadata, specs_of
-from pattern_core.schema import EMBEDDED, OUTBOX, TABLES
+from pattern_core.schema import EMBEDDED, TABLES
 from pattern_core.testing import sample_row
-from pattern_core.wiring import load_wiring
 from tests.old import check_migrated, make_old
 
 pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")

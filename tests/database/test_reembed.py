@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from pattern_core import ReembedError, TextTooLongError
 from pattern_core.abc import IndexSpec
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
 from pattern_core.database import Database
 from pattern_core.errors import EmbeddingError
 from pattern_core.maintenance import building as work
 from pattern_core.maintenance.reembed import abandon, drop_retired, estimate, reembed
-from pattern_core.metadata import read_metadata
-from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, vectors_of
-from pattern_core.session import Direct
+from pattern_core.schema import EMBEDDED, TABLES
+from pattern_core.sessions.direct import Direct
 from pattern_core.testing import MemoryData, MemoryStorage, MirrorIndex
 from tests.dying import Death
 

@@ -12,13 +12,14 @@ import pytest
 
 from pattern_core import Field, Hit, Memory, ReembedError, Repositories, SignatureMismatchError
 from pattern_core.abc import Matches, Patch, Vector, Write
-from pattern_core.clock import utc_now
+from pattern_core.catalog.metadata import Generation, put_generation, read_metadata
+from pattern_core.catalog.tables import UNEMBEDDED
 from pattern_core.errors import EmbeddingError, ModelChangedError
 from pattern_core.maintenance import building as work
 from pattern_core.maintenance.reembed import Outcome, abandon, reembed
 from pattern_core.maintenance.workers import HOST
-from pattern_core.metadata import Generation, put_generation, read_metadata
-from pattern_core.schema import UNEMBEDDED, Table
+from pattern_core.schema import Table
+from pattern_core.support.clock import utc_now
 from pattern_core.testing import MemoryData
 
 from .changing import NEW, OLD, Letters, check, failing, fill, opened, over, session

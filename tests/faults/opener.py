@@ -8,9 +8,9 @@ import sys
 from typing import Any
 
 import pattern_core
+from pattern_core.assembly.wiring import load_wiring
 from pattern_core.config import load_config
 from pattern_core.maintenance.lease import under_lease
-from pattern_core.wiring import load_wiring
 
 
 def say(word: str) -> None:

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 import pytest
 
+from pattern_core.assembly.opening import open_storage
+from pattern_core.assembly.wiring import is_shared
+from pattern_core.catalog.metadata import read_metadata
 from pattern_core.config import load_config
 from pattern_core.maintenance.backup import read_manifest, restore
-from pattern_core.metadata import read_metadata
-from pattern_core.opening import open_storage
-from pattern_core.wiring import is_shared
 from tests.old import check_migrated, make_old
 
 from .test_kill import KINDS

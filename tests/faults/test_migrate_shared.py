@@ -14,11 +14,11 @@ import attrs
 import pytest
 
 from pattern_core.abc import Patch, Storage
+from pattern_core.assembly.opening import open_storage
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import LEASES
 from pattern_core.config import load_config
 from pattern_core.maintenance.lease import SCHEMA
-from pattern_core.metadata import read_metadata
-from pattern_core.opening import open_storage
-from pattern_core.schema import LEASES
 from tests.old import check_migrated, make_old
 
 pytest.importorskip("pattern_lancedb", reason="needs the plugin lancedb")

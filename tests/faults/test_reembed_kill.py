@@ -19,10 +19,11 @@ import pytest
 
 import pattern_core
 from pattern_core import Database, SignatureMismatchError
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
+from pattern_core.embedding.chunks import hash_text, record_of
 from pattern_core.maintenance.indexes import index_specs, verify_index
-from pattern_core.metadata import read_metadata
-from pattern_core.parts import hash_text, record_of
-from pattern_core.schema import TABLES, UNEMBEDDED, vectors_of
+from pattern_core.schema import TABLES
 
 from .test_kill import KINDS
 

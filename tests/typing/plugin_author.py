@@ -31,8 +31,8 @@ from pattern_core.abc import (
 )
 from pattern_core.filters import Filter
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec, hookimpl
-from pattern_core.options import Secret
 from pattern_core.schema import TABLES, Table
+from pattern_core.support.options import Secret
 from pattern_core.testing import EmbedderContract, MemoryStorage, StorageContract, VectorStoreContract, memory_storage
 
 

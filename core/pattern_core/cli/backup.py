@@ -48,9 +48,9 @@ def restore(settings: Settings, folder: Path) -> None:
 
     The configuration has to name the embedding model that the backup's vectors were made by.
     """
+    from pattern_core.assembly.wiring import is_shared
     from pattern_core.maintenance.backup import read_manifest
     from pattern_core.maintenance.backup import restore as read_back
-    from pattern_core.wiring import is_shared
 
     async def work(storage: Storage, config: Config) -> dict[str, int]:
         with progress(settings, f"Reading {folder}", sum(read_manifest(folder).values())) as advance:

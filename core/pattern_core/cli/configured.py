@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pattern_core.errors import PatternError, SignatureMismatchError
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin, plugin_name
+from pattern_core.plugins.discovery import load_plugin, plugin_name
+from pattern_core.support.options import structure_options
 
 if TYPE_CHECKING:
     from pattern_core.abc import Signature

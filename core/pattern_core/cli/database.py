@@ -33,7 +33,7 @@ def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *
     """
     import asyncio
 
-    from pattern_core.opening import open as open_database
+    from pattern_core.assembly.opening import open as open_database
 
     async def run() -> T:
         with loading(settings) if load_model else contextlib.nullcontext():
@@ -56,8 +56,8 @@ def use_storage(settings: Settings, work: Callable[[Storage, Config], Awaitable[
     """
     import asyncio
 
+    from pattern_core.assembly.opening import open_storage
     from pattern_core.config import load_config
-    from pattern_core.opening import open_storage
 
     async def run() -> T:
         config = load_config(settings.config)

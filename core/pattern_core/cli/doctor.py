@@ -14,15 +14,15 @@ import attrs
 import click
 
 import pattern_core
+from pattern_core.assembly.opening import open as open_database
+from pattern_core.assembly.opening import open_storage
+from pattern_core.catalog.metadata import read_metadata
 from pattern_core.config import load_config
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
 from pattern_core.maintenance.indexes import index_specs, index_status
 from pattern_core.maintenance.migrate import LATEST, plan
-from pattern_core.metadata import read_metadata
-from pattern_core.opening import open as open_database
-from pattern_core.opening import open_storage
 from pattern_core.schema import EMBEDDED
-from pattern_core.validators import as_vector
+from pattern_core.support.validators import as_vector
 
 from .base import Settings, Verb
 from .configured import embeddings_of, location_of, storage_of, vectors_of
@@ -30,9 +30,9 @@ from .output import clean, console, one_line, print_json
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
+    from pattern_core.catalog.metadata import Metadata
     from pattern_core.config import Config
     from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-    from pattern_core.metadata import Metadata
 
 __all__ = ["Check", "doctor"]
 

@@ -64,8 +64,8 @@ def import_file(
     Importing a file again writes only what has changed in it. What is no longer in the file stays remembered, unless
     --prune is given. Each memory keeps the path of its file, so files of one name do not get in each other's way.
     """
+    from pattern_core.embedding.splitting import split_text
     from pattern_core.errors import PatternError
-    from pattern_core.splitting import split_text
 
     text = read_file(file)
     if markdown is None:
@@ -179,8 +179,8 @@ async def _remember(
     before: Mapping[str, tuple[str, Mapping[str, Any]]],
 ) -> dict[str, int]:
     """Write some blocks, and count what came of them. What else the metadata hold stays."""
-    from pattern_core.clock import utc_now
     from pattern_core.filters import Field
+    from pattern_core.support.clock import utc_now
 
     metadata = {label: before[label][1] for label, _ in blocks if label in before}
     if unknown := [label for label, _ in blocks if label not in before]:

@@ -86,8 +86,8 @@ def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - 
     What only later versions can hold is lost. A backup is written first, into the folder pattern-backups beside the
     configuration. The next use of the database brings the schema up again.
     """
+    from pattern_core.assembly.wiring import is_shared
     from pattern_core.maintenance.migrate import migrate_down
-    from pattern_core.wiring import is_shared
 
     async def work(storage: Storage, config: Config) -> Plan:
         backups = config.base / "pattern-backups"

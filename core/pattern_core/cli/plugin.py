@@ -76,7 +76,7 @@ def new(settings: Settings, name: str, role: str, folder: str | None) -> None:
 
 def _check(name: str, package: str) -> None:
     from pattern_core.hookspecs import ENTRY_POINT_GROUP
-    from pattern_core.plugins import ALIASES, EXTRAS
+    from pattern_core.plugins.discovery import ALIASES, EXTRAS
 
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         message = (

@@ -15,11 +15,11 @@ from .progress import progress
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
+    from pattern_core.catalog.metadata import Generation, Metadata
     from pattern_core.config import Config
-    from pattern_core.embedding import Embeddings
+    from pattern_core.embedding.model import Embeddings
     from pattern_core.maintenance.reembed import Estimate, Outcome
-    from pattern_core.metadata import Generation, Metadata
-    from pattern_core.session import Direct
+    from pattern_core.sessions.direct import Direct
 
 __all__ = ["reembed"]
 
@@ -93,10 +93,11 @@ def resume(settings: Settings) -> None:
 @click.pass_obj
 def status(settings: Settings) -> None:
     """Show whose vectors there are: in use, in the making, or kept from before."""
-    from pattern_core.schema import EMBEDDED, UNEMBEDDED, vectors_of
+    from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
+    from pattern_core.schema import EMBEDDED
 
     async def work(storage: Storage, _: Config) -> tuple[list[tuple[Generation, int]], int]:
-        from pattern_core.metadata import read_metadata
+        from pattern_core.catalog.metadata import read_metadata
 
         found = []
         known = await read_metadata(storage)
@@ -232,7 +233,7 @@ def _abandon(settings: Settings, building: Generation, *, yes: bool) -> None:
 
 
 def _generations(settings: Settings) -> Metadata:
-    from pattern_core.metadata import read_metadata
+    from pattern_core.catalog.metadata import read_metadata
 
     async def work(storage: Storage, _: Config) -> Metadata:
         return await read_metadata(storage)
@@ -251,8 +252,8 @@ def _use(settings: Settings, work: Callable[[Direct, Embeddings], Awaitable[T]])
     """Open the database for a change of the model, do some work, and close it."""
     import asyncio
 
+    from pattern_core.assembly.opening import open_to_reembed
     from pattern_core.config import load_config
-    from pattern_core.opening import open_to_reembed
 
     from .configured import is_missing
 

@@ -74,7 +74,7 @@ def init(settings: Settings, path: str, force: bool, provider: str | None) -> No
     The database is made beside it when it is first used.
     """
     from pattern_core.hookspecs import EmbeddingSpec
-    from pattern_core.plugins import Role, installed_plugins, load_plugin, plugin_name
+    from pattern_core.plugins.discovery import Role, installed_plugins, load_plugin, plugin_name
 
     if provider is None:
         usable = {each.name for each in installed_plugins() if Role.EMBEDDINGS in each.roles}

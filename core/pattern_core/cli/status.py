@@ -26,14 +26,15 @@ def status(context: click.Context) -> None:
 
     Nothing is made, set up or migrated by looking. The exit code is 1 where the database cannot be opened.
     """
-    from pattern_core.cli.configured import is_missing, location_of, mismatch_of
+    from pattern_core.catalog.metadata import Metadata, read_metadata
     from pattern_core.config import load_config
     from pattern_core.errors import StorageError
     from pattern_core.filters import Field
     from pattern_core.maintenance.indexes import index_specs
     from pattern_core.maintenance.migrate import LATEST
-    from pattern_core.metadata import Metadata, read_metadata
     from pattern_core.schema import EMBEDDED, TABLES
+
+    from .configured import is_missing, location_of, mismatch_of
 
     settings: Settings = context.obj
     config = load_config(settings.config)
@@ -134,7 +135,7 @@ def plugins(settings: Settings) -> None:
 
     For one that cannot be used it is told why.
     """
-    from pattern_core.plugins import EXTRAS, installed_plugins
+    from pattern_core.plugins.discovery import EXTRAS, installed_plugins
 
     found = installed_plugins()
     used = _used(settings)
@@ -182,7 +183,7 @@ def _used(settings: Settings) -> set[str | None]:
     from pattern_core.config import load_config
     from pattern_core.errors import PatternError
     from pattern_core.hookspecs import StorageSpec
-    from pattern_core.plugins import load_plugin, plugin_name
+    from pattern_core.plugins.discovery import load_plugin, plugin_name
 
     names: set[str | None] = set()
     with contextlib.suppress(PatternError):  # the plugins are listed all the same

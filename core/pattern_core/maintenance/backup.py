@@ -12,25 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pattern_core.abc import Insert, Row, Storage
-from pattern_core.clock import utc_now
+from pattern_core.catalog.metadata import Metadata, read_metadata
+from pattern_core.catalog.tables import GENERATIONS, LEASES, OUTBOX, UNEMBEDDED, table_named, vectors_of
+from pattern_core.embedding.chunks import hash_text, part_id, part_ids, record_of
 from pattern_core.errors import StorageError
 from pattern_core.filters import Field, Filter
-from pattern_core.metadata import Metadata, read_metadata
-from pattern_core.parts import hash_text, part_id, part_ids, record_of
-from pattern_core.schema import (
-    GENERATIONS,
-    LEASES,
-    OUTBOX,
-    TABLES,
-    UNEMBEDDED,
-    CreateTable,
-    DropTable,
-    Kind,
-    Table,
-    table_named,
-    vectors_of,
-)
-from pattern_core.validators import as_utc
+from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
+from pattern_core.support.clock import utc_now
+from pattern_core.support.validators import as_utc
 
 from .lease import under_lease
 from .versions import LATEST, tables_at

@@ -11,17 +11,18 @@ from typing import Final
 import attrs
 
 from pattern_core.abc import CheckNone, Delete, IndexSpec, Insert, Put, Row, Signature, Storage, VectorChange, Write
-from pattern_core.clock import utc_now
-from pattern_core.embedding import Embeddings
+from pattern_core.catalog.metadata import Generation, Metadata, put_generation, read_metadata, specs_of, stamp
+from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
+from pattern_core.embedding.chunks import Parts, embed_parts, hash_text, part_id, part_ids, part_rows, record_of
+from pattern_core.embedding.model import Embeddings
 from pattern_core.errors import ConflictError, PatternError, ReembedError, StorageError, TextTooLongError, shorten
-from pattern_core.exact import score
 from pattern_core.filters import Field
-from pattern_core.indexing import Change
-from pattern_core.metadata import Generation, Metadata, put_generation, read_metadata, specs_of, stamp
-from pattern_core.parts import Parts, embed_parts, hash_text, part_id, part_ids, part_rows, record_of
-from pattern_core.schema import EMBEDDED, TABLES, UNEMBEDDED, CreateTable, Table, vectors_of
-from pattern_core.session import Direct
-from pattern_core.uncut import to_the_end
+from pattern_core.schema import EMBEDDED, TABLES, CreateTable, Table
+from pattern_core.search.exact import score
+from pattern_core.search.indexing import Change
+from pattern_core.sessions.direct import Direct
+from pattern_core.support.cancellation import to_the_end
+from pattern_core.support.clock import utc_now
 
 from .generations import clean_up, reusable
 from .workers import may_live, this_process

@@ -8,11 +8,12 @@ from typing import Final
 import attrs
 
 from pattern_core.abc import Delete, Signature
+from pattern_core.catalog.metadata import Generation, Metadata, fence, put_generation, read_metadata, stamp
+from pattern_core.catalog.tables import OUTBOX, UNEMBEDDED, vectors_of
 from pattern_core.errors import ConflictError
 from pattern_core.filters import Field
-from pattern_core.metadata import Generation, Metadata, fence, put_generation, read_metadata, stamp
-from pattern_core.schema import EMBEDDED, OUTBOX, UNEMBEDDED, DropTable, Table, vectors_of
-from pattern_core.session import Direct
+from pattern_core.schema import EMBEDDED, DropTable, Table
+from pattern_core.sessions.direct import Direct
 
 __all__ = ["abandon", "clean_up", "drop_retired", "reusable"]
 

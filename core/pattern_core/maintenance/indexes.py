@@ -11,12 +11,13 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
+from pattern_core.catalog.metadata import Metadata, put_generation, read_metadata, specs_of, stamp
+from pattern_core.catalog.tables import OUTBOX
+from pattern_core.embedding.chunks import record_of
 from pattern_core.errors import ConflictError
-from pattern_core.exact import score
 from pattern_core.filters import Field, Filter
-from pattern_core.metadata import Metadata, put_generation, read_metadata, specs_of, stamp
-from pattern_core.parts import record_of
-from pattern_core.schema import OUTBOX, Table
+from pattern_core.schema import Table
+from pattern_core.search.exact import score
 
 __all__ = [
     "IndexReport",

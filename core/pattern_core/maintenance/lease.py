@@ -5,7 +5,7 @@ another revision, and who waits watches that. Where it has stayed the same for a
 be silent at most, by the clock of the one who waits, the holder is dead, and the lease is taken over, by a write that
 demands that very revision. So of several who wait, one gets it; and a holder that was only slow finds the lease gone at
 its next renewal, and stops. What it was at by then is harmless: each step of a migration can be done twice, and what
-it writes demands that the database is still in the version that it comes from (`pattern_core.metadata.fence`).
+it writes demands that the database is still in the version that it comes from (`pattern_core.catalog.metadata.fence`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import attrs
 
 from pattern_core.abc import Insert, Patch, Row, Storage
-from pattern_core.clock import utc_now
+from pattern_core.catalog.tables import LEASES
 from pattern_core.errors import (
     AlreadyExistsError,
     ConflictError,
@@ -30,8 +30,9 @@ from pattern_core.errors import (
     PatternError,
     StorageError,
 )
-from pattern_core.schema import LEASES, CreateTable
-from pattern_core.uncut import to_the_end
+from pattern_core.schema import CreateTable
+from pattern_core.support.cancellation import to_the_end
+from pattern_core.support.clock import utc_now
 
 from .workers import may_live, this_process
 

@@ -13,19 +13,11 @@ from pathlib import Path
 import attrs
 
 from pattern_core.abc import Delete, Signature, Storage, Write
+from pattern_core.catalog.metadata import Generation, Metadata, put_generation, read_metadata, stamp
+from pattern_core.catalog.tables import GENERATIONS, generation_of, table_named, vectors_of
 from pattern_core.errors import AlreadyExistsError, ConflictError, MigrationError
 from pattern_core.filters import Field
-from pattern_core.metadata import Generation, Metadata, put_generation, read_metadata, stamp
-from pattern_core.schema import (
-    EMBEDDED,
-    GENERATIONS,
-    AlterTable,
-    CreateTable,
-    DropTable,
-    generation_of,
-    table_named,
-    vectors_of,
-)
+from pattern_core.schema import EMBEDDED, AlterTable, CreateTable, DropTable
 
 from .backup import back_up
 from .lease import under_lease

@@ -1,6 +1,6 @@
 """Change the embedding model while the database is used.
 
-The new model's vectors are made beside those that are searched, as another generation (`pattern_core.metadata`). What is
+The new model's vectors are made beside those that are searched, as another generation (`pattern_core.catalog.metadata`). What is
 written meanwhile is noted in a queue by whoever writes it, in the same commit, and embedded after. When the queue is
 empty, one commit makes the new generation the active one: it holds only if nothing was noted in between, and every
 commit that relies on the old one fails from then on. So no record is missed, and no search sees two models.
@@ -17,11 +17,12 @@ from typing import Final
 import attrs
 
 from pattern_core.abc import Signature, Storage
-from pattern_core.embedding import Embeddings
+from pattern_core.catalog.metadata import read_metadata
+from pattern_core.catalog.tables import vectors_of
+from pattern_core.embedding.model import Embeddings
 from pattern_core.filters import Field
-from pattern_core.metadata import read_metadata
-from pattern_core.schema import EMBEDDED, TABLES, vectors_of
-from pattern_core.session import Direct
+from pattern_core.schema import EMBEDDED, TABLES
+from pattern_core.sessions.direct import Direct
 
 from .building import Builder, Progress, ids_of
 from .generations import abandon, drop_retired, reusable

@@ -9,22 +9,12 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import Patch, Put, Storage, Write
-from pattern_core.embedding import Embedded
+from pattern_core.catalog.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata, fence
+from pattern_core.catalog.tables import GENERATIONS, OUTBOX, UNEMBEDDED, vectors_of
+from pattern_core.embedding.chunks import Parts, hash_text, part_rows, record_of
+from pattern_core.embedding.model import Embedded
 from pattern_core.filters import Field
-from pattern_core.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata, fence
-from pattern_core.parts import Parts, hash_text, part_rows, record_of
-from pattern_core.schema import (
-    EMBEDDED,
-    GENERATIONS,
-    OUTBOX,
-    TABLES,
-    UNEMBEDDED,
-    AlterTable,
-    Column,
-    Kind,
-    Table,
-    vectors_of,
-)
+from pattern_core.schema import EMBEDDED, TABLES, AlterTable, Column, Kind, Table
 
 __all__ = ["LATEST", "MIGRATIONS", "Migration", "tables_at"]
 

@@ -11,15 +11,16 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import attrs
 
 from pattern_core.abc import CheckNone, Row
-from pattern_core.clock import utc_now
-from pattern_core.edits import Edit, differs
 from pattern_core.errors import ConflictError, NotFoundError, ReferencedError, ValidationError, nearest, shorten
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Page, Record
-from pattern_core.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Table
-from pattern_core.session import Session
-from pattern_core.validators import check_id
+from pattern_core.sessions.direct import Session
+from pattern_core.sessions.edits import Edit, differs
+from pattern_core.support.clock import utc_now
+from pattern_core.support.validators import check_id
+
+from .paging import cursor_after, parse_order, resume
 
 __all__ = ["PAGE", "AppendRepository", "Repository", "active"]
 

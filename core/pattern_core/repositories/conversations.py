@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pattern_core.clock import utc_now
 from pattern_core.models import Conversation, Json
 from pattern_core.schema import TABLES
+from pattern_core.support.clock import utc_now
 
 from .base import Repository
 

@@ -9,12 +9,12 @@ from typing import TypeVar
 import attrs
 
 from pattern_core.abc import Row
-from pattern_core.edits import Edit
 from pattern_core.errors import NotFoundError, ValidationError, shorten
 from pattern_core.filters import Filter
 from pattern_core.models import EmbeddedRecord, Hit
 from pattern_core.schema import TABLES
-from pattern_core.session import Found
+from pattern_core.sessions.direct import Found
+from pattern_core.sessions.edits import Edit
 
 from .base import Repository
 

@@ -9,7 +9,7 @@ from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Hit, Json, Memory, Page
 from pattern_core.schema import TABLES
-from pattern_core.validators import check_id, check_text
+from pattern_core.support.validators import check_id, check_text
 
 from .base import PAGE, active
 from .embedded import EmbeddedRepository

@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any, Final
 
 from pattern_core.abc import Row
-from pattern_core.clock import utc_now
-from pattern_core.edits import Edit
 from pattern_core.errors import NotFoundError, ValidationError
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Energy, Hit, Json, Page, Priority, Task, TaskStatus
 from pattern_core.schema import TABLES
-from pattern_core.validators import check_id
+from pattern_core.sessions.edits import Edit
+from pattern_core.support.clock import utc_now
+from pattern_core.support.validators import check_id
 
 from .base import PAGE
 from .embedded import EmbeddedRepository

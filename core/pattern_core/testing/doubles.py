@@ -1,6 +1,6 @@
 """Real, small implementations for tests that need no engine and no model: `MemoryStorage` and `LetterEmbedder`.
 
-`pattern_core.exact.ExactIndex` is the vector search that goes with them.
+`pattern_core.search.exact.ExactIndex` is the vector search that goes with them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from pattern_core.abc import (
     Write,
 )
 from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, NotFoundError, StorageError, shorten
-from pattern_core.exact import ExactIndex
 from pattern_core.filters import Field, Filter, matches
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from pattern_core.schema import AlterTable, Column, CreateTable, DropTable, Kind, Order, SchemaStep, Table
-from pattern_core.validators import as_vector
+from pattern_core.search.exact import ExactIndex
+from pattern_core.support.validators import as_vector
 
 if TYPE_CHECKING:
     import pyarrow as pa

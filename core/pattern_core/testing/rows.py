@@ -10,7 +10,8 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import Row, Vector
-from pattern_core.schema import TABLES, Column, Kind, Table, vectors_of
+from pattern_core.catalog.tables import vectors_of
+from pattern_core.schema import TABLES, Column, Kind, Table
 
 __all__ = ["DIMENSIONS", "KIT_TABLES", "NOON", "TASKS", "VECTORS", "sample_row", "sample_vector"]
 

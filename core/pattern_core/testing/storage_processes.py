@@ -12,9 +12,9 @@ import pytest
 
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Row, Storage, VectorChange, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError
-from pattern_core.exact import ExactIndex
 from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
+from pattern_core.search.exact import ExactIndex
 
 from .children import Child, ChildRules, Start
 from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector

@@ -10,7 +10,7 @@ import pytest
 
 from pattern_core.abc import Delete, Insert, Patch, Row, Storage
 from pattern_core.filters import Field
-from pattern_core.paging import cursor_after, parse_order, resume
+from pattern_core.repositories.paging import cursor_after, parse_order, resume
 from pattern_core.schema import TABLES, Kind, Order
 
 from .contract import Contract

@@ -294,7 +294,7 @@ class VectorStoreContract(ExternalRules):
     async def test_a_vector_of_another_length_is_refused(self, scene: Scene) -> None:
         """A query or a change of other dimensions than the index's raises `InvalidVectorError`.
 
-        If it fails: check the shape first; `pattern_core.validators.as_vector` does.
+        If it fails: check the shape first; `pattern_core.toolkit.as_vector` does.
         """
         await scene.write({"t1": ("ada", axis(0))})
         for wrong in (np.ones(DIMENSIONS - 1, dtype=np.float32), np.ones((1, DIMENSIONS), dtype=np.float32)):

@@ -13,7 +13,7 @@ import pytest
 from pattern_cloud.cohere_embedder import CohereEmbedder
 from pattern_cloud.cohere_plugin import CohereOptions
 from pattern_core.errors import ConfigError, EmbeddingError, ModelUnavailableError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 
 pytestmark = pytest.mark.anyio
 

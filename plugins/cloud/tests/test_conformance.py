@@ -11,8 +11,8 @@ import pytest
 from pattern_cloud import cohere_plugin, openai_plugin
 from pattern_cloud.cohere_plugin import CohereOptions
 from pattern_cloud.openai_plugin import OpenAIOptions
-from pattern_core.options import Secret
 from pattern_core.testing import EmbedderContract
+from pattern_core.toolkit import Secret
 
 OPENAI_KEY: Final = os.environ.get("OPENAI_API_KEY")
 COHERE_KEY: Final = os.environ.get("CO_API_KEY")

@@ -18,7 +18,7 @@ from pattern_cloud.openai_embedder import OpenAIEmbedder
 from pattern_cloud.openai_plugin import OpenAIOptions
 from pattern_core.abc import Embedder
 from pattern_core.errors import ClosedError, ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ import pytest
 from pattern_cloud.openai_embedder import OpenAIEmbedder
 from pattern_cloud.openai_plugin import OpenAIOptions
 from pattern_core.errors import ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 
 pytestmark = pytest.mark.anyio
 

@@ -13,8 +13,7 @@ from pattern_cloud.cohere_plugin import CohereOptions
 from pattern_cloud.openai_plugin import OpenAIOptions
 from pattern_core.errors import ConfigError
 from pattern_core.hookspecs import EmbeddingSpec
-from pattern_core.options import Secret, structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import Secret, load_plugin, structure_options
 
 
 @pytest.mark.parametrize(("name", "options"), [("openai", OpenAIOptions), ("cohere", CohereOptions)])

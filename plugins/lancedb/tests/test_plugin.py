@@ -10,8 +10,7 @@ import pytest
 
 from pattern_core.errors import ClosedError, ConfigError, StorageError
 from pattern_core.hookspecs import StorageSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import load_plugin, structure_options
 from pattern_lancedb.plugin import StorageOptions
 from pattern_lancedb.storage import LanceStorage
 

@@ -13,10 +13,10 @@ import attrs
 import pytest
 
 from pattern_core.errors import StorageError
-from pattern_core.options import Secret
 from pattern_core.testing import StorageContract, VectorStoreContract
 from pattern_core.testing.storage_processes import ProcessRules
 from pattern_core.testing.storage_writes import WriteRules
+from pattern_core.toolkit import Secret
 from pattern_lancedb.place import Outdated, Place
 from pattern_lancedb.place_remote import RemotePlace
 from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors, place_of

@@ -11,9 +11,9 @@ import pytest
 
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Storage, Vector, VectorStore
 from pattern_core.errors import ConfigError, StorageError
-from pattern_core.options import structure_options
 from pattern_core.schema import CreateTable, DropTable
 from pattern_core.testing import TASKS, MemoryStorage, sample_row
+from pattern_core.toolkit import structure_options
 from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
 from pattern_lancedb.storage import LanceStorage
 

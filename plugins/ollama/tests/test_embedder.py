@@ -12,13 +12,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import pytest
 
-from pattern_core.errors import (
-    ClosedError,
-    ConfigError,
-    EmbeddingError,
-    InvalidVectorError,
-    ModelUnavailableError,
-)
+from pattern_core.errors import ClosedError, ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError
 from pattern_ollama.embedder import OllamaEmbedder
 from pattern_ollama.plugin import OllamaOptions
 

@@ -11,8 +11,7 @@ import pytest
 
 from pattern_core.errors import ConfigError, ValidationError
 from pattern_core.hookspecs import EmbeddingSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import load_plugin, structure_options
 from pattern_ollama.plugin import OllamaOptions
 
 

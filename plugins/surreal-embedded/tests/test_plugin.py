@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from pattern_core.errors import ConfigError
-from pattern_core.exact import ExactIndex
 from pattern_core.hookspecs import StorageSpec, VectorSpec
-from pattern_core.options import structure_options
-from pattern_core.plugins import load_plugin
 from pattern_core.testing import MemoryStorage
+from pattern_core.toolkit import ExactIndex, load_plugin, structure_options
 from pattern_surreal.native import NativeIndex
 from pattern_surreal_embedded.plugin import StorageOptions, VectorOptions
 from pattern_surreal_embedded.storage import EmbeddedStorage

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pattern_core.abc import Insert, Storage
-from pattern_core.options import Secret
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.fixtures import certificate, own_server, server
 from tests.servers.surreal import Server

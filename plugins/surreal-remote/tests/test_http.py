@@ -11,9 +11,9 @@ import pytest
 from pattern_core.abc import Check, Insert, Patch, Storage
 from pattern_core.errors import AlreadyExistsError, ClosedError, ConflictError, StorageError, UnreachableError
 from pattern_core.filters import Field
-from pattern_core.options import Secret
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.surreal import Server
 from tests.servers.wires import Wire

@@ -11,10 +11,8 @@ import pytest
 
 import pattern_core
 from pattern_core.errors import ConfigError
-from pattern_core.exact import ExactIndex
 from pattern_core.hookspecs import StorageSpec, VectorSpec
-from pattern_core.options import Secret, structure_options
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import ExactIndex, Secret, load_plugin, structure_options
 from pattern_surreal_remote.plugin import StorageOptions, VectorOptions
 from pattern_surreal_remote.storage import RemoteStorage
 from tests.servers.surreal import Server

@@ -17,7 +17,7 @@ import pytest
 from pattern_core.abc import Storage
 from pattern_core.config import load_config
 from pattern_core.errors import ConfigError, PatternError
-from pattern_core.options import Secret, structure_options
+from pattern_core.toolkit import Secret, structure_options
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.surreal import Server
 from tests.servers.wires import UNREADABLE, Wire

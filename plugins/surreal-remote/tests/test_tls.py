@@ -13,7 +13,7 @@ import attrs
 import pytest
 
 from pattern_core.errors import ConfigError, UnreachableError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.surreal import Server, running
 

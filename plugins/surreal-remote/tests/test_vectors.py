@@ -12,10 +12,10 @@ import pytest
 
 from pattern_core.abc import Delete, IndexSpec, Insert, Matches, Patch, Vector
 from pattern_core.errors import ConfigError, PatternError
-from pattern_core.options import Secret
 from pattern_core.schema import CreateTable, DropTable
 from pattern_core.testing import DIMENSIONS, TASKS, MemoryStorage, sample_row, sample_vector
 from pattern_core.testing.scene import Scene
+from pattern_core.toolkit import Secret
 from pattern_surreal.derived import State, note
 from pattern_surreal.knn import form
 from pattern_surreal.native import NativeIndex

@@ -10,7 +10,7 @@ import pytest
 
 from pattern_core.errors import ValidationError
 from pattern_core.hookspecs import EmbeddingSpec
-from pattern_core.plugins import load_plugin
+from pattern_core.toolkit import load_plugin
 from pattern_torch.plugin import TorchOptions
 
 

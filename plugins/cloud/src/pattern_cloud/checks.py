@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from pattern_core.errors import ValidationError
-from pattern_core.validators import check_text
+from pattern_core.toolkit import check_text
 
 __all__ = ["NO_URL", "at_most", "is_url", "url"]
 

@@ -9,8 +9,7 @@ import attrs
 from attrs.validators import gt, optional
 
 from pattern_core.hookspecs import EmbeddingSpec, hookimpl
-from pattern_core.options import Secret
-from pattern_core.validators import integer, title_text
+from pattern_core.toolkit import Secret, integer, title_text
 
 from .checks import at_most, url
 

@@ -16,9 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pattern_core.errors import ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError, PatternError
-from pattern_core.options import Secret
-from pattern_core.retry import retry_after
-from pattern_core.validators import as_unit, as_vector
+from pattern_core.toolkit import Secret, as_unit, as_vector, retry_after
 
 from .checks import NO_URL, is_url
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from lancedb.expr import Expr
 
 from pattern_core.abc import Matches, Vector
-from pattern_core.exact import closest, prepare
+from pattern_core.toolkit import closest, prepare
 
 from .dialect import any_of
 from .tables import Snapshot

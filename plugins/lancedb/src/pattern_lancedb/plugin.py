@@ -10,7 +10,7 @@ import attrs
 
 from pattern_core.abc import Storage, VectorStore
 from pattern_core.hookspecs import StorageSpec, VectorSpec, hookimpl
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 
 if TYPE_CHECKING:
     from .place import Place

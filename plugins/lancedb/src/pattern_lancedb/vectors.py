@@ -24,7 +24,7 @@ from pattern_core.abc import Detail, Health, IndexSpec, Matches, Storage, Vector
 from pattern_core.errors import ClosedError, ConfigError, PatternError, StorageError, nearest
 from pattern_core.filters import Field
 from pattern_core.schema import Table
-from pattern_core.validators import as_vector
+from pattern_core.toolkit import as_vector
 
 from .dialect import any_of
 from .index import Indexes, Settings, index_key, made_key

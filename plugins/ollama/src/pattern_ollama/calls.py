@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from pattern_core.errors import ConfigError, EmbeddingError, ModelUnavailableError
-from pattern_core.retry import retry_after
+from pattern_core.toolkit import retry_after
 
 from .plugin import OllamaOptions
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pattern_core.abc import Embedder, Signature, Vector
 from pattern_core.errors import ClosedError, ConfigError, InvalidVectorError, ModelUnavailableError
-from pattern_core.validators import as_unit, as_vector
+from pattern_core.toolkit import as_unit, as_vector
 
 from .calls import PROVIDER, TextRefusedError, answering, make_client, shown_host
 from .plugin import OllamaOptions

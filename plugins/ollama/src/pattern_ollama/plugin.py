@@ -9,7 +9,7 @@ from attrs.validators import gt, optional
 
 from pattern_core.errors import ValidationError
 from pattern_core.hookspecs import EmbeddingSpec, hookimpl
-from pattern_core.validators import check_text, integer, text, title_text
+from pattern_core.toolkit import check_text, integer, text, title_text
 
 if TYPE_CHECKING:
     from .embedder import OllamaEmbedder

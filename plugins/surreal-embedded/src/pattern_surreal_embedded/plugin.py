@@ -64,7 +64,7 @@ async def _open_vectors(options: VectorOptions, storage: Storage) -> VectorStore
             message = 'index = "native" searches inside SurrealDB, so SurrealDB has to be the storage as well'
             raise ConfigError(message, key="vectors.index")
         return NativeIndex(storage, efc=options.efc, m=options.m, ef=options.ef)
-    from pattern_core.exact import ExactIndex
+    from pattern_core.toolkit import ExactIndex
 
     if isinstance(storage, SurrealStorage):
         await drop_native_columns(storage)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import attrs
 
 from pattern_core.errors import AccessError, StorageError, UnreachableError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 from pattern_surreal import StatementError
 
 from .protocol import Channel, TokenExpiredError, UnreadableError, read_statements

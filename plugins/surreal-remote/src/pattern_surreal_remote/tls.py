@@ -6,7 +6,7 @@ import ssl
 from pathlib import Path
 
 from pattern_core.errors import ConfigError
-from pattern_core.options import Secret
+from pattern_core.toolkit import Secret
 
 __all__ = ["tls_context"]
 

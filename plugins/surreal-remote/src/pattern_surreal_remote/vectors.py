@@ -6,8 +6,8 @@ from typing import Final
 
 from pattern_core.abc import Storage, VectorStore
 from pattern_core.errors import ConfigError
-from pattern_core.exact import ExactIndex
 from pattern_core.schema import Table
+from pattern_core.toolkit import ExactIndex
 from pattern_surreal.derived import drop_derived
 from pattern_surreal.knn import BROKEN
 from pattern_surreal.native import NativeIndex

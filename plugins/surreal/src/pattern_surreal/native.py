@@ -21,9 +21,8 @@ from typing import Any, Final
 
 from pattern_core.abc import Detail, Health, IndexSpec, Matches, Vector, VectorChange, VectorStore
 from pattern_core.errors import ClosedError, PatternError, StorageError
-from pattern_core.exact import ExactIndex
 from pattern_core.schema import Table
-from pattern_core.validators import as_vector
+from pattern_core.toolkit import ExactIndex, as_vector
 
 from .column import make_column
 from .comparing import Comparison

@@ -10,7 +10,7 @@ from attrs.validators import in_, optional
 
 from pattern_core.errors import ValidationError
 from pattern_core.hookspecs import EmbeddingSpec, hookimpl
-from pattern_core.validators import integer, list_of, text, title_text
+from pattern_core.toolkit import integer, list_of, text, title_text
 
 if TYPE_CHECKING:
     from .embedder import TorchEmbedder

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from pattern_core.errors import ConfigError, EmbeddingError
-from pattern_core.places import user_cache
+from pattern_core.toolkit import user_cache
 
 from .plugin import TorchOptions
 from .weights import PROVIDER

@@ -15,10 +15,12 @@ from typing import Final
 
 import attrs
 
-from .abc import Check, IndexSpec, Insert, Patch, Put, Row, Signature, Storage
-from .clock import utc_now
-from .errors import MigrationError, StorageError
-from .schema import EMBEDDED, GENERATIONS, TABLES, vectors_of
+from pattern_core.abc import Check, IndexSpec, Insert, Patch, Put, Row, Signature, Storage
+from pattern_core.errors import MigrationError, StorageError
+from pattern_core.schema import EMBEDDED, TABLES
+from pattern_core.support.clock import utc_now
+
+from .tables import GENERATIONS, vectors_of
 
 __all__ = [
     "FIRST_WITH_GENERATIONS",

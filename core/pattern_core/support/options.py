@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeVar
 import attrs
 import cattrs
 
-from .errors import ConfigError, PatternError, UnknownOptionError, nearest
+from pattern_core.errors import ConfigError, PatternError, UnknownOptionError, nearest
 
 __all__ = ["Secret", "structure_options"]
 

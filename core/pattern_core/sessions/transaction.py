@@ -9,17 +9,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .abc import Check, CheckNone, Row, Write
-from .clock import utc_now
+from pattern_core.abc import Check, CheckNone, Row, Write
+from pattern_core.embedding.chunks import Parts
+from pattern_core.embedding.model import Embeddings
+from pattern_core.errors import (
+    AlreadyExistsError,
+    ClosedError,
+    ConflictError,
+    ModelChangedError,
+    NotFoundError,
+    PatternError,
+)
+from pattern_core.filters import And, Field, Filter, matches
+from pattern_core.models import Embedding
+from pattern_core.schema import Order, Table
+from pattern_core.search.exact import score
+from pattern_core.support.clock import utc_now
+
+from .direct import Direct, Found, Query, Session
 from .edits import Edit
-from .embedding import Embeddings
-from .errors import AlreadyExistsError, ClosedError, ConflictError, ModelChangedError, NotFoundError, PatternError
-from .exact import score
-from .filters import And, Field, Filter, matches
-from .models import Embedding
-from .parts import Parts
-from .schema import Order, Table
-from .session import Direct, Found, Query, Session
 
 __all__ = ["Transaction"]
 

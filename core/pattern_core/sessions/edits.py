@@ -12,13 +12,14 @@ from typing import Any
 
 import attrs
 
-from .abc import Check, Delete, Insert, Patch, Put, Row, Storage, Vector, VectorChange, Write
-from .clock import utc_now
-from .errors import ModelChangedError
-from .indexing import Change
-from .metadata import Generation, Metadata, put_generation, stamp
-from .parts import Parts, part_id, part_ids, part_rows, record_of
-from .schema import UNEMBEDDED, Table, vectors_of
+from pattern_core.abc import Check, Delete, Insert, Patch, Put, Row, Storage, Vector, VectorChange, Write
+from pattern_core.catalog.metadata import Generation, Metadata, put_generation, stamp
+from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
+from pattern_core.embedding.chunks import Parts, part_id, part_ids, part_rows, record_of
+from pattern_core.errors import ModelChangedError
+from pattern_core.schema import Table
+from pattern_core.search.indexing import Change
+from pattern_core.support.clock import utc_now
 
 __all__ = ["Edit", "Mirror", "differs"]
 
@@ -88,7 +89,7 @@ class Mirror:
 
         Args:
             storage: The database.
-            known: What it says of itself. The writes hold only where that is still so (`pattern_core.metadata.fence`).
+            known: What it says of itself. The writes hold only where that is still so (`pattern_core.catalog.metadata.fence`).
 
         Returns:
             The writes, none where no vector changes; and the changes.

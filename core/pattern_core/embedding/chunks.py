@@ -12,10 +12,11 @@ from typing import Final
 
 import attrs
 
-from .abc import Row
-from .embedding import Embedded, Embeddings
-from .errors import ValidationError
-from .schema import Table
+from pattern_core.abc import Row
+from pattern_core.errors import ValidationError
+from pattern_core.schema import Table
+
+from .model import Embedded, Embeddings
 
 __all__ = ["Parts", "embed_parts", "hash_text", "part_id", "part_ids", "part_rows", "record_of"]
 

@@ -19,11 +19,12 @@ from typing import Final
 
 import attrs
 
-from .abc import Delete, Insert, Row, Storage, VectorChange, VectorStore, Write
-from .clock import utc_now
-from .errors import PatternError, StorageError
-from .filters import Field
-from .schema import OUTBOX, Table, table_named
+from pattern_core.abc import Delete, Insert, Row, Storage, VectorChange, VectorStore, Write
+from pattern_core.catalog.tables import OUTBOX, table_named
+from pattern_core.errors import PatternError, StorageError
+from pattern_core.filters import Field
+from pattern_core.schema import Table
+from pattern_core.support.clock import utc_now
 
 __all__ = ["LEASE_S", "Change", "InStep", "Indexer", "Outbox", "indexer_for"]
 

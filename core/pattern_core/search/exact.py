@@ -15,12 +15,12 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from .abc import Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
-from .errors import ClosedError, ConfigError, StorageError, nearest, shorten
-from .filters import Field
-from .hookspecs import VectorSpec, hookimpl
-from .schema import Table
-from .validators import as_unit, as_vector
+from pattern_core.abc import Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
+from pattern_core.errors import ClosedError, ConfigError, StorageError, nearest, shorten
+from pattern_core.filters import Field
+from pattern_core.hookspecs import VectorSpec, hookimpl
+from pattern_core.schema import Table
+from pattern_core.support.validators import as_unit, as_vector
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,9 +12,9 @@ from typing import Any, Final, TypeVar
 import attrs
 import pluggy
 
-from . import hookspecs
-from .errors import DuplicatePluginError, PluginError, PluginNotFoundError, nearest
-from .hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec, VectorSpec
+from pattern_core import hookspecs
+from pattern_core.errors import DuplicatePluginError, PluginError, PluginNotFoundError, nearest
+from pattern_core.hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec, VectorSpec
 
 __all__ = ["PluginInfo", "Role", "installed_plugins", "load_plugin", "plugin_name"]
 

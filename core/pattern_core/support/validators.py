@@ -17,7 +17,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InvalidVectorError, ValidationError, nearest, shorten
+from pattern_core.errors import InvalidVectorError, ValidationError, nearest, shorten
 
 __all__ = [
     "Validator",

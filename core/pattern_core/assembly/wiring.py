@@ -8,15 +8,15 @@ from typing import Any
 
 import attrs
 
-from .abc import Embedder, Storage, VectorStore
-from .cache import VectorCache
-from .config import Config
-from .embedding import Embeddings
-from .errors import ConfigError, nearest
-from .hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
-from .options import structure_options
-from .places import user_cache
-from .plugins import load_plugin, plugin_name
+from pattern_core.abc import Embedder, Storage, VectorStore
+from pattern_core.config import Config
+from pattern_core.embedding.cache import VectorCache
+from pattern_core.embedding.model import Embeddings
+from pattern_core.errors import ConfigError, nearest
+from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
+from pattern_core.plugins.discovery import load_plugin, plugin_name
+from pattern_core.support.directories import user_cache
+from pattern_core.support.options import structure_options
 
 __all__ = ["Wiring", "is_shared", "load_embeddings", "load_storage", "load_wiring"]
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from .errors import ValidationError
+from pattern_core.errors import ValidationError
 
 __all__ = ["Block", "split_spans", "split_text"]
 

@@ -12,10 +12,9 @@ from typing import Final, TypeVar
 import attrs
 import numpy as np
 
-from .abc import Detail, Embedder, Health, Signature, Vector
-from .cache import VectorCache
-from .config import EmbeddingPolicy
-from .errors import (
+from pattern_core.abc import Detail, Embedder, Health, Signature, Vector
+from pattern_core.config import EmbeddingPolicy
+from pattern_core.errors import (
     ClosedError,
     EmbeddingError,
     InvalidVectorError,
@@ -24,8 +23,10 @@ from .errors import (
     TextTooLongError,
     ValidationError,
 )
+from pattern_core.support.validators import as_vector, check_text
+
+from .cache import VectorCache
 from .splitting import split_spans
-from .validators import as_vector, check_text
 
 __all__ = ["Embedded", "Embeddings"]
 
@@ -339,7 +340,7 @@ class Embeddings:
     async def _repeat(self, embedder: Embedder, call: Callable[[], Awaitable[T]]) -> T:
         """Call the model, and again where it failed for a while, until the deadline.
 
-        The pause is drawn between nothing and a bound that doubles ("full jitter", see `pattern_core.retry`), but is
+        The pause is drawn between nothing and a bound that doubles ("full jitter", see `pattern_core.sessions.retry`), but is
         never shorter than the service asks for; that holds for the calls beside this one, too.
         """
         loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
 
-from .errors import ConflictError
+from pattern_core.errors import ConflictError
 
 __all__ = ["repeat", "retry_after"]
 

@@ -13,18 +13,20 @@ from typing import Any, Final, TypeVar
 import attrs
 import numpy as np
 
-from .abc import CheckNone, Matches, Patch, Row, Storage, Vector, VectorStore, Write
-from .clock import utc_now
+from pattern_core.abc import CheckNone, Matches, Patch, Row, Storage, Vector, VectorStore, Write
+from pattern_core.catalog.metadata import Generation, Metadata, fence, read_metadata, read_revision, specs_of
+from pattern_core.catalog.tables import vectors_of
+from pattern_core.embedding.chunks import Parts, embed_parts, hash_text, part_id, part_ids, record_of
+from pattern_core.embedding.model import Embeddings
+from pattern_core.errors import ClosedError, ConflictError, ModelChangedError, SignatureMismatchError, StorageError
+from pattern_core.filters import Field, Filter, matches
+from pattern_core.models import Embedding
+from pattern_core.schema import Order, Table
+from pattern_core.search.indexing import Change, indexer_for
+from pattern_core.support.clock import utc_now
+
 from .edits import Edit, Mirror
-from .embedding import Embeddings
-from .errors import ClosedError, ConflictError, ModelChangedError, SignatureMismatchError, StorageError
-from .filters import Field, Filter, matches
-from .indexing import Change, indexer_for
-from .metadata import Generation, Metadata, fence, read_metadata, read_revision, specs_of
-from .models import Embedding
-from .parts import Parts, embed_parts, hash_text, part_id, part_ids, record_of
 from .retry import repeat
-from .schema import Order, Table, vectors_of
 
 __all__ = ["Direct", "Found", "Query", "Session"]
 

@@ -23,10 +23,10 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from .abc import Embedder, Signature, Vector
-from .errors import ClosedError
-from .hookspecs import EmbeddingSpec, hookimpl
-from .validators import Validator, integer
+from pattern_core.abc import Embedder, Signature, Vector
+from pattern_core.errors import ClosedError
+from pattern_core.hookspecs import EmbeddingSpec, hookimpl
+from pattern_core.support.validators import Validator, integer
 
 __all__ = ["HashingEmbedder", "HashingOptions", "pattern_embeddings"]
 

@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import numpy as np
 
-from .abc import Signature, Vector
+from pattern_core.abc import Signature, Vector
 
 __all__ = ["VectorCache"]
 

@@ -7,17 +7,18 @@ from collections.abc import AsyncIterator, Generator
 from types import TracebackType
 from typing import Any
 
-from .abc import AsyncResource, Storage, VectorStore
-from .config import Config, ConfigSource, load_config
-from .database import Database
-from .embedding import Embeddings
-from .errors import ReembedError
-from .maintenance.indexes import note_index
-from .maintenance.migrate import migrate_up
-from .metadata import Metadata, read_metadata, specs_of
-from .schema import EMBEDDED
-from .session import Direct
-from .uncut import to_the_end
+from pattern_core.abc import AsyncResource, Storage, VectorStore
+from pattern_core.catalog.metadata import Metadata, read_metadata, specs_of
+from pattern_core.config import Config, ConfigSource, load_config
+from pattern_core.database import Database
+from pattern_core.embedding.model import Embeddings
+from pattern_core.errors import ReembedError
+from pattern_core.maintenance.indexes import note_index
+from pattern_core.maintenance.migrate import migrate_up
+from pattern_core.schema import EMBEDDED
+from pattern_core.sessions.direct import Direct
+from pattern_core.support.cancellation import to_the_end
+
 from .wiring import load_embeddings, load_storage, load_wiring
 
 __all__ = ["open", "open_storage", "open_to_reembed"]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from .abc import Row
-from .errors import FilterError, shorten
-from .filters import And, Field, Filter, Or
-from .schema import Kind, Order, Table
+from pattern_core.abc import Row
+from pattern_core.errors import FilterError, shorten
+from pattern_core.filters import And, Field, Filter, Or
+from pattern_core.schema import Kind, Order, Table
 
 __all__ = ["cursor_after", "parse_order", "resume"]
 

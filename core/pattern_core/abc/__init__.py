@@ -1,0 +1,34 @@
+"""The three contracts that plugins fulfil: `Storage`, `VectorStore` and `Embedder`.
+
+All methods are called from one asyncio event loop and must not block it. A call that its caller cancels may or may
+not take effect, but never takes effect in part; core calls `Storage.commit` and `VectorStore.apply` from a task that
+nobody cancels.
+"""
+
+from .base import AsyncResource, Detail, Health, Row, Vector
+from .embeddings import Embedder, Signature
+from .storage import Storage
+from .vectors import IndexSpec, Matches, VectorChange, VectorStore
+from .writes import Check, CheckNone, Delete, Insert, Patch, Put, Write
+
+__all__ = [
+    "AsyncResource",
+    "Check",
+    "CheckNone",
+    "Delete",
+    "Detail",
+    "Embedder",
+    "Health",
+    "IndexSpec",
+    "Insert",
+    "Matches",
+    "Patch",
+    "Put",
+    "Row",
+    "Signature",
+    "Storage",
+    "Vector",
+    "VectorChange",
+    "VectorStore",
+    "Write",
+]

@@ -1,0 +1,1 @@
+"""Assembly: from a configuration to opened storage, vector search and embedding model."""

@@ -1,0 +1,1 @@
+"""Plugin discovery: from a name in the configuration to the spec of an installed plugin. Imports only contracts."""

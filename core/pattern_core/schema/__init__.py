@@ -1,0 +1,18 @@
+"""What a table is, and the tables of records: declared once, for every storage."""
+
+from .records import EMBEDDED, TABLES
+from .steps import AlterTable, CreateTable, DropTable, SchemaStep
+from .table import Column, Kind, Order, Table
+
+__all__ = [
+    "EMBEDDED",
+    "TABLES",
+    "AlterTable",
+    "Column",
+    "CreateTable",
+    "DropTable",
+    "Kind",
+    "Order",
+    "SchemaStep",
+    "Table",
+]

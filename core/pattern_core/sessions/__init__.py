@@ -1,0 +1,1 @@
+"""Sessions: how reads, edits, searches and transactions are carried out over one storage and its index."""

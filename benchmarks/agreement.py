@@ -28,7 +28,7 @@ from demo import QUESTIONS
 from stdlib_docs import paragraphs
 
 from pattern_core.embedding.cache import VectorCache
-from pattern_core.embedding.model import Embeddings
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.toolkit import closest, prepare
 from pattern_torch.plugin import TorchOptions, pattern_embeddings
 from pattern_torch.weights import find_model
@@ -65,9 +65,9 @@ def infinity(program: str) -> Iterator[str]:
         server.terminate()
 
 
-async def nearest(embeddings: Embeddings, texts: list[str]) -> list[list[int]]:
+async def nearest(embeddings: EmbeddingModel, texts: list[str]) -> list[list[int]]:
     """Return for each question the places of the closest texts, closest first."""
-    found = await embeddings.documents(texts)
+    found = await embeddings.embed_documents(texts)
     rows = prepare(np.stack([each.vectors[0] for each in found]), "cosine")
     answers = []
     for question in QUESTIONS:
@@ -82,7 +82,7 @@ async def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else sys.maxsize
     texts = [text for _, text in paragraphs()][:count]
     ways = {
-        backend: Embeddings(
+        backend: EmbeddingModel(
             functools.partial(pattern_embeddings().open, TorchOptions(model=MODEL, device="cpu", backend=backend))  # type: ignore[arg-type]  # it is checked
         )
         for backend in ("torch", "onnx")
@@ -95,7 +95,7 @@ async def main() -> None:
             options = openai_plugin.OpenAIOptions(
                 model=MODEL, base_url=stack.enter_context(infinity(program)), max_tokens=256, tokenizer=tokenizer
             )
-            ways["openai"] = Embeddings(functools.partial(openai_plugin.pattern_embeddings().open, options))
+            ways["openai"] = EmbeddingModel(functools.partial(openai_plugin.pattern_embeddings().open, options))
         answers = {}
         for name, embeddings in ways.items():
             answers[name] = await nearest(embeddings, texts)
@@ -110,8 +110,8 @@ async def main() -> None:
         for _ in range(2):
             cache = VectorCache(Path(folder) / "vectors.sqlite", 1 << 30)
             load = functools.partial(pattern_embeddings().open, TorchOptions(model=MODEL, device="cpu"))
-            embeddings = Embeddings(load, cache=cache)
-            await embeddings.documents(texts)
+            embeddings = EmbeddingModel(load, cache=cache)
+            await embeddings.embed_documents(texts)
             asked.append(embeddings.embedded)
             await embeddings.aclose()
     print(f"embedded once: {asked[0]:,} texts; the same again: {asked[1]:,}")

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "examples"))
 from sentence_transformers import SentenceTransformer
 from stdlib_docs import paragraphs
 
-from pattern_core.embedding.model import Embeddings
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_torch.plugin import TorchOptions, pattern_embeddings
 from pattern_torch.weights import find_model
 
@@ -42,7 +42,7 @@ async def main() -> None:
     opened = []
     for backend in sys.argv[3:] or ["torch"]:
         options = TorchOptions(model=MODEL, device="cpu", backend=backend)  # type: ignore[arg-type]  # it is checked
-        embeddings = Embeddings(functools.partial(pattern_embeddings().open, options))
+        embeddings = EmbeddingModel(functools.partial(pattern_embeddings().open, options))
         opened.append(embeddings)
         ways[backend] = functools.partial(embeddings.documents, texts)
     times: dict[str, list[float]] = {name: [] for name in ways}

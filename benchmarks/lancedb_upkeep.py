@@ -15,7 +15,7 @@ from pathlib import Path
 from measuring import median
 
 from pattern_core.abc import Put, Storage
-from pattern_core.embedding.chunks import part_id
+from pattern_core.embedding.chunks import chunk_id
 from pattern_core.filters import Field
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import VECTORS, sample_row, sample_vector
@@ -29,7 +29,7 @@ LOOKUPS = 300
 def record(number: int) -> list[Put]:
     """Return a memory to put, and its vector."""
     id, agent = f"m{number:06}", f"agent-{number % 10}"
-    vector = sample_row(VECTORS, part_id(id, 0), partition=agent, embedding=sample_vector(id, DIMENSIONS))
+    vector = sample_row(VECTORS, chunk_id(id, 0), partition=agent, embedding=sample_vector(id, DIMENSIONS))
     return [Put(MEMORIES, sample_row(MEMORIES, id, agent_id=agent)), Put(VECTORS, vector)]
 
 

@@ -44,7 +44,10 @@ nitpick_ignore_regex = [
     ),
     # What the kit's classes set; what is inside the core; type variables.
     (r"py:obj", r"spec|storage_spec"),
-    (r"py:.*", r"pattern_core\.(cache|indexing|session|maintenance\.versions|testing\.scene)(\..*)?|Validator"),
+    (
+        r"py:.*",
+        r"pattern_core\.(cache|indexing|session|maintenance\.versions|testing\.indexed_storage)(\..*)?|Validator",
+    ),
     (r"py:class", r"pattern_core\.(.*\.)?_?(E|R|T|Spec)"),
 ]
 

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.databases import db, people, wire
+
+__all__ = ["db", "people", "wire"]
+
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:

@@ -24,7 +24,7 @@ from pattern_core.errors import (
     SignatureMismatchError,
     UnknownOptionError,
 )
-from pattern_core.maintenance.migrate import LATEST
+from pattern_core.maintenance.migrations.migrate import LATEST
 from pattern_core.schema import TABLES
 
 pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")

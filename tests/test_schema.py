@@ -8,7 +8,7 @@ import attrs
 import pyarrow as pa
 import pytest
 
-from pattern_core.catalog.tables import GENERATIONS, OUTBOX, UNEMBEDDED, table_named, vectors_of
+from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, OUTBOX, find_table, vector_table
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Field, Filter, Op, Or
 from pattern_core.schema import EMBEDDED, TABLES, Column, Kind, Order, Table
@@ -65,16 +65,16 @@ class TestTables:
         assert [table.name for table in EMBEDDED] == ["memory_blocks", "messages", "tasks"]
         assert not any(table.vector for table in TABLES.values())
         for table in EMBEDDED:
-            vectors = vectors_of(table, 12)
+            vectors = vector_table(table, 12)
             assert vectors.name == f"{table.name}_vectors_12"
             assert vectors.vector == Column("embedding", Kind.VECTOR)
             assert vectors.partition == "partition"
-            assert table_named(vectors.name) == vectors
+            assert find_table(vectors.name) == vectors
 
     def test_tables_by_name(self) -> None:
         """Every table of ours is found by its name, and no other."""
-        for table in (*TABLES.values(), OUTBOX, GENERATIONS, UNEMBEDDED):
-            assert table_named(table.name) is table
+        for table in (*TABLES.values(), OUTBOX, GENERATIONS, EMBEDDING_QUEUE):
+            assert find_table(table.name) is table
         for name in (
             "",
             "other",
@@ -84,7 +84,7 @@ class TestTables:
             "tasks_vectors_01",
             "tasks_vectors_",
         ):
-            assert table_named(name) is None
+            assert find_table(name) is None
 
     def test_the_text_of_a_record(self) -> None:
         """A record's texts stand one below the other; one that is missing leaves no line."""

@@ -9,9 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from .assembly.opening import open  # noqa: A004 - called as pattern_core.open
     from .config import Config, load_config
-    from .database import Database, Repositories
+    from .database import Database, Repositories, open  # noqa: A004 - called as pattern_core.open
     from .errors import (
         AlreadyExistsError,
         ClosedError,
@@ -107,8 +106,7 @@ __all__ = [
 
 _MODULES: Final = {
     "config": {"Config", "load_config"},
-    "database": {"Database", "Repositories"},
-    "assembly.opening": {"open"},
+    "database": {"Database", "Repositories", "open"},
     "filters": {"Field"},
     "errors": {name for name in __all__ if name.endswith("Error")},
 }

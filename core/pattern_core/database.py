@@ -1,20 +1,24 @@
-"""What a program uses: an open database."""
+"""The open database, and `open`."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import attrs
 
 from .abc import AsyncResource, Detail, Health, Storage, VectorStore
+from .assembly.opening import open_session
 from .assembly.wiring import load_embeddings
-from .catalog.metadata import Generation, Metadata, read_metadata
-from .config import Config, load_config
-from .embedding.model import Embeddings
+from .catalog.metadata import Generation, read_metadata
+from .config import Config, ConfigSource, load_config
+from .embedding.model import EmbeddingModel
 from .errors import PatternError
-from .maintenance.reembed import Estimate, Outcome, Progress, abandon, drop_retired, estimate, reembed
+from .maintenance.reembedding.estimate import ReembedEstimate, estimate_reembedding
+from .maintenance.reembedding.generations import abandon, drop_retired
+from .maintenance.reembedding.reembed import Progress, ReembedResult, reembed
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -24,12 +28,13 @@ from .repositories import (
     ToolCallRepository,
     UserRepository,
 )
-from .sessions.direct import Direct, Session
-from .sessions.retry import repeat
+from .sessions.direct import DirectSession
+from .sessions.retry import retry_on_conflict
+from .sessions.session import Session
 from .sessions.transaction import Transaction
-from .support.cancellation import to_the_end
+from .support.cancellation import shielded
 
-__all__ = ["Database", "Repositories"]
+__all__ = ["Database", "Repositories", "open"]
 
 T = TypeVar("T")
 
@@ -37,19 +42,19 @@ ATTEMPTS: Final = 100
 
 
 class Repositories:
-    """The repositories, over one session.
+    """The repositories of a database or a transaction.
 
     Args:
-        session: Where they read and write.
+        session: The session that they read and write through.
 
     Attributes:
-        users: The people whom agents work for.
+        users: The people that agents work for.
         agents: The agents of users.
-        memories: What agents remember.
+        memories: The memories of agents.
         conversations: Threads of messages between users and agents.
-        messages: What was said.
+        messages: The messages of conversations.
         tool_calls: The audit trail of tool use.
-        tasks: What users have to do.
+        tasks: The tasks of users.
     """
 
     def __init__(self, session: Session) -> None:
@@ -63,32 +68,27 @@ class Repositories:
 
 
 class Database(Repositories, AsyncResource):
-    """An open database. Made by `open`; closed by ``async with`` or `aclose`.
+    """An open database. `open` makes it; ``async with`` or `aclose` closes it.
+
+    Args:
+        config: The configuration.
+        session: A session over the open database, which belongs to this object from now on.
 
     Attributes:
-        config: The configuration that it was opened by.
-        storage: The storage, for what only the engine can do: ``await db.storage.execute(…)``.
+        config: The configuration.
+        storage: The storage, for statements in the engine's own language: ``await db.storage.execute(…)``.
         vectors: The vector search.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        storage: Storage,
-        vectors: VectorStore,
-        embeddings: Embeddings,
-        known: Metadata,
-        *,
-        shared: bool = True,
-    ) -> None:
+    def __init__(self, config: Config, session: DirectSession) -> None:
         self.config = config
-        self.storage = storage
-        self.vectors = vectors
-        self._session = Direct(storage, vectors, embeddings, known, metric=config.metric, shared=shared)
-        super().__init__(self._session)
+        self.storage: Storage = session.storage
+        self.vectors: VectorStore = session.vectors
+        self._session = session
+        super().__init__(session)
 
     @property
-    def embeddings(self) -> Embeddings:
+    def embeddings(self) -> EmbeddingModel:
         """The embedding model."""
         return self._session.embeddings
 
@@ -96,13 +96,13 @@ class Database(Repositories, AsyncResource):
     async def transaction(self) -> AsyncIterator[Repositories]:
         """Gather writes, and commit them all at once on leaving.
 
-        Reads in the transaction see its writes; nobody else does before the end. An exception inside discards them.
+        Reads in the transaction see its writes; nobody else does before it ends. An exception inside discards them.
 
         Yields:
             The repositories of the transaction.
 
         Raises:
-            ConflictError: On leaving: a record that the transaction read has changed meanwhile. Nothing was written.
+            ConflictError: On leaving, if a record that the transaction read has changed. Nothing was written.
         """
         transaction = Transaction(self._session)
         try:
@@ -113,54 +113,54 @@ class Database(Repositories, AsyncResource):
         await transaction.commit()
 
     async def run(self, work: Callable[[Repositories], Awaitable[T]], *, attempts: int = ATTEMPTS) -> T:
-        """Do work in a transaction, and again, from the start, as long as others get in its way.
+        """Run work in a transaction, and run it again after a conflict.
 
         Args:
-            work: What to do with the transaction's repositories; it must not have effects elsewhere, for it may run
-                several times.
+            work: An async function that gets the transaction's repositories. It may run several times, so it must not
+                have other effects.
             attempts: How often to try at most.
 
         Returns:
-            What the work returned when its writes were committed.
+            The result of the attempt that was committed.
 
         Raises:
-            ConflictError: The last attempt met a conflict, too.
+            ConflictError: The last attempt met a conflict as well.
         """
 
         async def once() -> T:
             async with self.transaction() as transaction:
                 return await work(transaction)
 
-        return await repeat(once, attempts=attempts, turn=self._session.retries)
+        return await retry_on_conflict(once, attempts=attempts, lock=self._session.retry_lock)
 
     async def catch_up(self) -> None:
-        """Return when the vector index holds all that is acknowledged. Opening and searching do this by themselves.
+        """Return when the vector index holds everything that is acknowledged. Opening and searching include this.
 
         Raises:
-            PatternError: The index is kept in a place of its own, is behind, and cannot be reached.
+            PatternError: An external index is behind, and cannot be reached.
         """
         await self._session.catch_up()
 
     async def maintain(self) -> dict[str, Mapping[str, Detail]]:
-        """Do now the upkeep that storage and vector search would do in time.
+        """Run the pending maintenance of storage and vector search.
 
         Returns:
             What was done, by part.
         """
         return {"storage": await self.storage.maintain(), "vectors": await self.vectors.maintain()}
 
-    async def estimate_reembedding(self, embeddings: Mapping[str, Any]) -> Estimate:
-        """Say what `reembed` would take. A few records are embedded, to see how long that takes.
+    async def estimate_reembedding(self, embeddings: Mapping[str, Any]) -> ReembedEstimate:
+        """Estimate what `reembed` would do. It embeds a small sample to measure the speed.
 
         Args:
-            embeddings: The other model, as a section ``[embeddings]`` names it.
+            embeddings: The new model, in the form of the section ``[embeddings]``.
 
         Returns:
             The estimate.
         """
         target = load_embeddings(self._with(embeddings))
         try:
-            return await estimate(self._session, target)
+            return await estimate_reembedding(self._session, target)
         finally:
             await target.aclose()
 
@@ -171,34 +171,36 @@ class Database(Repositories, AsyncResource):
         again: bool = False,
         take_over: bool = False,
         progress: Progress = lambda _done, _total: None,
-    ) -> Outcome:
-        """Make all vectors by another embedding model, and go on with that. The database can be used meanwhile.
+    ) -> ReembedResult:
+        """Embed all records with another model, and switch to it. The database can be used meanwhile.
 
-        Searches use the old vectors until the new ones are complete; then all is switched in one commit. What is written
-        meanwhile is not missed. A run that was cut off, by whatever, goes on where it was when it is called again. The
-        old vectors are kept until `drop_old_vectors`: calling this with the old model leads back, without embedding
-        again what has not changed. The configuration's file has to name the new model by the next time it is opened;
-        other processes that have it open are told so when they next embed a text.
+        Searches use the previous vectors until the new ones are complete, then one commit switches. Records that are
+        written meanwhile are not missed. An interrupted run continues when this is called again. The previous vectors are
+        kept until `drop_old_vectors`, so calling this with the previous model goes back, and embeds only what has changed.
+
+        The configuration file must name the new model before the database is opened again. Other processes that have it
+        open get a `SignatureMismatchError` when they next embed a text.
 
         Args:
-            embeddings: The other model, as a section ``[embeddings]`` names it: ``{"provider": "torch", "model": "…"}``.
-            again: Whether to make new vectors even where the model is the one that is in use.
-            take_over: Whether to go on with the work of another process that was at it a moment ago, and may still be.
-            progress: Called with how many records are done, and of how many.
+            embeddings: The new model, in the form of the section ``[embeddings]``:
+                ``{"provider": "torch", "model": "…"}``.
+            again: Whether to embed even if the model is the one in use.
+            take_over: Whether to continue the run of another process that reported recently, and may still be alive.
+            progress: Called with the number of finished records, and the number of all.
 
         Returns:
-            What was done.
+            The result.
 
         Raises:
-            ReembedError: Another model's vectors are half made; another process is at it; or the new vectors do not verify.
-            TextTooLongError: A text has more tokens than the new model reads, and ``overflow`` is ``error``.
-            EmbeddingError: The model failed. What was made so far is kept.
+            ReembedError: Vectors of another model are half built; another process builds them; or they do not verify.
+            TextTooLongError: A text is over the new model's token limit, and ``overflow`` is ``error``.
+            EmbeddingError: The model failed. Finished vectors are kept.
         """
         config = self._with(embeddings)
         target = load_embeddings(config)
         try:
             outcome = await reembed(self._session, target, again=again, take_over=take_over, progress=progress)
-        finally:  # also where it took over, and who waits for that is cancelled
+        finally:  # the switch may have been made even if this call is cancelled
             if self.embeddings is target:
                 self.config = config
             else:
@@ -206,26 +208,26 @@ class Database(Repositories, AsyncResource):
         return outcome
 
     async def generations(self) -> list[Generation]:
-        """Say whose vectors there are: those that are searched, those in the making, and those that are kept from before.
+        """List the generations of vectors: the active one, one that is being built, and previous ones.
 
         Returns:
-            The generations, the oldest first.
+            The generations, oldest first.
         """
         return [each for each in (await read_metadata(self.storage)).generations if each.state != "dropped"]
 
     async def abandon_reembedding(self) -> Generation | None:
-        """Give up vectors that are half made, and remove them. Searches are not touched.
+        """Abandon half-built vectors, and remove them. Searches are not affected.
 
         Returns:
-            What was removed; None where none were in the making.
+            The removed generation; None if none is being built.
         """
         return await abandon(self._session)
 
     async def drop_old_vectors(self) -> list[Generation]:
-        """Remove the vectors of models that were in use before. The way back is then to embed everything again.
+        """Remove the vectors of previous models. Going back to one of them then means embedding everything again.
 
         Returns:
-            What was removed.
+            The removed generations.
         """
         return await drop_retired(self._session)
 
@@ -235,10 +237,10 @@ class Database(Repositories, AsyncResource):
         return attrs.evolve(self.config, embeddings=given.embeddings, policy=given.policy)
 
     async def health(self) -> dict[str, Health]:
-        """Ask every part whether it works.
+        """Return the health of every part.
 
         Returns:
-            What storage, vector search and embedding model say of themselves.
+            The health of ``storage``, ``vectors`` and ``embeddings``.
         """
         parts: dict[str, Callable[[], Awaitable[Health]]] = {
             "storage": self.storage.health,
@@ -254,12 +256,57 @@ class Database(Repositories, AsyncResource):
         return answers
 
     async def aclose(self) -> None:
-        """Wait for commits under way, then close everything, also where the caller is cancelled. A second call does nothing."""
-        await to_the_end(self._close())
+        """Wait for running commits, then close everything, also if the caller is cancelled. A second call does nothing."""
+        await shielded(self._close())
 
     async def _close(self) -> None:
-        async with contextlib.AsyncExitStack() as stack:  # closes all, also where one fails
+        async with contextlib.AsyncExitStack() as stack:  # closes all of them, even if one fails
             stack.push_async_callback(self.storage.aclose)
             stack.push_async_callback(self.vectors.aclose)
             stack.push_async_callback(self.embeddings.aclose)
             stack.push_async_callback(self._session.aclose)
+
+
+class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)` and `await pattern_core.open(…)`
+    """Open a database.
+
+    Use it as ``async with pattern_core.open("pattern.toml") as db:``; or as ``db = await pattern_core.open(…)``, and
+    close it with ``await db.aclose()``. A new database is set up, and an older one is migrated.
+
+    Args:
+        source: The path of a TOML file, a dict of the same form, or a `Config`. None searches for a file: the one that
+            ``PATTERN_CONFIG`` names, ``pattern.toml`` in this folder or above it, the user's own.
+        load_model: Whether to load the embedding model at once. False delays it until a text has to be embedded; a new
+            database loads it in any case.
+
+    Raises:
+        ConfigError: The configuration is not valid.
+        PluginError: A plugin is missing or broken.
+        ModelUnavailableError: The embedding model cannot be loaded. Nothing was set up.
+        DatabaseLockedError: Another process has the database open.
+        SignatureMismatchError: Another embedding model made the database's vectors.
+        MigrationError: The database is newer than this library, or another process is migrating it.
+        StorageError: The storage cannot be opened.
+    """
+
+    def __init__(self, source: ConfigSource | None = None, *, load_model: bool = True) -> None:
+        self._source = source
+        self._load_model = load_model
+        self._database: Database | None = None
+
+    def __await__(self) -> Generator[Any, None, Database]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Database:
+        self._database = await self._open()
+        return self._database
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._database is not None:
+            await self._database.aclose()
+
+    async def _open(self) -> Database:
+        config = load_config(self._source)
+        return Database(config, await open_session(config, load_model=self._load_model))

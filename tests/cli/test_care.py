@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pattern_core.assembly.opening import open_storage
-from pattern_core.catalog.metadata import read_metadata, stamp
+from pattern_core.catalog.metadata import read_metadata, record_schema_version
 from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
-from pattern_core.maintenance.migrate import LATEST
+from pattern_core.maintenance.migrations.migrate import LATEST
 from pattern_core.plugins.discovery import EXTRAS
 
 Pattern = Callable[..., CompletedProcess[str]]
@@ -211,7 +211,7 @@ class TestDoctor:
             async with open_storage(config) as storage:
                 known = await read_metadata(storage)
                 assert known.signature is not None
-                await storage.commit([stamp(known, 99, known.signature)])
+                await storage.commit([record_schema_version(known, 99, known.signature)])
 
         asyncio.run(move(load_config(archive / "pattern.toml")))
 
@@ -419,11 +419,11 @@ class TestBackup:
         assert list((archive / "safe").iterdir()) == []
 
     def test_restore_from_what_is_no_backup(self, pattern: Pattern, project: Path) -> None:
-        """A folder without a manifest is no whole backup."""
+        """A folder without a manifest is no complete backup."""
         (project / "half").mkdir()
 
         refused = pattern("restore", "half", "--json")
 
         assert refused.returncode == 1
-        assert "holds no whole backup" in json.loads(refused.stderr)["error"]["message"]
+        assert "holds no complete backup" in json.loads(refused.stderr)["error"]["message"]
         assert pattern("restore", "nowhere").returncode == 2

@@ -168,7 +168,7 @@ class TestChange:
         assert answer(pattern("reembed", "status", "--json"))["waiting"] == 1
         other = pattern("reembed", "resume")
         assert other.returncode == 1
-        assert "are half made" in other.stderr
+        assert "are half built" in other.stderr
 
         configure(limited, provider="limited")
         assert answer(pattern("reembed", "resume", "--json")) == {"switched": True, "generation": 2, "embedded": 4}

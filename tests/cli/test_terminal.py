@@ -15,7 +15,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from pattern_core.maintenance.migrate import LATEST
+from pattern_core.maintenance.migrations.migrate import LATEST
 
 pty = pytest.importorskip("pty", reason="needs a system with pseudo-terminals")
 termios = pytest.importorskip("termios")

@@ -10,7 +10,7 @@ from typing import Any
 import pattern_core
 from pattern_core.assembly.wiring import load_wiring
 from pattern_core.config import load_config
-from pattern_core.maintenance.lease import under_lease
+from pattern_core.maintenance.migrations.lease import with_lease
 
 
 def say(word: str) -> None:
@@ -41,7 +41,7 @@ async def hold(config: dict[str, Any]) -> None:
         await asyncio.Event().wait()
 
     async with await load_wiring(load_config(config)).storage() as storage:
-        await under_lease(storage, work)
+        await with_lease(storage, work)
 
 
 if __name__ == "__main__":

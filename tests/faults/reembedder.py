@@ -55,9 +55,7 @@ async def search(db: pattern_core.Database, wanted: int) -> None:
         await asyncio.sleep(0.02)
 
 
-async def main(
-    config: dict[str, Any], models: list[dict[str, Any]], wanted: int, seed: int, *, to_the_end: bool
-) -> None:
+async def main(config: dict[str, Any], models: list[dict[str, Any]], wanted: int, seed: int, *, shielded: bool) -> None:
     """Let two write and one search, while the model that is not in use is made to take over."""
     async with await open_with_any(config, models) as db:
         dimensions = (await db.embeddings.signature()).dimensions
@@ -69,7 +67,7 @@ async def main(
         await asyncio.wait([*busy, change], return_when=asyncio.FIRST_COMPLETED)
         if change.done():
             say(switched=change.result().signature.dimensions)
-            if to_the_end:
+            if shielded:
                 for each in busy:
                     each.cancel()
         await asyncio.wait(busy, return_when=asyncio.FIRST_EXCEPTION)
@@ -86,6 +84,6 @@ if __name__ == "__main__":
             json.loads(sys.argv[2]),
             int(sys.argv[3]),
             int(sys.argv[4]),
-            to_the_end=sys.argv[5] == "end",
+            shielded=sys.argv[5] == "end",
         )
     )

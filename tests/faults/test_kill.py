@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import pattern_core
-from pattern_core.maintenance.indexes import index_specs, verify_index
+from pattern_core.maintenance.indexes import read_index_specs, verify_index
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(900)]
 
@@ -81,7 +81,7 @@ async def look(config: dict[str, Any]) -> dict[str, str]:
             assert hit.score == pytest.approx(1, abs=1e-5)
         count = await db.memories.count()
         assert len(await db.memories.search_semantic("a", "word", limit=count + 10)) == count
-        for spec in await index_specs(db.storage, "cosine"):
+        for spec in await read_index_specs(db.storage, "cosine"):
             assert (await verify_index(db.storage, db.vectors, spec)).ok
     versions = {}
     for group, contents in groups.items():

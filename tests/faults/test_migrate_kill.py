@@ -24,7 +24,7 @@ from pattern_core.assembly.wiring import is_shared
 from pattern_core.catalog.metadata import read_metadata
 from pattern_core.config import load_config
 from pattern_core.maintenance.backup import read_manifest, restore
-from tests.old import check_migrated, make_old
+from tests.helpers.old_database import check_migrated, make_old
 
 from .test_kill import KINDS
 

@@ -18,8 +18,8 @@ from pattern_core.assembly.opening import open_storage
 from pattern_core.catalog.metadata import read_metadata
 from pattern_core.catalog.tables import LEASES
 from pattern_core.config import load_config
-from pattern_core.maintenance.lease import SCHEMA
-from tests.old import check_migrated, make_old
+from pattern_core.maintenance.migrations.lease import SCHEMA
+from tests.helpers.old_database import check_migrated, make_old
 
 pytest.importorskip("pattern_lancedb", reason="needs the plugin lancedb")
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]

@@ -20,9 +20,9 @@ import pytest
 import pattern_core
 from pattern_core import Database, SignatureMismatchError
 from pattern_core.catalog.metadata import read_metadata
-from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
-from pattern_core.embedding.chunks import hash_text, record_of
-from pattern_core.maintenance.indexes import index_specs, verify_index
+from pattern_core.catalog.tables import EMBEDDING_QUEUE, vector_table
+from pattern_core.embedding.chunks import hash_text, record_id_of
+from pattern_core.maintenance.indexes import read_index_specs, verify_index
 from pattern_core.schema import TABLES
 
 from .test_kill import KINDS
@@ -98,13 +98,13 @@ async def check(db: Database) -> int:
     """Fail unless every memory has a vector of its text by the model in use, and is found by it."""
     known = await read_metadata(db.storage)
     assert known.active is not None
-    rows = await db.storage.find(vectors_of(MEMORIES, known.active.number), vectors=True)
+    rows = await db.storage.find(vector_table(MEMORIES, known.active.number), vectors=True)
     expected = {each.id: hash_text(each.content) async for each in db.memories.iterate()}
-    assert {record_of(row["id"]): row["text_hash"] for row in rows} == expected
+    assert {record_id_of(row["id"]): row["text_hash"] for row in rows} == expected
     assert {row["signature"] for row in rows} == {known.active.signature.digest}
     assert {row["embedding"].size for row in rows} == {known.active.signature.dimensions}
     assert len(await db.memories.search_semantic("still", "memory number", limit=RECORDS + 10)) == RECORDS
-    for spec in await index_specs(db.storage, "cosine"):
+    for spec in await read_index_specs(db.storage, "cosine"):
         assert (await verify_index(db.storage, db.vectors, spec)).ok
     return known.active.signature.dimensions
 
@@ -157,4 +157,4 @@ async def test_killed_while_the_model_changes(config: dict[str, Any]) -> None:
     expect(acknowledged, said, found)
     assert deaths > 0
     async with pattern_core.open({**config, "embeddings": {"provider": "hashing", "dimensions": now}}) as db:
-        assert await db.storage.count(UNEMBEDDED) == 0
+        assert await db.storage.count(EMBEDDING_QUEUE) == 0

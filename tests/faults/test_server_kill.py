@@ -17,7 +17,7 @@ import pytest
 
 import pattern_core
 from pattern_core import Database
-from pattern_core.maintenance.indexes import index_specs, verify_index
+from pattern_core.maintenance.indexes import read_index_specs, verify_index
 from tests.servers.s3 import Store
 from tests.servers.surreal import Server
 
@@ -90,7 +90,7 @@ async def check_found(db: Database) -> None:
     async for memory in db.memories.iterate():
         (hit, *_) = await db.memories.search_semantic("a", memory.content, limit=1)
         assert hit.memory == memory
-    for spec in await index_specs(db.storage, "cosine"):
+    for spec in await read_index_specs(db.storage, "cosine"):
         assert (await verify_index(db.storage, db.vectors, spec)).ok
 
 

@@ -1,8 +1,7 @@
-"""The three contracts that plugins fulfil: `Storage`, `VectorStore` and `Embedder`.
+"""The contracts of the three plugin roles: `Storage`, `VectorStore` and `Embedder`.
 
-All methods are called from one asyncio event loop and must not block it. A call that its caller cancels may or may
-not take effect, but never takes effect in part; core calls `Storage.commit` and `VectorStore.apply` from a task that
-nobody cancels.
+All methods are called from one asyncio event loop and must not block it. A cancelled call may or may not take effect,
+but never in part. Core calls `Storage.commit` and `VectorStore.apply` from tasks that are not cancelled.
 """
 
 from .base import AsyncResource, Detail, Health, Row, Vector

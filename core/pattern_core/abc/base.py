@@ -1,4 +1,4 @@
-"""What all contracts share: rows, vectors, health, and resources that have to be closed."""
+"""Types that all contracts share: rows, vectors, health, closable resources."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 __all__ = ["AsyncResource", "Detail", "Health", "Row", "Vector"]
 
 Row = dict[str, Any]
-"""A record's columns by name; the Python value for each is told by `pattern_core.schema.Kind`. Null is None."""
+"""The columns of a record by name; `pattern_core.schema.Kind` defines their Python values. Null is None."""
 
 Vector = NDArray[np.float32]
 """A float32 array, shape ``[dimensions]``, finite, not all zeros."""
 
 
 class AsyncResource(ABC):
-    """Something that has to be closed. ``async with`` closes it."""
+    """A resource that has to be closed. ``async with`` closes it."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Let go of everything that is held. A second call does nothing."""
+        """Release everything that is held. A second call does nothing."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -37,17 +37,17 @@ class AsyncResource(ABC):
 
 
 Detail = str | int | float | bool
-"""A figure or a word that is shown to people."""
+"""A value to show to people."""
 
 
 @attrs.frozen
 class Health:
-    """What a part of the system says of itself.
+    """The health of a storage, a vector search or an embedder.
 
     Attributes:
-        ok: Whether it can do its work.
-        engine: Its name and version.
-        details: Anything worth showing, without secrets.
+        ok: Whether it works.
+        engine: The engine's name and version.
+        details: Further facts to show, without secrets.
     """
 
     ok: bool

@@ -19,17 +19,17 @@ __all__ = ["Embedder", "Signature"]
 
 @attrs.frozen(kw_only=True)
 class Signature:
-    """All that decides what vector a text gets. Vectors of two signatures are never compared.
+    """Everything that decides which vector a text gets. Vectors of two signatures are never compared.
 
     Attributes:
         provider: The plugin's name.
         model: The model's name, as the user writes it.
-        revision: What tells two contents of one name apart: a hash of the weights, say.
+        revision: A text that differs when the model changes under the same name: a hash of the weights, for example.
         dimensions: The length of the vectors.
         normalized: Whether vectors have length 1.
-        query_prompt: What is put before a query.
-        document_prompt: What is put before a document.
-        max_tokens: How many tokens the model reads; None without a limit.
+        query_prompt: The text put before a query.
+        document_prompt: The text put before a document.
+        max_tokens: The model's token limit; None without a limit.
     """
 
     provider: str
@@ -42,12 +42,12 @@ class Signature:
     max_tokens: int | None = None
 
     def to_json(self) -> str:
-        """Return the signature as a JSON text that is the same for equal signatures."""
+        """Return the signature as a JSON text, the same for equal signatures."""
         return json.dumps(attrs.asdict(self), sort_keys=True, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Return the signature that `to_json` wrote."""
+        """Return the signature from the JSON text that `to_json` returned."""
         return cls(**json.loads(text))
 
     @property
@@ -62,70 +62,70 @@ class Signature:
 class Embedder(AsyncResource):
     """A model that turns texts into vectors.
 
-    Core cuts long lists into batches, removes repeats, checks what comes back, keeps it for the next time, and repeats
-    calls that fail with an error that says it is ``transient``; an embedder only embeds.
+    An embedder only embeds. Core splits long lists into batches, removes repeats, truncates or chunks long texts, checks
+    and caches the vectors, and retries calls that fail with a ``transient`` error.
     """
 
     @property
     @abstractmethod
     def signature(self) -> Signature:
-        """All that decides what vector a text gets."""
+        """Everything that decides which vector a text gets."""
 
     @property
     @abstractmethod
     def max_batch(self) -> int:
-        """How many texts one call of `embed_documents` takes at most."""
+        """The most texts that one call of `embed_documents` takes."""
 
     @property
     def max_batch_tokens(self) -> int | None:
-        """How many tokens the texts of one call may have in all; None without a limit. Needs `count_tokens`."""
+        """The most tokens that the texts of one call may have together; None without a limit. Requires `count_tokens`."""
         return None
 
     @property
     def concurrency(self) -> int:
-        """How many calls of `embed_documents` core may have under way at once."""
+        """How many calls of `embed_documents` core may make at the same time."""
         return 1
 
     @abstractmethod
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts that are to be found.
+        """Embed texts to be found later.
 
         Args:
-            texts: 1 to `max_batch` texts, none of them blank, none of more than ``signature.max_tokens`` tokens.
+            texts: 1 to `max_batch` texts, none blank, none over ``signature.max_tokens`` tokens.
 
         Returns:
-            A float32 array, shape ``[len(texts), dimensions]``, in the order of the texts. The same text gets the
-            same vector whatever stands beside it, to within float rounding.
+            A float32 array, shape ``[len(texts), dimensions]``, in the order of the texts. A text gets the same vector
+            whatever other texts are in the call, to within float rounding.
 
         Raises:
             ModelUnavailableError: The model cannot be reached.
-            EmbeddingError: It failed.
+            EmbeddingError: The model failed.
         """
 
     @abstractmethod
     async def embed_query(self, text: str) -> Vector:
-        """Embed a text to find others by.
+        """Embed a text to search for.
 
         Args:
-            text: The text, not blank. What the model does not read of it is cut off.
+            text: The text, not blank. Core has truncated it to the token limit.
 
         Returns:
             A float32 array, shape ``[dimensions]``.
 
         Raises:
             ModelUnavailableError: The model cannot be reached.
-            EmbeddingError: It failed.
+            EmbeddingError: The model failed.
         """
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Count the tokens that the model would read of each text, had it no limit.
+        """Count the tokens of each text, also beyond the token limit.
 
-        Core asks only where ``signature.max_tokens`` is not None, so an embedder without a limit need not answer.
+        An embedder without a token limit need not implement it.
 
         Args:
             texts: The texts, without the document prompt.
 
         Returns:
-            The counts, the prompt's and the model's own special tokens included.
+            The counts, including the document prompt and the model's special tokens.
         """
         raise NotImplementedError(f"{type(self).__name__} has a token limit, so it must count tokens")

@@ -19,22 +19,25 @@ __all__ = ["Storage"]
 
 
 class Storage(AsyncResource):
-    """A database that holds the records. It is the only truth: indexes can be made again from it.
+    """A database that holds the records. It is the only source of truth: indexes can be rebuilt from it.
 
-    Rows handed out belong to the caller. Vectors are left out of rows unless they are asked for. Once the storage is
-    closed, every call raises `ClosedError`; where the engine fails, or a table is missing, `StorageError`.
+    Returned rows belong to the caller. Rows contain vectors only on request. After `aclose`, every call raises
+    `ClosedError`. If the engine fails or a table is missing, a call raises `StorageError`.
     """
 
     @abstractmethod
     async def tables(self) -> frozenset[str]:
-        """Return the names of the tables that exist, those of others in the same database included."""
+        """Return the names of all tables in the database, foreign ones included."""
 
     @abstractmethod
     async def apply_schema(self, step: SchemaStep) -> None:
-        """Carry out one schema step. It is idempotent.
+        """Apply one schema step. It is idempotent.
 
-        After a crash a table is there wholly or not at all; `AlterTable` may have come part of the way, and gets to the
-        end when it is carried out again.
+        After a crash, a table exists completely or not at all. An interrupted `AlterTable` may be half done, and is
+        completed when it is applied again.
+
+        Args:
+            step: The step.
         """
 
     @abstractmethod
@@ -44,10 +47,10 @@ class Storage(AsyncResource):
         Args:
             table: The table.
             ids: The ids, in any order, repeats allowed.
-            vectors: Whether to read the vector as well.
+            vectors: Whether to include the vector.
 
         Returns:
-            For each id, in the order given, its row, or None where there is no such record.
+            The row of each id, in the order given; None for a missing record.
         """
 
     @abstractmethod
@@ -64,12 +67,12 @@ class Storage(AsyncResource):
 
         Args:
             table: The table.
-            where: The filter (its meaning: `pattern_core.filters`); None for all. The caller has checked it against
-                the table.
-            order: The keys to sort by, the first one first. Null is less than everything, texts sort by code point.
-                Ties, and everything where there is no key, sort by id.
-            limit: The most rows to return, taken after filter and order; None for all.
-            vectors: Whether to read the vector as well.
+            where: The filter, with the meaning that `pattern_core.filters` defines; None for all. The caller has
+                checked it against the table.
+            order: The sort keys, the most significant first. Null sorts before everything, texts sort by code point.
+                Ties sort by id, and so does everything without a key.
+            limit: The most rows to return, applied after filter and order; None for all.
+            vectors: Whether to include the vector.
 
         Returns:
             The rows, in order.
@@ -88,7 +91,7 @@ class Storage(AsyncResource):
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
     ) -> AsyncIterator[pa.RecordBatch]:
-        """Stream records as Arrow, without holding all of them in memory.
+        """Stream records as Arrow record batches, without holding all of them in memory.
 
         Args:
             table: The table.
@@ -97,53 +100,54 @@ class Storage(AsyncResource):
             batch_rows: The most rows in a batch.
 
         Returns:
-            Batches with the schema ``table.arrow_schema(columns)``, ordered by id. A record that is there all through
-            the scan comes exactly once; one that is written meanwhile may or may not come, but whole.
+            Batches with the schema ``table.arrow_schema(columns)``, ordered by id. A record that exists throughout the
+            scan comes exactly once. A record that is written meanwhile may or may not come, but comes whole.
         """
 
     @abstractmethod
     async def commit(self, batch: Sequence[Write]) -> None:
-        """Apply writes in order, all of them or none; when it returns, they survive a crash and every read sees them.
+        """Apply a batch of writes in order, all or none.
 
-        An empty batch does nothing. Each write sees the effect of those before it in the batch.
+        When it returns, the writes survive a crash, and every read sees them. Each write sees the effect of those
+        before it in the batch. An empty batch does nothing.
 
         Args:
             batch: The writes.
 
         Raises:
             AlreadyExistsError: An id or unique key is taken.
-            ConflictError: A record has not the expected revision.
+            ConflictError: A record does not have the expected revision.
             NotFoundError: A record to patch or check is missing.
             StorageError: The engine failed. The message says whether the batch may have taken effect.
         """
 
     @abstractmethod
     async def health(self) -> Health:
-        """Ask the engine whether it works."""
+        """Return whether the engine works."""
 
     async def foreign_commits(self) -> int:
-        """Return a number that is another one after others than this object have committed; own commits may change it.
+        """Return a number that changes whenever another process or object commits; own commits may change it as well.
 
-        What keeps data of the storage in memory asks before it relies on it. A storage that may be open in several
-        processes has to answer; where only this object writes, the number is always the same.
+        Caches ask for it before they rely on what they hold. A storage that several processes may open must implement
+        it. If only this object can write, the number never changes.
         """
         return 0
 
     async def maintain(self) -> Mapping[str, Detail]:
-        """Do now the upkeep that the engine needs from time to time, and say what was done.
+        """Run pending maintenance of the engine, and report what was done.
 
-        A storage that does its own upkeep in the background does all that is due; one that needs none does nothing.
+        A storage that maintains itself in the background does now what it would do later. The default does nothing.
         """
         return {}
 
     @abstractmethod
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        """Run a statement of the engine's own language: a way out that core itself never takes.
+        """Run a statement in the engine's own language. Core never does.
 
         Args:
-            statement: The statement, never made from user text.
+            statement: The statement. Never build it from user text.
             parameters: Values to bind.
 
         Returns:
-            Whatever the engine answers.
+            The engine's answer.
         """

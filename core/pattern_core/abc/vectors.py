@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -16,14 +18,14 @@ __all__ = ["IndexSpec", "Matches", "VectorChange", "VectorStore"]
 
 @attrs.frozen
 class IndexSpec:
-    """What an index is for.
+    """The spec of an index.
 
     Attributes:
         table: The table whose vectors it holds; ``table.partition`` names the column that partitions it.
         dimensions: The length of the vectors.
         metric: ``cosine``, ``euclidean`` or ``manhattan``.
-        database: What tells the database that the index belongs to from all others, and the time that an index in this
-            place was kept up from all others. An external index that was made for another one is made anew.
+        database: A text that identifies the database and the period in which the index received all its changes. An
+            external index that was built for another text is rebuilt.
     """
 
     table: Table
@@ -34,12 +36,12 @@ class IndexSpec:
 
 @attrs.frozen
 class VectorChange:
-    """What the index has to hold of one record from now on.
+    """The new state of one record in an index.
 
     Attributes:
         id: The record.
         partition: The value of its partition column.
-        vector: Its vector; None where it has none, or is gone.
+        vector: Its vector; None if it has none or was deleted.
     """
 
     id: str
@@ -49,12 +51,12 @@ class VectorChange:
 
 @attrs.frozen
 class Matches:
-    """What a vector search found.
+    """The matches of a vector search.
 
     Attributes:
         ids: The records, closest first, ties by id.
-        scores: For each, how close it is, more is closer: the cosine similarity, or the distance times -1.
-        exact: Whether every candidate was compared.
+        scores: The score of each, more is closer: the cosine similarity, or the distance times -1.
+        exact: Whether the search compared every candidate.
     """
 
     ids: tuple[str, ...]
@@ -63,29 +65,39 @@ class Matches:
 
 
 class VectorStore(AsyncResource):
-    """An index over the vectors that a storage holds. It can always be made again from there.
+    """An index over the vectors that a storage holds. It can always be rebuilt from them.
 
-    Once it is closed, every call raises `ClosedError`; for a table without an index, `StorageError`.
+    After `aclose`, every call raises `ClosedError`. A call for a table without an index raises `StorageError`.
     """
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "place" in vars(cls) and "location" not in vars(cls):
+            message = f"{cls.__name__}.place is now called location; rename it. The old name will stop working."
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            cls.location = vars(cls)["place"]  # type: ignore[method-assign]  # a property as well
+
     @property
-    def place(self) -> str | None:
-        """Where the index is kept, if that is a place of its own, which a crash may leave behind the storage; else None.
+    def location(self) -> str | None:
+        """Where an external index is stored; None for an index that lives in the storage or in this process.
 
-        For such an external index core keeps an outbox in the storage: a commit also records which records the index has
-        yet to learn of, and forgets it when `apply` has returned. So `apply` returns when its changes survive a crash;
-        and an index that `create` had not finished when it was interrupted does not pass for a ready one.
+        A crash can leave an external index behind the storage, so core keeps an outbox for it: a commit also writes the
+        pending index updates, and removes them when `apply` has returned. Therefore `apply` must return only when its
+        changes survive a crash, and an index whose `create` was interrupted must not count as ready.
 
-        The place tells the index from others: an index that was not kept up for a while, because the database was used
-        with one in another place or with none, is made anew.
+        The location identifies the index. An index that missed changes, because the database was used with another
+        location or without an external index, is rebuilt.
         """
         return None
 
     @abstractmethod
     async def create(self, index: IndexSpec) -> None:
-        """Make the index of a table ready for search, from what the storage holds; do nothing where it is ready.
+        """Build the index of a table from the stored vectors; do nothing if it is ready.
 
-        An index that was made for other dimensions, another metric, another database or other parameters is made anew.
+        An index that was built for other dimensions, another metric, another database or other parameters is rebuilt.
+
+        Args:
+            index: The spec of the index.
         """
 
     @abstractmethod
@@ -94,48 +106,48 @@ class VectorStore(AsyncResource):
 
     @abstractmethod
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
-        """Make the index agree with records that a commit has changed. Repeats do no harm.
+        """Update the index for records that a commit has changed. It is idempotent.
 
-        Core calls it in the order of the commits, one call at a time; where several processes write, each of them
-        does, and repeats itself until the index agrees with the storage.
+        Core makes one call at a time, in the order of the commits. If several processes write, each of them does so, and
+        repeats its calls until the index agrees with the storage.
 
         Args:
             table: The table.
-            changes: What it has to hold from now on.
+            changes: The new state of each record.
         """
 
     @abstractmethod
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
     ) -> Matches:
-        """Find the closest vectors.
+        """Return the closest vectors.
 
         Args:
             table: The table.
             vector: The query, float32 ``[dimensions]``.
-            partitions: The partitions to look in, and no others.
-            limit: The most matches to return. Fewer come only where the partitions hold fewer.
+            partitions: The partitions to search, and no others.
+            limit: The most matches to return. Fewer are returned only if the partitions hold fewer.
             ids: The only records to consider; None for all.
 
         Returns:
             The matches, closest first, ties by id.
 
         Raises:
-            InvalidVectorError: The query has another length than the index, is all zeros, or not finite.
+            InvalidVectorError: The query has another length than the index, is all zeros, or is not finite.
         """
 
     @abstractmethod
     async def count(self, table: Table) -> int:
-        """Return how many vectors of a table can be found."""
+        """Return how many vectors of a table the index holds."""
 
     @abstractmethod
     async def drop(self, table: Table) -> None:
-        """Remove the index of a table; do nothing where there is none."""
+        """Remove the index of a table; do nothing if there is none."""
 
     async def maintain(self) -> Mapping[str, Detail]:
-        """Do now the upkeep that is due, and say what was done, as `Storage.maintain`."""
+        """Run pending maintenance, and report what was done, as `Storage.maintain`."""
         return {}
 
     @abstractmethod
     async def health(self) -> Health:
-        """Ask the engine whether it works."""
+        """Return whether the engine works."""

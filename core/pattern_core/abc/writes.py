@@ -1,4 +1,4 @@
-"""The entries of a batch: what `Storage.commit` applies, all or nothing."""
+"""The writes and checks of a batch, which `Storage.commit` applies all or nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Check", "CheckNone", "Delete", "Insert", "Patch", "Put", "Write"]
 
 @attrs.frozen
 class Insert:
-    """Write a new record. `AlreadyExistsError` where the id or a unique key is taken.
+    """Write a new record. `AlreadyExistsError` if the id or a unique key is taken.
 
     Attributes:
         table: The table.
@@ -27,7 +27,7 @@ class Insert:
 
 @attrs.frozen
 class Put:
-    """Write a whole record, new or over the one with its id. `AlreadyExistsError` where a unique key is taken.
+    """Write a whole record, new or in place of the one with its id. `AlreadyExistsError` if a unique key is taken.
 
     Attributes:
         table: The table.
@@ -40,13 +40,13 @@ class Put:
 
 @attrs.frozen
 class Patch:
-    """Set some columns of a record, each as a whole. `NotFoundError` where it is missing and no revision is expected.
+    """Set some columns of a record, each as a whole. `NotFoundError` if it is missing and no revision is expected.
 
     Attributes:
         table: The table.
         id: The record.
-        changes: The columns to set; None makes one null.
-        revision: The revision that the record must have, else `ConflictError`; None for any.
+        changes: The columns to set; None sets a column to null.
+        revision: The expected revision, else `ConflictError`; None for any.
     """
 
     table: Table
@@ -57,12 +57,12 @@ class Patch:
 
 @attrs.frozen
 class Delete:
-    """Remove a record; a missing one is no error where no revision is expected.
+    """Delete a record. A missing record is no error if no revision is expected.
 
     Attributes:
         table: The table.
         id: The record.
-        revision: The revision that the record must have, else `ConflictError`; None for any.
+        revision: The expected revision, else `ConflictError`; None for any.
     """
 
     table: Table
@@ -72,13 +72,13 @@ class Delete:
 
 @attrs.frozen
 class Check:
-    """Write nothing, but let the batch fail unless a record is as expected.
+    """Write nothing; the batch fails unless a record is as expected.
 
     Attributes:
         table: The table.
         id: The record.
-        revision: None: it must exist, else `NotFoundError`. 0: it must not exist, else `ConflictError`. Any other:
-            it must have that revision, else `ConflictError`.
+        revision: None: the record must exist, else `NotFoundError`. 0: it must not exist, else `ConflictError`. Any
+            other number: it must have that revision, else `ConflictError`.
     """
 
     table: Table
@@ -88,9 +88,9 @@ class Check:
 
 @attrs.frozen
 class CheckNone:
-    """Write nothing, but let the batch fail with `ConflictError` if a record satisfies a filter.
+    """Write nothing; the batch fails with `ConflictError` if a record satisfies a filter.
 
-    It sees the writes before it in the batch: behind deletions, it makes sure that nothing was added meanwhile.
+    It sees the writes before it in the batch. After deletions, it ensures that nothing was added meanwhile.
 
     Attributes:
         table: The table.

@@ -11,7 +11,7 @@ import attrs
 from pattern_core.abc import Embedder, Storage, VectorStore
 from pattern_core.config import Config
 from pattern_core.embedding.cache import VectorCache
-from pattern_core.embedding.model import Embeddings
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.errors import ConfigError, nearest
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec
 from pattern_core.plugins.discovery import load_plugin, plugin_name
@@ -34,7 +34,7 @@ class Wiring:
 
     storage: Callable[[], Awaitable[Storage]]
     vectors: Callable[[Storage], Awaitable[VectorStore]]
-    embeddings: Embeddings
+    embeddings: EmbeddingModel
     shared: bool
 
 
@@ -84,7 +84,7 @@ def is_shared(config: Config) -> bool:
     return load_plugin(config.database.provider or "", StorageSpec).processes
 
 
-def load_embeddings(config: Config) -> Embeddings:
+def load_embeddings(config: Config) -> EmbeddingModel:
     """Load the plugin of the embedding model, and check its options.
 
     Args:
@@ -97,7 +97,7 @@ def load_embeddings(config: Config) -> Embeddings:
     cached = config.policy.cache and spec.cached
     cache = VectorCache(user_cache() / "embeddings.sqlite", config.policy.cache_mb * 1_000_000) if cached else None
     load: Callable[[], Awaitable[Embedder]] = functools.partial(spec.open, _options(config, spec.options, "embeddings"))
-    return Embeddings(load, config.policy, cache=cache)
+    return EmbeddingModel(load, config.policy, cache=cache)
 
 
 def _check_storage(config: Config, name: str, vectors: VectorSpec) -> None:

@@ -1,11 +1,12 @@
-"""What a database says of itself: its schema's version, and which generations of vectors it has.
+"""Database metadata: the schema version, the embedding signature and the generations of vectors.
 
-Vectors are made by one model and kept as a generation: in tables of their own, with a number that is never used again.
-One generation is active: it is searched, and every write keeps it up. To change the model, another one is built beside
-it, and then takes its place (`pattern_core.maintenance.reembed`). Whenever that changes, so does the revision of the
-one record of ``system_metadata``; and every commit that writes vectors demands the revision that it knows (`fence`). So
-nobody can add to a generation that is no longer active. (What is done to a generation that is no longer in use, or its
-builder says of itself, concerns nobody who writes, and changes no revision but its own.)
+The vectors that one model makes are a generation: tables of their own, with a number that is never used again. One
+generation is active: searches use it, and every write updates it. To change the model, another generation is built
+beside it and then becomes active (`pattern_core.maintenance.reembedding`).
+
+The one record of ``system_metadata`` gets a new revision at each of these changes. Every commit that writes vectors
+checks the revision that its session knows (`generation_guard`), so nobody can write to a generation that is no longer
+active. Changes that do not concern writers, such as the progress of a build, leave that revision alone.
 """
 
 from __future__ import annotations
@@ -20,22 +21,23 @@ from pattern_core.errors import MigrationError, StorageError
 from pattern_core.schema import EMBEDDED, TABLES
 from pattern_core.support.clock import utc_now
 
-from .tables import GENERATIONS, vectors_of
+from .tables import GENERATIONS, vector_table
 
 __all__ = [
     "FIRST_WITH_GENERATIONS",
     "Generation",
     "Metadata",
-    "fence",
-    "put_generation",
+    "generation_guard",
+    "index_specs",
     "read_metadata",
     "read_revision",
-    "specs_of",
-    "stamp",
+    "record_generation",
+    "record_schema_version",
+    "touch_metadata",
 ]
 
 FIRST_WITH_GENERATIONS: Final = 3
-"""The schema version from which on vectors have tables of their own."""
+"""The first schema version with vectors in tables of their own."""
 
 _COLUMNS: Final = (
     "number",
@@ -55,20 +57,20 @@ _ID: Final = "main"
 
 @attrs.frozen(kw_only=True)
 class Generation:
-    """Vectors of all records, made by one model.
+    """The vectors of all records, made by one model.
 
     Attributes:
         number: Its number, from 1.
-        signature: What makes its vectors.
-        state: ``active``, ``building``, ``retired`` (was active, and is kept), or ``dropped`` (is being removed).
-        has_chunks: Whether a record may have several vectors; as long as none has, nobody need look.
-        index: The place of the external index that is told of all changes; empty where there is none.
-        index_since: What tells the time since that is so from all others.
-        held_until: Until when others are to wait with their writes, so that its builder can finish.
-        worker: Who builds it, if somebody does.
-        worker_seen_at: When that one last said that it was at it.
-        revision: The revision of its record; 0 where there is none yet.
-        created_at: When it was begun.
+        signature: The signature of the model.
+        state: ``active``, ``building``, ``retired`` (was active, and is kept) or ``dropped`` (is being removed).
+        has_chunks: Whether a record may have several vectors. While none has, reads skip the chunks.
+        index: The location of the external index that receives all changes; empty if there is none.
+        index_since: A unique text for the period in which that index receives all changes.
+        held_until: Until when other writers wait, so that a build can finish; None if they do not.
+        worker: The process that builds the generation; None if none does.
+        worker_seen_at: When that process last reported.
+        revision: The revision of its record; 0 before it is written.
+        created_at: When the build began.
     """
 
     number: int
@@ -86,14 +88,14 @@ class Generation:
 
 @attrs.frozen(kw_only=True)
 class Metadata:
-    """What a database says of itself.
+    """The metadata of a database.
 
     Attributes:
-        schema_version: The version of its schema; 0 before the first migration.
-        signature: What made the vectors that are searched; None before the first migration.
-        revision: The revision of the record; 0 where there is none.
-        identity: What tells this database from all others; empty before the first migration.
-        generations: Its generations of vectors, the oldest first.
+        schema_version: The schema version; 0 before the first migration.
+        signature: The signature of the active generation; None before the first migration.
+        revision: The revision of the record; 0 before it is written.
+        identity: A text that no other database has; empty before the first migration.
+        generations: The generations of vectors, oldest first.
     """
 
     schema_version: int = 0
@@ -104,21 +106,19 @@ class Metadata:
 
     @property
     def active(self) -> Generation | None:
-        """The generation that is searched; None before there are any."""
+        """The active generation; None before there are any."""
         return self._in("active")
 
     @property
     def in_use(self) -> Generation:
-        """The generation that is searched; raises `StorageError` before there is one."""
+        """The active generation; raises `StorageError` before there is one."""
         if self.active is None:
-            raise StorageError(
-                "the database is not set up yet, so it has no vectors. Open it with pattern_core.open(…)."
-            )
+            raise StorageError("the database is not set up yet. Open it with pattern_core.open(…).")
         return self.active
 
     @property
     def building(self) -> Generation | None:
-        """The generation that is in the making, if one is."""
+        """The generation that is being built; None if there is none."""
         return self._in("building")
 
     def _in(self, state: str) -> Generation | None:
@@ -126,21 +126,21 @@ class Metadata:
 
 
 async def read_metadata(storage: Storage) -> Metadata:
-    """Read what a database says of itself.
+    """Read the metadata of a database.
 
     Args:
-        storage: The database.
+        storage: The storage.
 
     Returns:
-        The metadata; that of version 0 where nothing has been set up.
+        The metadata; that of version 0 if the database is not set up.
 
     Raises:
-        MigrationError: It was written by a newer version, and cannot be read.
+        MigrationError: A newer version of this library wrote the metadata, and this one cannot read it.
     """
     tables = await storage.tables()
     if _TABLE.name not in tables:
         return Metadata()
-    # The one record first: where something changes in between, its revision is the old one, and the fence holds.
+    # This record first: if something changes in between, its revision is outdated, and the guard fails.
     (row,) = await storage.get(_TABLE, [_ID])
     if row is None:
         return Metadata()
@@ -157,32 +157,18 @@ async def read_metadata(storage: Storage) -> Metadata:
 
 
 async def read_revision(storage: Storage) -> int:
-    """Read just the revision of what a database says of itself; 0 where it was never set up. It costs one look."""
+    """Read only the revision of the metadata, with a single lookup; 0 if the database is not set up."""
     (row,) = await storage.get(_TABLE, [_ID])
     return 0 if row is None else int(row["revision"])
 
 
-def _signature(text: str) -> Signature:
-    try:
-        return Signature.from_json(text)
-    except (TypeError, ValueError) as error:
-        raise MigrationError(
-            f"the database's embedding signature cannot be read ({error}); a newer version has probably written it. "
-            f"Update: pip install --upgrade pattern-core"
-        ) from error
+def generation_guard(metadata: Metadata) -> Check:
+    """Return the check that the generations have not changed since the metadata was read."""
+    return Check(_TABLE, _ID, metadata.revision)
 
 
-def _generation(row: Row) -> Generation:
-    return Generation(**{name: row[name] for name in _COLUMNS}, signature=_signature(row["signature"]))
-
-
-def fence(known: Metadata) -> Check:
-    """Return the check that nothing has changed in what is known of the generations."""
-    return Check(_TABLE, _ID, known.revision)
-
-
-def put_generation(generation: Generation) -> Put | Patch:
-    """Return the write that records a generation; a known one has to be as it was read."""
+def record_generation(generation: Generation) -> Put | Patch:
+    """Return the write that records a generation. A recorded one must be as it was read."""
     row: Row = {
         "revision": generation.revision + 1,
         "updated_at": utc_now(),
@@ -202,45 +188,68 @@ def put_generation(generation: Generation) -> Put | Patch:
     return Put(GENERATIONS, {"id": id, "created_at": generation.created_at, **row})
 
 
-def stamp(known: Metadata, version: int, signature: Signature) -> Insert | Patch:
-    """Return the write that records a schema version, and what makes the vectors that are searched.
+def record_schema_version(metadata: Metadata, version: int, signature: Signature) -> Insert | Patch:
+    """Return the write that records a schema version and the signature of the active generation.
 
-    It fails where somebody else has written it since: with `ConflictError`, or `AlreadyExistsError` the first time.
+    It fails if another process has written the metadata
+    since it was read: with `ConflictError`, or with `AlreadyExistsError` the first time.
 
     Args:
-        known: The metadata as it was read.
-        version: The schema's version.
-        signature: What makes the vectors.
+        metadata: The metadata as it was read.
+        version: The schema version.
+        signature: The signature of the active generation.
+
+    Returns:
+        The write.
     """
     now = utc_now()
     row: Row = {
-        "revision": known.revision + 1,
+        "revision": metadata.revision + 1,
         "updated_at": now,
         "embedding_model": signature.model,
         "embedding_dimensions": signature.dimensions,
         "embedding_signature": signature.to_json(),
         "schema_version": version,
     }
-    if known.revision:
-        return Patch(_TABLE, _ID, row, known.revision)
+    if metadata.revision:
+        return Patch(_TABLE, _ID, row, metadata.revision)
     return Insert(_TABLE, {"id": _ID, "created_at": now, **row})
 
 
-def specs_of(known: Metadata, metric: str, generation: Generation | None = None) -> list[IndexSpec]:
-    """Return the indexes of a generation of vectors.
+def touch_metadata(metadata: Metadata) -> Insert | Patch:
+    """Return the write that gives the metadata a new revision, so that all sessions read it again before they write."""
+    return record_schema_version(metadata, metadata.schema_version, metadata.in_use.signature)
+
+
+def index_specs(metadata: Metadata, metric: str, generation: Generation | None = None) -> list[IndexSpec]:
+    """Return the specs of the indexes of a generation.
 
     Args:
-        known: What the database says of itself.
-        metric: How vectors are compared.
-        generation: The generation; None for the one that is searched.
+        metadata: The database metadata.
+        metric: The metric of the vector search.
+        generation: The generation; None for the active one.
 
     Returns:
-        For each table of vectors, what its index is for.
+        One spec for each table of vectors.
 
     Raises:
-        StorageError: The database was never set up.
+        StorageError: The database is not set up.
     """
-    chosen = generation or known.in_use
-    tables = (vectors_of(table, chosen.number) for table in EMBEDDED)
-    database = f"{known.identity} {known.in_use.index_since}".rstrip()
+    chosen = generation or metadata.in_use
+    tables = (vector_table(table, chosen.number) for table in EMBEDDED)
+    database = f"{metadata.identity} {metadata.in_use.index_since}".rstrip()
     return [IndexSpec(table, chosen.signature.dimensions, metric, database) for table in tables]
+
+
+def _signature(text: str) -> Signature:
+    try:
+        return Signature.from_json(text)
+    except (TypeError, ValueError) as error:
+        raise MigrationError(
+            f"the database's embedding signature cannot be read ({error}); a newer version has probably written it. "
+            f"Update pattern-core: pip install --upgrade pattern-core"
+        ) from error
+
+
+def _generation(row: Row) -> Generation:
+    return Generation(**{name: row[name] for name in _COLUMNS}, signature=_signature(row["signature"]))

@@ -1,4 +1,4 @@
-"""The tables that a database keeps for itself: vectors, their generations, pending index updates, leases."""
+"""Internal tables: vectors, their generations, pending index updates, leases."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pattern_core.schema import TABLES, Column, Kind, Table
 from pattern_core.schema.records import COMMON, record_table
 
 __all__ = [
+    "EMBEDDING_QUEUE",
     "GENERATIONS",
     "LEASES",
     "OUTBOX",
-    "UNEMBEDDED",
-    "generation_of",
-    "table_named",
-    "vectors_of",
+    "find_table",
+    "generation_number",
+    "vector_table",
 ]
 
 OUTBOX: Final = record_table(
@@ -25,7 +25,7 @@ OUTBOX: Final = record_table(
     Column("record_partition", Kind.TEXT),
     Column("is_claim", Kind.BOOLEAN),
 )
-"""Which rows an external index has yet to learn of (`pattern_core.search.indexing`)."""
+"""Pending updates of an external index (`pattern_core.search.outbox`)."""
 
 GENERATIONS: Final = record_table(
     "embedding_generations",
@@ -39,10 +39,12 @@ GENERATIONS: Final = record_table(
     Column("worker", Kind.TEXT, optional=True),
     Column("worker_seen_at", Kind.TIME, optional=True),
 )
-"""The generations of vectors; one is searched, another may be in the making (`pattern_core.catalog.metadata`)."""
+"""The generations of vectors (`pattern_core.catalog.metadata`)."""
 
-UNEMBEDDED: Final = record_table("embedding_queue", Column("record_table", Kind.TEXT), Column("record_id", Kind.TEXT))
-"""Which records were written while another generation was in the making, and have yet to get their vectors in it."""
+EMBEDDING_QUEUE: Final = record_table(
+    "embedding_queue", Column("record_table", Kind.TEXT), Column("record_id", Kind.TEXT)
+)
+"""Records written while a generation is being built, which still need vectors in it."""
 
 LEASES: Final = record_table(
     "maintenance_leases",
@@ -51,16 +53,15 @@ LEASES: Final = record_table(
     Column("held_since", Kind.TIME),
     Column("seconds", Kind.NUMBER),
 )
-"""Who changes the database as a whole (``pattern_core.maintenance.lease``). It is there before anything else, and no part of
-a schema version: where several processes may open a database, it is made when it is first needed."""
+"""Leases of processes that change the whole database (``pattern_core.maintenance.migrations.lease``).
+
+The table is created on first use, before any schema version, and only if several processes may open the database."""
 
 _VECTORS: Final = "_vectors_"
 
 
-def vectors_of(table: Table, generation: int) -> Table:
-    """Return the table that holds the vectors of a table's records.
-
-    A record has a row for each of its vectors.
+def vector_table(table: Table, generation: int) -> Table:
+    """Return the table that holds the vectors of a table's records, one row for each vector.
 
     Args:
         table: One of `EMBEDDED`.
@@ -70,7 +71,7 @@ def vectors_of(table: Table, generation: int) -> Table:
         The table.
     """
     columns = (
-        *COMMON[:2],  # nobody asks when a vector was made, and times are dear to some engines
+        *COMMON[:2],  # no times: nothing reads them, and they are expensive in some engines
         Column("partition", Kind.TEXT),
         Column("part", Kind.INTEGER),
         Column("parts", Kind.INTEGER),
@@ -84,14 +85,14 @@ def vectors_of(table: Table, generation: int) -> Table:
     return Table(name, columns, indexes=(("partition",),), partition="partition")
 
 
-def generation_of(name: str) -> int:
-    """Return the number of the generation that a table of vectors belongs to; 0 for any other table's name."""
+def generation_number(name: str) -> int:
+    """Return the generation of a table of vectors by its name; 0 for any other name."""
     found = re.fullmatch(rf"(\w+?){_VECTORS}([1-9]\d*)", name)
     return int(found[2]) if found and found[1] in TABLES else 0
 
 
-def table_named(name: str) -> Table | None:
-    """Return the table of ours that has a name, of records, vectors or anything else; None where none has."""
-    if number := generation_of(name):
-        return vectors_of(TABLES[name.removesuffix(f"{_VECTORS}{number}")], number)
-    return TABLES.get(name) or {each.name: each for each in (OUTBOX, GENERATIONS, UNEMBEDDED, LEASES)}.get(name)
+def find_table(name: str) -> Table | None:
+    """Return the table of pattern-core with a name, internal tables included; None for a foreign table."""
+    if number := generation_number(name):
+        return vector_table(TABLES[name.removesuffix(f"{_VECTORS}{number}")], number)
+    return TABLES.get(name) or {each.name: each for each in (OUTBOX, GENERATIONS, EMBEDDING_QUEUE, LEASES)}.get(name)

@@ -15,23 +15,30 @@ if TYPE_CHECKING:
     from pattern_core.abc import Signature
     from pattern_core.config import Config
 
-__all__ = ["embeddings_of", "is_missing", "location_of", "mismatch_of", "storage_of", "vectors_of"]
+__all__ = [
+    "configured_embeddings",
+    "configured_storage",
+    "configured_vectors",
+    "is_missing",
+    "location_of",
+    "mismatch_of",
+]
 
 
-def storage_of(config: Config) -> tuple[StorageSpec, Any]:
+def configured_storage(config: Config) -> tuple[StorageSpec, Any]:
     """Return what the configured storage says of itself, and its options."""
     spec = load_plugin(config.database.provider or "", StorageSpec)
     return spec, _options(config, "database", spec.options)
 
 
-def vectors_of(config: Config) -> tuple[VectorSpec, Any, str]:
+def configured_vectors(config: Config) -> tuple[VectorSpec, Any, str]:
     """Return what the configured vector search says of itself, its options, and its name."""
-    name = config.vectors.provider or storage_of(config)[0].vectors
+    name = config.vectors.provider or configured_storage(config)[0].vectors
     spec = load_plugin(name, VectorSpec)
     return spec, _options(config, "vectors", spec.options), name
 
 
-def embeddings_of(config: Config) -> tuple[EmbeddingSpec, Any]:
+def configured_embeddings(config: Config) -> tuple[EmbeddingSpec, Any]:
     """Return what the configured embedding provider says of itself, and its options."""
     spec = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
     return spec, _options(config, "embeddings", spec.options)
@@ -39,7 +46,7 @@ def embeddings_of(config: Config) -> tuple[EmbeddingSpec, Any]:
 
 def location_of(config: Config) -> str:
     """Say where the database is: its path, or its address without user name and password."""
-    _, options = storage_of(config)
+    _, options = configured_storage(config)
     if path := getattr(options, "path", None):
         return str(path)
     address = urlsplit(str(getattr(options, "url", "")))
@@ -48,7 +55,7 @@ def location_of(config: Config) -> str:
 
 def is_missing(config: Config) -> bool:
     """Return whether the database is one of a path where nothing stands yet; to open it would make it."""
-    path = getattr(storage_of(config)[1], "path", None)
+    path = getattr(configured_storage(config)[1], "path", None)
     return isinstance(path, Path) and not path.exists()
 
 
@@ -63,7 +70,7 @@ def mismatch_of(config: Config, stored: Signature | None) -> str:
         The reason; empty where there is none.
     """
     try:
-        _, options = embeddings_of(config)
+        _, options = configured_embeddings(config)
     except PatternError as error:
         return str(error)
     if stored is None:

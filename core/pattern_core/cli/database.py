@@ -33,7 +33,7 @@ def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *
     """
     import asyncio
 
-    from pattern_core.assembly.opening import open as open_database
+    from pattern_core.database import open as open_database
 
     async def run() -> T:
         with loading(settings) if load_model else contextlib.nullcontext():

@@ -14,18 +14,18 @@ import attrs
 import click
 
 import pattern_core
-from pattern_core.assembly.opening import open as open_database
 from pattern_core.assembly.opening import open_storage
 from pattern_core.catalog.metadata import read_metadata
 from pattern_core.config import load_config
+from pattern_core.database import open as open_database
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
-from pattern_core.maintenance.indexes import index_specs, index_status
-from pattern_core.maintenance.migrate import LATEST, plan
+from pattern_core.maintenance.indexes import index_status, read_index_specs
+from pattern_core.maintenance.migrations.migrate import LATEST, plan_migration
 from pattern_core.schema import EMBEDDED
 from pattern_core.support.validators import as_vector
 
 from .base import Settings, Verb
-from .configured import embeddings_of, location_of, storage_of, vectors_of
+from .configured import configured_embeddings, configured_storage, configured_vectors, location_of
 from .output import clean, console, one_line, print_json
 
 if TYPE_CHECKING:
@@ -134,14 +134,14 @@ def _check_plugins(config: Config) -> tuple[list[Check], list[Check]]:
     """
 
     def storage() -> tuple[str | None, StorageSpec]:
-        return config.database.provider, storage_of(config)[0]
+        return config.database.provider, configured_storage(config)[0]
 
     def vectors() -> tuple[str | None, VectorSpec]:
-        spec, _, name = vectors_of(config)
+        spec, _, name = configured_vectors(config)
         return name, spec
 
     def embeddings() -> tuple[str | None, EmbeddingSpec]:
-        return config.embeddings.provider, embeddings_of(config)[0]
+        return config.embeddings.provider, configured_embeddings(config)[0]
 
     wrong: dict[str, Check] = {}
     plugins: dict[str, Check] = {}
@@ -171,7 +171,7 @@ async def _check_database(config: Config, report: Report) -> Metadata | None:
 
 
 async def _check_schema(storage: Storage, report: Report) -> Metadata:
-    steps, stored = await plan(storage), await read_metadata(storage)
+    steps, stored = await plan_migration(storage), await read_metadata(storage)
     if not stored.schema_version:
         report(Check("schema", "ok", "nothing is set up yet; the first use does it"))
     elif steps.pending:
@@ -190,7 +190,7 @@ async def _check_schema(storage: Storage, report: Report) -> Metadata:
 async def _check_model(config: Config, stored: Metadata | None, report: Report) -> bool:
     """Load the model, embed a text, and compare the model with the one that the database's vectors come from."""
     with _failing(report, "model"):
-        spec, options = embeddings_of(config)
+        spec, options = configured_embeddings(config)
         start = time.perf_counter()
         async with await spec.open(options) as embedder:
             signature = embedder.signature
@@ -213,7 +213,7 @@ async def _check_index(config: Config, report: Report) -> None:
     """Compare what the vector index holds with what the storage does."""
     with _failing(report, "index"):
         async with open_database(config, load_model=False) as database:
-            specs = await index_specs(database.storage, config.metric)
+            specs = await read_index_specs(database.storage, config.metric)
             found = [await index_status(database.storage, database.vectors, spec.table) for spec in specs]
         names = (table.name.replace("_", " ") for table in EMBEDDED)
         figures = zip(names, found, strict=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pattern_core.abc import Storage
     from pattern_core.config import Config
     from pattern_core.database import Database
-    from pattern_core.maintenance.migrate import Plan
+    from pattern_core.maintenance.migrations.migrate import MigrationPlan
 
 __all__ = ["migrate"]
 
@@ -87,9 +87,9 @@ def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - 
     configuration. The next use of the database brings the schema up again.
     """
     from pattern_core.assembly.wiring import is_shared
-    from pattern_core.maintenance.migrate import migrate_down
+    from pattern_core.maintenance.migrations.migrate import migrate_down
 
-    async def work(storage: Storage, config: Config) -> Plan:
+    async def work(storage: Storage, config: Config) -> MigrationPlan:
         backups = config.base / "pattern-backups"
         return await migrate_down(storage, target, backups=backups, shared=is_shared(config))
 
@@ -101,16 +101,15 @@ def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - 
     print_done(settings, message, _data(done))
 
 
-def _plan(settings: Settings, target: int | None) -> Plan:
-    from pattern_core.maintenance.migrate import LATEST
-    from pattern_core.maintenance.migrate import plan as make_plan
+def _plan(settings: Settings, target: int | None) -> MigrationPlan:
+    from pattern_core.maintenance.migrations.migrate import LATEST, plan_migration
 
-    async def work(storage: Storage, _: Config) -> Plan:
-        return await make_plan(storage, LATEST if target is None else target)
+    async def work(storage: Storage, _: Config) -> MigrationPlan:
+        return await plan_migration(storage, LATEST if target is None else target)
 
     return use_storage(settings, work)
 
 
-def _data(found: Plan) -> dict[str, object]:
+def _data(found: MigrationPlan) -> dict[str, object]:
     migrations = [{"version": each.version, "summary": each.summary} for each in found.pending]
     return {"current": found.current, "target": found.target, "migrations": migrations}

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from pattern_core.abc import Storage
     from pattern_core.catalog.metadata import Generation, Metadata
     from pattern_core.config import Config
-    from pattern_core.embedding.model import Embeddings
-    from pattern_core.maintenance.reembed import Estimate, Outcome
-    from pattern_core.sessions.direct import Direct
+    from pattern_core.embedding.model import EmbeddingModel
+    from pattern_core.maintenance.reembedding.estimate import ReembedEstimate
+    from pattern_core.maintenance.reembedding.reembed import ReembedResult
+    from pattern_core.sessions.direct import DirectSession
 
 __all__ = ["reembed"]
 
@@ -51,9 +52,9 @@ def plan(settings: Settings) -> None:
     A few records are embedded to see how long that takes. The cost is shown where price_per_million_tokens is set under
     [embeddings].
     """
-    from pattern_core.maintenance.reembed import estimate
+    from pattern_core.maintenance.reembedding.estimate import estimate_reembedding
 
-    found = _use(settings, estimate)
+    found = _use(settings, estimate_reembedding)
     if settings.json:
         import attrs
 
@@ -93,7 +94,7 @@ def resume(settings: Settings) -> None:
 @click.pass_obj
 def status(settings: Settings) -> None:
     """Show whose vectors there are: in use, in the making, or kept from before."""
-    from pattern_core.catalog.tables import UNEMBEDDED, vectors_of
+    from pattern_core.catalog.tables import EMBEDDING_QUEUE, vector_table
     from pattern_core.schema import EMBEDDED
 
     async def work(storage: Storage, _: Config) -> tuple[list[tuple[Generation, int]], int]:
@@ -103,9 +104,9 @@ def status(settings: Settings) -> None:
         known = await read_metadata(storage)
         for each in known.generations:
             if each.state != "dropped":
-                tables = [vectors_of(table, each.number) for table in EMBEDDED]
+                tables = [vector_table(table, each.number) for table in EMBEDDED]
                 found.append((each, sum([await storage.count(table) for table in tables])))
-        return found, await storage.count(UNEMBEDDED) if known.building else 0
+        return found, await storage.count(EMBEDDING_QUEUE) if known.building else 0
 
     found, waiting = use_storage(settings, work)
     if settings.json:
@@ -141,7 +142,7 @@ def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option
     if not retired:
         raise click.UsageError("There are no vectors of another model to go back to.")
 
-    async def target(_: Direct, model: Embeddings) -> Any:
+    async def target(_: DirectSession, model: EmbeddingModel) -> Any:
         return await model.signature()
 
     if (configured := _use(settings, target)) not in [each.signature for each in retired]:
@@ -156,13 +157,13 @@ def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option
 @click.pass_obj
 def drop(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
     """Remove the vectors of models that were in use before. The way back is then to embed everything again."""
-    from pattern_core.maintenance.reembed import drop_retired
+    from pattern_core.maintenance.reembedding.generations import drop_retired
 
     retired = [each for each in _generations(settings).generations if each.state == "retired"]
     if retired and not yes:
         confirm(f"Remove the vectors of {', '.join(str(each.signature) for each in retired)}?")
 
-    async def work(session: Direct, _: Embeddings) -> list[Generation]:
+    async def work(session: DirectSession, _: EmbeddingModel) -> list[Generation]:
         return await drop_retired(session)
 
     dropped = _use(settings, work) if retired else []
@@ -173,7 +174,7 @@ def drop(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of 
 _STATES = {"active": "in use", "building": "in the making", "retired": "kept"}
 
 
-def _plan_in_words(found: Estimate) -> dict[str, str]:
+def _plan_in_words(found: ReembedEstimate) -> dict[str, str]:
     words = {
         "from": str(found.current),
         "to": str(found.target),
@@ -194,10 +195,10 @@ def _duration(seconds: float) -> str:
 
 
 def _run(settings: Settings, *, again: bool = False, take_over: bool = False) -> None:
-    from pattern_core.maintenance.reembed import reembed as make
+    from pattern_core.maintenance.reembedding.reembed import reembed as make
     from pattern_core.schema import EMBEDDED
 
-    async def work(session: Direct, target: Embeddings) -> Outcome:
+    async def work(session: DirectSession, target: EmbeddingModel) -> ReembedResult:
         total = sum([await session.storage.count(table) for table in EMBEDDED])
         with progress(settings, "Embedding", total) as advance:
             before = 0
@@ -220,12 +221,12 @@ def _run(settings: Settings, *, again: bool = False, take_over: bool = False) ->
 
 
 def _abandon(settings: Settings, building: Generation, *, yes: bool) -> None:
-    from pattern_core.maintenance.reembed import abandon
+    from pattern_core.maintenance.reembedding.generations import abandon
 
     if not yes:
         confirm(f"Give up the half-made vectors of {building.signature}?")
 
-    async def work(storage: Direct, _: Embeddings) -> object:
+    async def work(storage: DirectSession, _: EmbeddingModel) -> object:
         return await abandon(storage)
 
     _use(settings, work)
@@ -248,7 +249,7 @@ def _item(generation: Generation, vectors: int) -> dict[str, Any]:
     return {**data, "vectors": vectors}
 
 
-def _use(settings: Settings, work: Callable[[Direct, Embeddings], Awaitable[T]]) -> T:
+def _use(settings: Settings, work: Callable[[DirectSession, EmbeddingModel], Awaitable[T]]) -> T:
     """Open the database for a change of the model, do some work, and close it."""
     import asyncio
 

@@ -30,8 +30,8 @@ def status(context: click.Context) -> None:
     from pattern_core.config import load_config
     from pattern_core.errors import StorageError
     from pattern_core.filters import Field
-    from pattern_core.maintenance.indexes import index_specs
-    from pattern_core.maintenance.migrate import LATEST
+    from pattern_core.maintenance.indexes import read_index_specs
+    from pattern_core.maintenance.migrations.migrate import LATEST
     from pattern_core.schema import EMBEDDED, TABLES
 
     from .configured import is_missing, location_of, mismatch_of
@@ -57,7 +57,7 @@ def status(context: click.Context) -> None:
         return known, counts, await storage.health()
 
     async def look_at_index(db: Database) -> dict[str, Any]:
-        specs = await index_specs(db.storage, db.config.metric)
+        specs = await read_index_specs(db.storage, db.config.metric)
         tables = {table.name: spec.table for table, spec in zip(EMBEDDED, specs, strict=True)}
         cut_off, in_chunks = (Field("part") == 0) & ~Field("ends_at").is_null(), Field("part") == 1
         figures = {

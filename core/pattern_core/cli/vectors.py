@@ -49,10 +49,10 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
 
 async def _specs(db: Database, names: list[str]) -> dict[str, IndexSpec]:
     """Return the indexes over the vectors of some tables of records, by the name of those."""
-    from pattern_core.maintenance.indexes import index_specs
+    from pattern_core.maintenance.indexes import read_index_specs
     from pattern_core.schema import EMBEDDED
 
-    specs = await index_specs(db.storage, db.config.metric)
+    specs = await read_index_specs(db.storage, db.config.metric)
     return {table.name: spec for table, spec in zip(EMBEDDED, specs, strict=True) if table.name in names}
 
 

@@ -1,1 +1,1 @@
-"""What keeps a database in order: migrations and backups."""
+"""Maintenance: migrations, re-embedding, backups and vector indexes. Imports sessions and below."""

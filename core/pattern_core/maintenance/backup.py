@@ -1,4 +1,4 @@
-"""Write every record to files that any Arrow reader opens, and read them back."""
+"""Backups: every record in files that any Arrow reader opens, and back."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ import numpy as np
 
 from pattern_core.abc import Insert, Row, Storage
 from pattern_core.catalog.metadata import Metadata, read_metadata
-from pattern_core.catalog.tables import GENERATIONS, LEASES, OUTBOX, UNEMBEDDED, table_named, vectors_of
-from pattern_core.embedding.chunks import hash_text, part_id, part_ids, record_of
+from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, LEASES, OUTBOX, find_table, vector_table
+from pattern_core.embedding.chunks import chunk_id, chunk_ids, hash_text, record_id_of
 from pattern_core.errors import StorageError
 from pattern_core.filters import Field, Filter
+from pattern_core.maintenance.migrations.lease import with_lease
+from pattern_core.maintenance.migrations.versions import LATEST, tables_at
 from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import as_utc
-
-from .lease import under_lease
-from .versions import LATEST, tables_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,26 +40,26 @@ def _ignore(_table: str, _rows: int) -> None: ...
 
 
 async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
-    """Write all tables into a new folder, one Arrow IPC stream each, and a manifest when all is written.
+    """Write all tables into a new folder, one Arrow IPC stream each, and then a manifest.
 
-    Others may write meanwhile: each record is backed up as it was at some time since the call, with the vectors of the
-    text that it had then. Nothing is held back for it.
+    Others may write meanwhile, and do not wait. Each record is backed up as it was at some time since the call, with the
+    vectors of the text that it had then.
 
     Args:
-        storage: The database.
-        folder: The folder; a time stamp is added to its name where it exists.
-        progress: Called with a table's name and the rows written since the last call.
+        storage: The storage.
+        folder: The folder. If it exists, a time stamp is added to its name.
+        progress: Called with a table's name and the number of rows written since the last call.
 
     Returns:
         How many records of each table were written.
 
     Raises:
-        StorageError: The database was migrated meanwhile, or given another embedding model.
+        StorageError: The database was migrated or re-embedded meanwhile.
     """
     folder = await asyncio.to_thread(_make_folder, folder)
-    known = await read_metadata(storage)
+    metadata = await read_metadata(storage)
     counts: dict[str, int] = {}
-    for tables, batches in await _to_back_up(storage, known):
+    for tables, batches in await _to_back_up(storage, metadata):
         with contextlib.ExitStack() as stack:
             writers = [stack.enter_context(_writer(folder, table)) for table in tables]
             counts.update((table.name, 0) for table in tables)
@@ -70,39 +69,39 @@ async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) 
                     counts[table.name] += batch.num_rows
                     progress(table.name, batch.num_rows)
     now = await read_metadata(storage)
-    if _shape(now) != _shape(known):
+    if _shape(now) != _shape(metadata):
         raise StorageError(
-            f"the database was migrated meanwhile, or given another embedding model, so {folder} is of no use. Back up again."
+            f"the database was migrated or re-embedded meanwhile, so the backup in {folder} is not usable. Back up again."
         )
     text = json.dumps({"format": 1, "written_at": utc_now().isoformat(), "records": counts}, indent=2)
     await asyncio.to_thread((folder / MANIFEST).write_text, text, encoding="utf-8")
     return counts
 
 
-def _shape(known: Metadata) -> tuple[int, int]:
-    return known.schema_version, 0 if known.active is None else known.active.number
+def _shape(metadata: Metadata) -> tuple[int, int]:
+    return metadata.schema_version, 0 if metadata.active is None else metadata.active.number
 
 
 async def rows_to_back_up(storage: Storage) -> int:
     """Return how many rows `back_up` would write, vectors included."""
-    parts = await _to_back_up(storage, await read_metadata(storage))
-    return sum([await storage.count(table) for tables, _ in parts for table in tables])
+    chunks = await _to_back_up(storage, await read_metadata(storage))
+    return sum([await storage.count(table) for tables, _ in chunks for table in tables])
 
 
 async def _to_back_up(
-    storage: Storage, known: Metadata
+    storage: Storage, metadata: Metadata
 ) -> list[tuple[list[Table], AsyncIterator[list[pa.RecordBatch]]]]:
-    """Return the tables to back up, those that have to agree together, and what is in them."""
+    """Return the tables to back up, and their contents; tables that have to agree are read together."""
     present = await storage.tables()
     found: list[tuple[list[Table], AsyncIterator[list[pa.RecordBatch]]]] = []
-    for table in (table for name, table in tables_at(known.schema_version).items() if name in present):
-        if known.active is not None and table.texts:
-            vectors = vectors_of(table, known.active.number)
+    for table in (table for name, table in tables_at(metadata.schema_version).items() if name in present):
+        if metadata.active is not None and table.texts:
+            vectors = vector_table(table, metadata.active.number)
             found.append(([table, vectors], _read_with_vectors(storage, table, vectors)))
         else:
             found.append(([table], _read_plain(storage, table)))
-    if known.active is not None:
-        found.append(([GENERATIONS], _read_plain(storage, GENERATIONS, Field("number") == known.active.number)))
+    if metadata.active is not None:
+        found.append(([GENERATIONS], _read_plain(storage, GENERATIONS, Field("number") == metadata.active.number)))
     return found
 
 
@@ -116,39 +115,39 @@ async def _read_plain(
 async def _read_with_vectors(storage: Storage, table: Table, vectors: Table) -> AsyncIterator[list[pa.RecordBatch]]:
     async for batch in storage.scan(table, batch_rows=_ROWS):
         records = {row["id"]: row for row in _rows(table, batch)}
-        parts = await _parts_of(storage, vectors, records)
-        torn = [id for id, row in records.items() if not _agree(table, row, parts[id])]
-        while torn:  # they were written in between
+        chunks = await _chunks_of(storage, vectors, records)
+        torn = [id for id, row in records.items() if not _agree(table, row, chunks[id])]
+        while torn:  # written between the two reads
             again = dict(zip(torn, await storage.get(table, torn), strict=True))
-            parts |= await _parts_of(storage, vectors, torn)
-            # One that was not written in between is as it is; it is kept, to be mended.
+            chunks |= await _chunks_of(storage, vectors, torn)
+            # A record that was not written in between is inconsistent; it is kept, so that it can be repaired.
             steady = {id for id, row in again.items() if row is None or row["revision"] == records[id]["revision"]}
             records |= {id: row for id, row in again.items() if row is not None}
             for id in (id for id, row in again.items() if row is None):
-                del records[id], parts[id]
-            torn = [id for id in torn if id not in steady and not _agree(table, records[id], parts[id])]
-        yield [_batch(table, records.values()), _batch(vectors, [part for id in records for part in parts[id]])]
+                del records[id], chunks[id]
+            torn = [id for id in torn if id not in steady and not _agree(table, records[id], chunks[id])]
+        yield [_batch(table, records.values()), _batch(vectors, [chunk for id in records for chunk in chunks[id]])]
 
 
-async def _parts_of(storage: Storage, vectors: Table, ids: Iterable[str]) -> dict[str, list[Row]]:
+async def _chunks_of(storage: Storage, vectors: Table, ids: Iterable[str]) -> dict[str, list[Row]]:
     """Read the vectors of some records."""
     found: dict[str, list[Row]] = {id: [] for id in ids}
-    heads = await storage.get(vectors, [part_id(id, part) for id in found for part in (0, 1)], vectors=True)
+    heads = await storage.get(vectors, [chunk_id(id, number) for id in found for number in (0, 1)], vectors=True)
     there = {row["id"] for row in heads if row is not None}
-    further = [id for id in part_ids(found, heads) if id not in there]
+    further = [id for id in chunk_ids(found, heads) if id not in there]
     for row in (*heads, *(await storage.get(vectors, further, vectors=True))):
         if row is not None:
-            found[record_of(row["id"])].append(row)
+            found[record_id_of(row["id"])].append(row)
     return found
 
 
-def _agree(table: Table, record: Row, parts: Sequence[Row]) -> bool:
-    """Return whether these are the vectors of a record as it is."""
+def _agree(table: Table, record: Row, chunks: Sequence[Row]) -> bool:
+    """Return whether these are the vectors of a record's current text."""
     text = table.text(record)
-    if not parts:
+    if not chunks:
         return not text.strip()
-    made_of = {(part["text_hash"], part["partition"], part["parts"]) for part in parts}
-    return made_of == {(hash_text(text), record[str(table.partition)], len(parts))}
+    made_of = {(chunk["text_hash"], chunk["partition"], chunk["parts"]) for chunk in chunks}
+    return made_of == {(hash_text(text), record[str(table.partition)], len(chunks))}
 
 
 def _make_folder(folder: Path) -> Path:
@@ -168,7 +167,7 @@ def _writer(folder: Path, table: Table) -> Iterator[pa.RecordBatchStreamWriter]:
 
 
 def _batch(table: Table, rows: Iterable[Row]) -> pa.RecordBatch:
-    """Return records as `Storage.scan` would."""
+    """Return records as a record batch, as `Storage.scan` yields them."""
     import pyarrow as pa
 
     texts = [each.name for each in table.columns if each.kind in _JSON]
@@ -184,65 +183,73 @@ def _batch(table: Table, rows: Iterable[Row]) -> pa.RecordBatch:
 async def restore(
     storage: Storage, folder: Path, progress: Progress = _ignore, *, shared: bool = False
 ) -> dict[str, int]:
-    """Read a backup into a database that holds no records.
+    """Read a backup into a database without records.
 
-    What says that the database is set up is read last: one that was left half read is not taken for whole.
+    The metadata is written last, so that an interrupted restore does not pass for a whole database.
 
     Args:
-        storage: The database. Tables that it has, all of them empty, are made anew.
+        storage: The storage. Its empty tables are created again.
         folder: A folder that `back_up` wrote.
-        progress: Called with a table's name and the rows read since the last call.
-        shared: Whether several processes may have the database open. Then those that come to set it up wait.
+        progress: Called with a table's name and the number of rows read since the last call.
+        shared: Whether several processes may have the database open. Then others wait before they set it up.
 
     Returns:
         How many records of each table were read.
 
     Raises:
-        StorageError: The folder holds no whole backup, or the database holds records.
-        MigrationError: Another process changed the database all the while.
+        StorageError: The folder holds no complete backup, or the database holds records.
+        MigrationError: Another process is changing the database and did not finish in time.
     """
 
     async def work() -> dict[str, int]:
         return await _restore(storage, folder, progress)
 
-    return await under_lease(storage, work) if shared else await work()
+    return await with_lease(storage, work) if shared else await work()
 
 
 async def _restore(storage: Storage, folder: Path, progress: Progress) -> dict[str, int]:
     expected = await asyncio.to_thread(read_manifest, folder)
     about = [row async for rows in _read(_METADATA, folder) for row in rows] if _METADATA.name in expected else []
     if not about:
-        raise StorageError(f"{folder} holds the backup of a database that was never set up: there is nothing to read")
+        raise StorageError(
+            f"{folder} holds the backup of a database that was never set up. There is nothing to restore."
+        )
     await _empty(storage)
     version = about[0]["schema_version"]
     if version > LATEST:
-        message = f"{folder} has schema version {version}, and this library knows versions up to {LATEST}. Update it."
+        message = (
+            f"{folder} has schema version {version}, and this pattern-core supports versions up to {LATEST}. Update it: "
+            f"pip install --upgrade pattern-core"
+        )
         raise StorageError(message)
     tables = _named(expected, version, folder)
-    for table in (*tables, OUTBOX, UNEMBEDDED):
+    for table in (*tables, OUTBOX, EMBEDDING_QUEUE):
         await storage.apply_schema(CreateTable(table, about[0]["embedding_dimensions"]))
     counts = {}
     for table in sorted(tables, key=lambda each: each is _METADATA):
         count = 0
         async for rows in _read(table, folder):
-            if table is _METADATA:  # another database, whose indexes are its own
+            if table is _METADATA:  # another identity, since the indexes of the other database are not its own
                 rows = [row | {"created_at": utc_now()} for row in rows]  # noqa: PLW2901
             await storage.commit([Insert(table, row) for row in rows])
             count += len(rows)
             progress(table.name, len(rows))
         if count != expected[table.name]:
-            message = f"{folder}: {table.name} holds {count} records and its manifest says {expected[table.name]}"
+            message = (
+                f"{folder} is not complete: {table.name} holds {count:,} records, and its manifest says "
+                f"{expected[table.name]:,}. Choose another backup."
+            )
             raise StorageError(message)
         counts[table.name] = count
     return counts
 
 
 def _named(names: Iterable[str], version: int, folder: Path) -> list[Table]:
-    """Return the tables that a backup holds, as they are in its version."""
-    known = tables_at(version)
-    tables = {name: known.get(name) or table_named(name) for name in names}
+    """Return the tables that a backup holds, as its schema version defines them."""
+    tables_of_version = tables_at(version)
+    tables = {name: tables_of_version.get(name) or find_table(name) for name in names}
     if unknown := [name for name, table in tables.items() if table is None]:
-        raise StorageError(f"{folder} holds tables that this library does not know: {', '.join(unknown)}. Update it.")
+        raise StorageError(f"{folder} holds unknown tables: {', '.join(unknown)}. Update pattern-core.")
     return [table for table in tables.values() if table is not None]
 
 
@@ -253,20 +260,20 @@ def read_manifest(folder: Path) -> dict[str, int]:
         folder: A folder that `back_up` wrote.
 
     Raises:
-        StorageError: The folder holds no whole backup.
+        StorageError: The folder holds no complete backup.
     """
     try:
         expected: dict[str, int] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["records"]
     except (OSError, ValueError, KeyError) as error:
-        message = f"{folder} holds no whole backup: its {MANIFEST} cannot be read ({error}). Choose another one."
+        message = f"{folder} holds no complete backup: its {MANIFEST} cannot be read ({error}). Choose another backup."
         raise StorageError(message) from error
     return expected
 
 
 async def _empty(storage: Storage) -> None:
-    """Remove all tables but that of the leases, if none of them holds what could be lost."""
+    """Drop all tables except the leases; raise `StorageError` if one of them holds records."""
     names = sorted(await storage.tables() - {LEASES.name})
-    tables = [table for name in names if (table := table_named(name)) is not None]
+    tables = [table for name in names if (table := find_table(name)) is not None]
     for table in tables:
         if table.name in TABLES and table is not _METADATA and (count := await storage.count(table)):
             message = f"the database holds records ({count:,} {table.name}). Restore into a new one."

@@ -1,4 +1,4 @@
-"""Look after vector indexes: say how they stand, compare them with the records, make them anew."""
+"""Vector indexes: status, verification against the stored vectors, and rebuilding."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
-from pattern_core.catalog.metadata import Metadata, put_generation, read_metadata, specs_of, stamp
+from pattern_core.catalog.metadata import Metadata, index_specs, read_metadata, record_generation, touch_metadata
 from pattern_core.catalog.tables import OUTBOX
-from pattern_core.embedding.chunks import record_of
+from pattern_core.embedding.chunks import record_id_of
 from pattern_core.errors import ConflictError
 from pattern_core.filters import Field, Filter
 from pattern_core.schema import Table
-from pattern_core.search.exact import score
+from pattern_core.search.metrics import score
 
 __all__ = [
     "IndexReport",
     "IndexStatus",
-    "index_specs",
     "index_status",
-    "note_index",
+    "read_index_specs",
     "rebuild_index",
+    "record_index_location",
     "verify_index",
 ]
 
 _SHOWN: Final = 10
 _TOLERANCE: Final = 1e-3
-"""How far the score of a vector's search for itself may be from the best there is, relative to the vector."""
+"""How far the score of a vector's search for itself may be from the best score, relative to the vector."""
 
 Progress = Callable[[int], None]
 
@@ -41,13 +41,13 @@ def _ignore(_count: int) -> None: ...
 
 @attrs.frozen
 class IndexStatus:
-    """How an index stands.
+    """The status of an index.
 
     Attributes:
         table: The table of vectors.
-        vectors: How many it holds.
-        indexed: How many vectors can be found; None where there is no index.
-        pending: How many entries the outbox has: changes that the index has yet to learn of, or that are under way.
+        vectors: How many vectors the table holds.
+        indexed: How many vectors the index holds; None if there is no index.
+        pending: How many index updates are pending in the outbox.
     """
 
     table: str
@@ -57,20 +57,20 @@ class IndexStatus:
 
     @property
     def ok(self) -> bool:
-        """Whether the index is there and complete, as far as counting tells."""
+        """Whether the index exists and holds as many vectors as the table."""
         return self.indexed == self.vectors
 
 
 @attrs.frozen
 class IndexReport:
-    """What a comparison of an index with the records found.
+    """The result of verifying an index against the stored vectors.
 
     Attributes:
         table: The table of vectors.
-        checked: How many vectors were looked for.
-        wrong: How many of them were not found.
-        examples: The ids of some records whose vectors those are.
-        surplus: How many vectors the index holds that the storage does not.
+        checked: How many vectors were checked.
+        wrong: How many of them the index did not find.
+        examples: The ids of some records with such vectors.
+        surplus: How many vectors the index holds beyond those of the storage.
     """
 
     table: str
@@ -81,71 +81,71 @@ class IndexReport:
 
     @property
     def ok(self) -> bool:
-        """Whether the index agrees with the records."""
+        """Whether the index agrees with the stored vectors."""
         return not self.wrong and not self.surplus
 
 
-async def index_specs(storage: Storage, metric: str) -> list[IndexSpec]:
-    """Return the indexes that a database has.
+async def read_index_specs(storage: Storage, metric: str) -> list[IndexSpec]:
+    """Read the specs of a database's indexes.
 
     Args:
-        storage: A database that is set up.
-        metric: How vectors are compared.
+        storage: The storage.
+        metric: The metric of the vector search.
 
     Returns:
-        For each table with vectors, what its index is for.
+        One spec for each table of vectors.
 
     Raises:
-        StorageError: The database was never set up.
+        StorageError: The database is not set up.
     """
-    return specs_of(await read_metadata(storage), metric)
+    return index_specs(await read_metadata(storage), metric)
 
 
-async def note_index(storage: Storage, known: Metadata, vectors: VectorStore) -> Metadata:
-    """Note which external index is told of all changes from now on.
+async def record_index_location(storage: Storage, metadata: Metadata, vectors: VectorStore) -> Metadata:
+    """Record which external index receives all changes from now on.
 
-    One that was not told of all of them, since another was in use for a while, is then made anew by `VectorStore.create`.
+    An index that missed changes, because another one was used for a while, is then rebuilt by `VectorStore.create`.
 
     Args:
-        storage: The database.
-        known: What it says of itself.
-        vectors: The vector search that is used from now on.
+        storage: The storage.
+        metadata: The database metadata.
+        vectors: The vector search to use from now on.
 
     Returns:
-        What it says of itself then.
+        The metadata after that.
     """
-    place = vectors.place or ""
-    while (active := known.active) is not None and known.signature is not None and active.index != place:
-        changed = attrs.evolve(active, index=place, index_since=uuid.uuid4().hex)
-        with contextlib.suppress(ConflictError):  # another process does so, too
-            # With the stamp: who has the database open with another index learns of it before the next commit.
-            await storage.commit([put_generation(changed), stamp(known, known.schema_version, known.signature)])
-        known = await read_metadata(storage)
-    return known
+    location = vectors.location or ""
+    while (active := metadata.active) is not None and metadata.signature is not None and active.index != location:
+        changed = attrs.evolve(active, index=location, index_since=uuid.uuid4().hex)
+        with contextlib.suppress(ConflictError):  # another process does the same
+            # The new revision tells sessions with another index before their next commit.
+            await storage.commit([record_generation(changed), touch_metadata(metadata)])
+        metadata = await read_metadata(storage)
+    return metadata
 
 
 async def index_status(storage: Storage, vectors: VectorStore, table: Table) -> IndexStatus:
-    """Say how the index of a table stands.
+    """Return the status of an index.
 
     Args:
-        storage: The database.
+        storage: The storage.
         vectors: The vector search over it.
-        table: A table with vectors.
+        table: A table of vectors.
 
     Returns:
         The status.
     """
-    pending = await storage.count(OUTBOX, Field("record_table") == table.name) if vectors.place is not None else 0
+    pending = await storage.count(OUTBOX, Field("record_table") == table.name) if vectors.location is not None else 0
     indexed = await vectors.count(table) if await vectors.exists(table) else None
     return IndexStatus(table.name, await storage.count(table, _with_vector(table)), indexed, pending)
 
 
 async def rebuild_index(vectors: VectorStore, spec: IndexSpec) -> None:
-    """Make an index anew from what the storage holds. Until it is ready, searches of the table fail.
+    """Rebuild an index from the stored vectors. Until it is ready, searches of the table fail.
 
     Args:
         vectors: The vector search.
-        spec: What the index is for.
+        spec: The spec of the index.
     """
     await vectors.drop(spec.table)
     await vectors.create(spec)
@@ -154,27 +154,29 @@ async def rebuild_index(vectors: VectorStore, spec: IndexSpec) -> None:
 async def verify_index(
     storage: Storage, vectors: VectorStore, spec: IndexSpec, progress: Progress = _ignore
 ) -> IndexReport:
-    """Look for every vector by itself, in its own partition.
+    """Verify an index: search for every vector by itself, in its own partition.
 
-    One that changes meanwhile is not counted as wrong.
+    Vectors that change meanwhile do not count as wrong.
 
     Args:
-        storage: The database.
+        storage: The storage.
         vectors: The vector search over it.
-        spec: What the index is for.
-        progress: Called with the number of vectors compared since the last call.
+        spec: The spec of the index.
+        progress: Called with the number of vectors checked since the last call.
 
     Returns:
-        What was found.
+        The result.
     """
     checked, wrong = 0, []
     async for id, partition, vector in _vectors(storage, spec.table):
-        if not await _is_found(vectors, spec, id, partition, vector) and await _still(storage, spec.table, id, vector):
+        if not await _is_found(vectors, spec, id, partition, vector) and await _is_unchanged(
+            storage, spec.table, id, vector
+        ):
             wrong.append(id)
         checked += 1
         progress(1)
     surplus = max(0, await vectors.count(spec.table) - await storage.count(spec.table, _with_vector(spec.table)))
-    examples = tuple(dict.fromkeys(map(record_of, wrong)))[:_SHOWN]
+    examples = tuple(dict.fromkeys(map(record_id_of, wrong)))[:_SHOWN]
     return IndexReport(spec.table.name, checked, len(wrong), examples, surplus)
 
 
@@ -184,8 +186,8 @@ async def _is_found(vectors: VectorStore, spec: IndexSpec, id: str, partition: s
     return found.ids == (id,) and found.scores[0] >= score(vector, vector, spec.metric) - slack
 
 
-async def _still(storage: Storage, table: Table, id: str, vector: Vector) -> bool:
-    """Return whether a record is as it was when the comparison read it."""
+async def _is_unchanged(storage: Storage, table: Table, id: str, vector: Vector) -> bool:
+    """Return whether a vector is still the one that was checked."""
     (row,) = await storage.get(table, [id], vectors=True)
     now = None if row is None or table.vector is None else row[table.vector.name]
     return now is not None and np.array_equal(now, vector)
@@ -198,8 +200,8 @@ async def _vectors(storage: Storage, table: Table) -> AsyncIterator[tuple[str, s
     wanted = ["id", partition, column.name]
     async for batch in storage.scan(table, _with_vector(table), columns=wanted):
         values = (batch.column(name).to_pylist() for name in ("id", partition))
-        for id, home, vector in zip(*values, batch.column(column.name), strict=True):
-            yield id, home, vector.values.to_numpy(zero_copy_only=False).astype(np.float32)
+        for id, partition_value, vector in zip(*values, batch.column(column.name), strict=True):
+            yield id, partition_value, vector.values.to_numpy(zero_copy_only=False).astype(np.float32)
 
 
 def _with_vector(table: Table) -> Filter:

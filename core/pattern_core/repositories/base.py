@@ -15,8 +15,8 @@ from pattern_core.errors import ConflictError, NotFoundError, ReferencedError, V
 from pattern_core.filters import Field, Filter
 from pattern_core.models import Page, Record
 from pattern_core.schema import TABLES, Table
-from pattern_core.sessions.direct import Session
 from pattern_core.sessions.edits import Edit, differs
+from pattern_core.sessions.session import Session
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import check_id
 
@@ -248,8 +248,8 @@ class Repository(AppendRepository[R]):
                 raise ValidationError(message, where=self.record.__name__, field=name)
         id, revision = self._target(target)
         if revision is not None:
-            return await self._session.steady(lambda: self._update(id, changes, revision))
-        return await self._session.repeat(lambda: self._update(id, changes, None))
+            return await self._session.retry_on_model_change(lambda: self._update(id, changes, revision))
+        return await self._session.retry(lambda: self._update(id, changes, None))
 
     def _target(self, target: R | str) -> tuple[str, int | None]:
         """Return the id of a record, and its revision where a record is given."""
@@ -303,8 +303,8 @@ class Repository(AppendRepository[R]):
         """
         id, revision = self._target(target)
         if revision is not None:
-            return await self._session.steady(lambda: self._delete(id, revision, cascade=cascade))
-        return await self._session.repeat(lambda: self._delete(id, None, cascade=cascade))
+            return await self._session.retry_on_model_change(lambda: self._delete(id, revision, cascade=cascade))
+        return await self._session.retry(lambda: self._delete(id, None, cascade=cascade))
 
     async def _delete(self, id: str, revision: int | None, *, cascade: bool) -> dict[str, int]:
         (row,) = await self._session.get(self.table, [id])

@@ -65,4 +65,4 @@ class ConversationRepository(Repository[Conversation]):
                 return conversation
             return await self.update(conversation, ended_at=utc_now())
 
-        return await self._session.repeat(work)
+        return await self._session.retry(work)

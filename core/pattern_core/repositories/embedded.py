@@ -13,8 +13,8 @@ from pattern_core.errors import NotFoundError, ValidationError, shorten
 from pattern_core.filters import Filter
 from pattern_core.models import EmbeddedRecord, Hit
 from pattern_core.schema import TABLES
-from pattern_core.sessions.direct import Found
 from pattern_core.sessions.edits import Edit
+from pattern_core.sessions.session import RowHit
 
 from .base import Repository
 
@@ -55,7 +55,7 @@ class EmbeddedRepository(Repository[E]):
         return await self._with_embedding(found) if found is not None and with_embedding else found
 
     async def _with_embedding(self, record: E) -> E:
-        return attrs.evolve(record, embedding=await self._session.embedding_of(self.table, record.id))
+        return attrs.evolve(record, embedding=await self._session.read_embedding(self.table, record.id))
 
     async def _insert(self, records: Sequence[E]) -> builtins.list[E]:
         creations = await self._creations(records)
@@ -63,7 +63,7 @@ class EmbeddedRepository(Repository[E]):
         async def work() -> builtins.list[E]:
             return await self._write(await self._embedded(creations))
 
-        return await self._session.steady(work)
+        return await self._session.retry_on_model_change(work)
 
     async def _creations(self, records: Sequence[E]) -> builtins.list[Edit]:
         return await self._embedded(await super()._creations(records))
@@ -78,10 +78,10 @@ class EmbeddedRepository(Repository[E]):
     async def _embedded(self, edits: Sequence[Edit]) -> builtins.list[Edit]:
         """Return edits of records whose text is new, with what it became; what the model has made already is kept."""
         number = self._session.generation
-        due = [edit for edit in edits if edit.parts is None or edit.parts.generation != number]
-        parts = iter(await self._session.embed([self.table.text(edit.after or {}) for edit in due]))
+        due = [edit for edit in edits if edit.embedded is None or edit.embedded.generation != number]
+        embedded = iter(await self._session.embed([self.table.text(edit.after or {}) for edit in due]))
         wanted = {edit.id for edit in due}
-        return [attrs.evolve(edit, parts=next(parts)) if edit.id in wanted else edit for edit in edits]
+        return [attrs.evolve(edit, embedded=next(embedded)) if edit.id in wanted else edit for edit in edits]
 
     async def _search(
         self, text: str, *, partitions: Sequence[str], limit: int, where: Filter | None
@@ -90,13 +90,13 @@ class EmbeddedRepository(Repository[E]):
             raise ValidationError(f"limit has to be at least 1, got {shorten(limit)}", where=self.table.name)
         self.table.check_filter(where)
 
-        async def look() -> builtins.list[Found]:
-            query = await self._session.query(text)
+        async def look() -> builtins.list[RowHit]:
+            query = await self._session.embed_query(text)
             if not partitions:
                 return []
             return await self._session.search(self.table, query, partitions=partitions, limit=limit, where=where)
 
-        found = await self._session.steady(look)
+        found = await self._session.retry_on_model_change(look)
         return [Hit(self._load(each.row), each.score, each.exact, each.passage) for each in found]
 
     async def _exists(self, table: str, id: str) -> None:

@@ -115,7 +115,7 @@ class MemoryRepository(EmbeddedRepository[Memory]):
                 # Somebody else made one of them since we looked.
                 raise ConflictError(self.table.name, str(error.key), None) from error
 
-        return await self._session.repeat(work) if wanted else []
+        return await self._session.retry(work) if wanted else []
 
     async def _upsert(self, agent_id: str, wanted: Mapping[str, tuple[Memory, Mapping[str, Any]]]) -> list[Memory]:
         where = (Field("agent_id") == agent_id) & Field("label").in_(wanted)

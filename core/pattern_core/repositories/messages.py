@@ -89,12 +89,12 @@ class MessageRepository(EmbeddedRepository[Message]):
 
         async def work() -> list[Message]:
             edits = await self._embedded(creations)
-            async with contextlib.AsyncExitStack() as turns:
+            async with contextlib.AsyncExitStack() as locks:
                 for id in sorted({message.conversation_id for message in made}):
-                    await turns.enter_async_context(self._session.turn(id))
+                    await locks.enter_async_context(self._session.lock(id))
                 return await self._append(edits, dated)
 
-        return await self._session.repeat(work)
+        return await self._session.retry(work)
 
     async def _append(self, creations: list[Edit], dated: set[str]) -> list[Message]:
         """Write messages behind those that are there. What came with a time of its own, history say, keeps it."""

@@ -92,4 +92,4 @@ class UserRepository(Repository[User]):
             merged = {**getattr(user, field), **entries}
             return await self.update(user, **{field: {key: each for key, each in merged.items() if each is not None}})
 
-        return await self._session.repeat(work)
+        return await self._session.retry(work)

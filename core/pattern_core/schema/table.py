@@ -101,7 +101,7 @@ class Table:
         indexes: Columns that are looked up together.
         partition: Where records are found by vectors: the column whose value a search is scoped to. It never changes.
         texts: Where a table's records are embedded: the columns whose texts are. The vectors are in tables of their own
-            (`vectors_of`).
+            (`vector_table`).
     """
 
     name: str

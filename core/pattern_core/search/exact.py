@@ -20,110 +20,17 @@ from pattern_core.errors import ClosedError, ConfigError, StorageError, nearest,
 from pattern_core.filters import Field
 from pattern_core.hookspecs import VectorSpec, hookimpl
 from pattern_core.schema import Table
-from pattern_core.support.validators import as_unit, as_vector
+from pattern_core.support.validators import as_vector
+
+from .metrics import METRICS, Rows, closest, prepare
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ExactIndex", "ExactOptions", "closest", "pattern_vectors", "prepare", "score"]
+__all__ = ["ExactIndex", "ExactOptions", "pattern_vectors"]
 
-_METRICS: Final = frozenset({"cosine", "euclidean", "manhattan"})
 _INLINE_ELEMENTS: Final = 1 << 21
-"""How many numbers a search compares on the event loop; about a millisecond. A thread takes what is more."""
-_CHUNK_ELEMENTS: Final = 1 << 20
-"""How many numbers a temporary array holds at most."""
-_ROUNDING: Final = float(np.finfo(np.float32).eps)
-
-_Rows = NDArray[np.float32]
-_Scores = NDArray[np.float64]
-
-
-def _chunks(rows: _Rows) -> Iterable[_Rows]:
-    step = max(1, _CHUNK_ELEMENTS // max(1, rows.shape[1]))
-    return (rows[start : start + step] for start in range(0, len(rows), step))
-
-
-def _candidates(rows: _Rows, query: Vector, metric: str, limit: int) -> NDArray[np.intp]:
-    """Return, in float32, which rows may be among the closest ones; none that is among them is left out."""
-    dimensions = rows.shape[1]
-    with np.errstate(over="ignore", invalid="ignore"):
-        if metric == "manhattan":
-            distances = np.concatenate([np.abs(part - query).sum(axis=1) for part in _chunks(rows)])
-            slack = distances * (dimensions * _ROUNDING)
-        else:
-            products = rows @ query
-            squares = np.einsum("ij,ij->i", rows, rows) if metric == "euclidean" else np.float32(1)
-            square = query @ query
-            distances = squares + square - 2 * products  # of unit vectors, too, this grows as the cosine falls
-            slack = (squares + square) * np.float32((dimensions + 8) * _ROUNDING) + np.float32(1e-30)
-            slack = np.broadcast_to(slack, distances.shape)
-        usable = np.isfinite(distances)  # what overflowed may be among the closest, for all we know
-        slack = np.where(usable, slack, np.inf)
-        distances = np.where(usable, distances, 0)
-        worst = np.partition(distances + slack, limit - 1)[limit - 1]
-        return np.flatnonzero(distances - slack <= worst)
-
-
-def _scores(rows: _Rows, query: Vector, metric: str) -> _Scores:
-    """Score rows in float64, each by itself: equal vectors score equally, wherever they stand."""
-    wide = query.astype(np.float64)
-    parts: list[_Scores] = []
-    for part in _chunks(rows):
-        if metric == "cosine":
-            # Not `@`: what BLAS returns for a row depends a little on the rows around it.
-            parts.append(np.clip((part * wide).sum(axis=1), -1, 1))
-        elif metric == "euclidean":
-            parts.append(0.0 - np.sqrt(np.square(part - wide).sum(axis=1)))
-        else:
-            parts.append(0.0 - np.abs(part - wide).sum(axis=1))
-    return np.concatenate(parts)
-
-
-def prepare(vectors: _Rows, metric: str) -> _Rows:
-    """Make vectors ready for `closest`, which for the cosine similarity means to scale them to length 1.
-
-    Args:
-        vectors: A float32 array, shape ``[..., dimensions]``, finite, no vector all zeros.
-        metric: ``cosine``, ``euclidean`` or ``manhattan``.
-
-    Returns:
-        A float32 array of the same shape.
-    """
-    return as_unit(vectors) if metric == "cosine" else vectors
-
-
-def closest(query: Vector, rows: _Rows, metric: str, limit: int) -> tuple[NDArray[np.intp], _Scores]:
-    """Find the rows that are closest to a query. Equal rows have equal scores, wherever they stand.
-
-    Args:
-        query: A float32 array, shape ``[dimensions]``, prepared.
-        rows: A float32 array, shape ``[n, dimensions]``, prepared.
-        metric: ``cosine``, ``euclidean`` or ``manhattan``.
-        limit: How many to find, at least 1.
-
-    Returns:
-        The rows' positions, in no order, and their scores, float64: the `limit` closest ones are among them, and all
-        that are as close as the last of these.
-    """
-    if not len(rows):
-        return np.empty(0, dtype=np.intp), np.empty(0)
-    near = _candidates(rows, query, metric, min(limit, len(rows)))
-    return near, _scores(rows[near], query, metric)
-
-
-def score(query: Vector, vector: Vector, metric: str) -> float:
-    """Say how close two vectors are, as a search does: the cosine similarity, or the distance times -1.
-
-    Args:
-        query: A float32 array, shape ``[dimensions]``.
-        vector: Another.
-        metric: ``cosine``, ``euclidean`` or ``manhattan``.
-
-    Returns:
-        The score; more is closer.
-    """
-    first, second = prepare(np.stack([query, vector]), metric)
-    return float(_scores(second[None], first, metric)[0])
+"""A search of up to this many numbers, about a millisecond, runs on the event loop; a larger one in a thread."""
 
 
 class _Block:
@@ -138,7 +45,7 @@ class _Block:
     def nbytes(self) -> int:
         return self._memory.nbytes
 
-    def extend(self, ids: Sequence[str], vectors: _Rows) -> None:
+    def extend(self, ids: Sequence[str], vectors: Rows) -> None:
         """Append vectors of records that are not here."""
         start, end = len(self.ids), len(self.ids) + len(ids)
         if end > len(self._memory):
@@ -231,7 +138,7 @@ class _TableIndex:
             self.blocks[change.partition].put(change.id, change.vector)
             self._homes[change.id] = change.partition
 
-    def _prepare(self, vectors: _Rows) -> _Rows:
+    def _prepare(self, vectors: Rows) -> Rows:
         return prepare(vectors, self.spec.metric)
 
     async def search(
@@ -288,14 +195,14 @@ class _TableIndex:
                 blocks[name].extend([ids[row] for row in rows], vectors[rows])
         return blocks
 
-    def _read(self, batch: pa.RecordBatch) -> tuple[list[str], list[str], _Rows]:
+    def _read(self, batch: pa.RecordBatch) -> tuple[list[str], list[str], Rows]:
         """Take the ids, the partitions and the vectors from an Arrow batch, without the records that have none."""
         batch = batch.filter(batch.column(self.column).is_valid())
         ids: list[str] = batch.column("id").to_pylist()
         lists = batch.column(self.column)
         sizes = np.diff(lists.offsets.to_numpy())
         self._refuse(ids, sizes != self.spec.dimensions)
-        vectors: _Rows = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.spec.dimensions)
+        vectors: Rows = lists.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.spec.dimensions)
         self._refuse(ids, np.logical_not(np.isfinite(vectors).all(axis=1) & vectors.any(axis=1)))
         return ids, batch.column(self._partition).to_pylist(), self._prepare(vectors)
 
@@ -336,8 +243,8 @@ class ExactIndex(VectorStore):
     async def create(self, index: IndexSpec) -> None:
         self._check_open()
         table = index.table
-        if index.metric not in _METRICS:
-            message = f"unknown metric {index.metric!r}. {nearest(index.metric, _METRICS)}"
+        if index.metric not in METRICS:
+            message = f"unknown metric {index.metric!r}. {nearest(index.metric, METRICS)}"
             raise ConfigError(message, key="vectors.metric")
         if table.vector is None or table.partition is None:
             raise StorageError(f"{table.name} has no vectors to search; declare a vector column and a partition")
@@ -413,4 +320,4 @@ async def _open(options: Any, storage: Storage) -> ExactIndex:  # noqa: ARG001 -
 @hookimpl
 def pattern_vectors() -> VectorSpec:
     """Describe the exact index."""
-    return VectorSpec(options=ExactOptions, open=_open, metrics=_METRICS, summary="exact search in memory (NumPy)")
+    return VectorSpec(options=ExactOptions, open=_open, metrics=METRICS, summary="exact search in memory (NumPy)")

@@ -1,98 +1,80 @@
-"""Do a piece of work again: when somebody else's write got in its way, or when a service asks to be left alone for a while."""
+"""Retries of an operation after a write conflict, with jittered backoff."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from pattern_core.errors import ConflictError
 
-__all__ = ["repeat", "retry_after"]
+__all__ = ["retry_on_conflict"]
 
 T = TypeVar("T")
 
-FIRST_PAUSE: Final = 0.002
-LONGEST_PAUSE: Final = 0.25
-PATIENCE: Final = 1.0
-"""How long somebody who repeats waits for the others who do, in seconds."""
+FIRST_PAUSE_S: Final = 0.002
+LONGEST_PAUSE_S: Final = 0.25
+LONGEST_WAIT_S: Final = 1.0
+"""How long a retry waits for other retries of this process, in seconds."""
 
-_repeating: Final = ContextVar("_repeating", default=False)
+_retrying: Final = ContextVar("_retrying", default=False)
 
 
-async def repeat(work: Callable[[], Awaitable[T]], *, attempts: int, turn: asyncio.Lock) -> T:
-    """Do work until it does not end in a `ConflictError`, pausing longer each time.
+async def retry_on_conflict(work: Callable[[], Awaitable[T]], *, attempts: int, lock: asyncio.Lock) -> T:
+    """Await work, and again while it ends in a `ConflictError`, pausing longer each time.
 
-    The pause, in seconds, is drawn between nothing and a bound that doubles ("full jitter": M. Brooker, "Exponential
-    Backoff And Jitter", AWS Architecture Blog, 2015). Those of one process who repeat take turns, so that many do not
-    defeat each other; but nobody waits long, or for himself, since the work may be anything.
+    The pause is drawn between 0 and a bound that doubles ("full jitter": M. Brooker, "Exponential Backoff And Jitter",
+    AWS Architecture Blog, 2015). Retries of one process hold a lock, so that many do not defeat each other. They wait
+    for it only a while, and never for themselves, since the work may be anything.
 
     Args:
-        work: What to do; called anew each time.
-        attempts: How often to do it at most.
-        turn: What those hold who repeat.
+        work: The operation; called once for each attempt.
+        attempts: How often to try at most.
+        lock: The lock that retries hold.
 
     Returns:
         What the work returns.
 
     Raises:
-        ConflictError: The last attempt met one, too.
+        ConflictError: The last attempt ended in a conflict.
     """
     try:
         return await work()
     except ConflictError:
         if attempts <= 1:
             raise
-    async with _held(turn):
-        for attempt in range(attempts - 2):
-            try:
-                return await work()
-            except ConflictError:
-                bound = min(LONGEST_PAUSE, FIRST_PAUSE * 2**attempt)
-                await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - no secret depends on it
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(ConflictError),
+        stop=stop_after_attempt(attempts - 1),
+        wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
+        sleep=asyncio.sleep,
+        reraise=True,
+    )
+
+    async def attempt() -> T:  # tenacity awaits only what is declared as a coroutine function
         return await work()
+
+    async with _hold(lock):
+        return await retrying(attempt)
 
 
 @contextlib.asynccontextmanager
-async def _held(turn: asyncio.Lock) -> AsyncIterator[None]:
-    if _repeating.get():  # this work is part of work that is being repeated
+async def _hold(lock: asyncio.Lock) -> AsyncIterator[None]:
+    if _retrying.get():  # this work is part of work that is being retried
         yield
         return
     held = False
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE):
-            held = await turn.acquire()
-    mark = _repeating.set(True)
+        async with asyncio.timeout(LONGEST_WAIT_S):
+            held = await lock.acquire()
+    token = _retrying.set(True)
     try:
         yield
     finally:
-        _repeating.reset(mark)
+        _retrying.reset(token)
         if held:
-            turn.release()
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read how long an HTTP answer asks to be left alone: for embedders that speak to a service.
-
-    Args:
-        headers: The answer's headers. ``Retry-After`` holds seconds or a date (RFC 9110, section 10.2.3); some services
-            send ``Retry-After-Ms``, too.
-
-    Returns:
-        The time in seconds, for `EmbeddingError`; None where nothing is asked.
-    """
-    given = {name.lower(): value for name, value in headers.items()}
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(given[name]) * unit)
-        except (KeyError, ValueError):
-            continue
-    try:
-        return max(0.0, (parsedate_to_datetime(given["retry-after"]) - datetime.now(UTC)).total_seconds())
-    except (KeyError, ValueError, TypeError):
-        return None
+            lock.release()

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from pattern_core.abc import Check, CheckNone, Row, Write
-from pattern_core.embedding.chunks import Parts
-from pattern_core.embedding.model import Embeddings
+from pattern_core.embedding.chunks import EmbeddedText
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.errors import (
     AlreadyExistsError,
     ClosedError,
@@ -23,11 +23,12 @@ from pattern_core.errors import (
 from pattern_core.filters import And, Field, Filter, matches
 from pattern_core.models import Embedding
 from pattern_core.schema import Order, Table
-from pattern_core.search.exact import score
+from pattern_core.search.metrics import score
 from pattern_core.support.clock import utc_now
 
-from .direct import Direct, Found, Query, Session
+from .direct import DirectSession
 from .edits import Edit
+from .session import Query, RowHit, Session
 
 __all__ = ["Transaction"]
 
@@ -36,28 +37,28 @@ T = TypeVar("T")
 
 
 class Transaction(Session):
-    """A session that gathers edits; reads see them, and nobody else does until `commit` writes them all at once.
+    """A session that gathers edits. Its reads see them; other sessions see them after `commit`, all at once.
 
-    The batch carries the revision of every record that was read, so it fails with `ConflictError` where one of them
-    has changed. A record that newly satisfies a filter which was read is not noticed.
+    The batch checks the revision of every record that was read, so it fails with `ConflictError` if one of them has
+    changed. A new record that satisfies a filter which was read is not noticed.
 
     Args:
         direct: The session below.
     """
 
-    def __init__(self, direct: Direct) -> None:
+    def __init__(self, direct: DirectSession) -> None:
         self._direct = direct
         self._tables: dict[str, Table] = {}
         self._read: dict[Key, Row | None] = {}
         self._staged: dict[Key, Row | None] = {}
-        self._parts: dict[Key, Parts] = {}
+        self._embedded: dict[Key, EmbeddedText] = {}
         self._required: dict[Key, None] = {}
         self._vacant: list[CheckNone] = []
         self._began = utc_now()
         self._closed = False
 
     @property
-    def embeddings(self) -> Embeddings:
+    def embeddings(self) -> EmbeddingModel:
         return self._direct.embeddings
 
     @property
@@ -101,18 +102,18 @@ class Transaction(Session):
             total += len(self._staged_rows(table, where))
         return total
 
-    async def repeat(self, work: Callable[[], Awaitable[T]]) -> T:
-        return await work()  # what was read stays read: only the whole transaction can be repeated
+    async def retry(self, work: Callable[[], Awaitable[T]]) -> T:
+        return await work()  # reads are kept, so only the whole transaction can be retried
 
-    async def steady(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def retry_on_model_change(self, work: Callable[[], Awaitable[T]]) -> T:
         return await work()  # as above
 
-    def turn(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:  # noqa: ARG002 - nobody sees it yet
+    def lock(self, key: str) -> contextlib.AbstractAsyncContextManager[object]:  # noqa: ARG002 - others see no edit yet
         return contextlib.nullcontext()
 
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:
         self._check_open()
-        before = dict(self._staged), dict(self._parts), dict(self._required), list(self._vacant)
+        before = dict(self._staged), dict(self._embedded), dict(self._required), list(self._vacant)
         left = []
         try:
             for edit in edits:
@@ -123,40 +124,40 @@ class Transaction(Session):
                 await self._check(edit)
                 left.append(self._stage(edit))
         except BaseException:  # all or none, also within a transaction that goes on
-            self._staged, self._parts, self._required, self._vacant = before
+            self._staged, self._embedded, self._required, self._vacant = before
             raise
         return [row for row in left if row is not None]
 
-    async def embed(self, texts: Sequence[str]) -> list[Parts]:
+    async def embed(self, texts: Sequence[str]) -> list[EmbeddedText]:
         self._check_open()
         return await self._direct.embed(texts)
 
-    async def query(self, text: str) -> Query:
+    async def embed_query(self, text: str) -> Query:
         self._check_open()
-        return await self._direct.query(text)
+        return await self._direct.embed_query(text)
 
-    async def embedding_of(self, table: Table, id: str) -> Embedding | None:
+    async def read_embedding(self, table: Table, id: str) -> Embedding | None:
         self._check_open()
-        return (await self._embeddings_of(table, [id])).get(id)
+        return (await self._read_embeddings(table, [id])).get(id)
 
-    async def _embeddings_of(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
+    async def _read_embeddings(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
         """Read the vectors of records, those of staged texts included."""
         gone = {id for id in ids if (table.name, id) in self._staged and self._staged[table.name, id] is None}
-        mine = {id: self._parts[table.name, id] for id in ids if (table.name, id) in self._parts}
+        mine = {id: self._embedded[table.name, id] for id in ids if (table.name, id) in self._embedded}
         others = [id for id in ids if id not in gone and id not in mine]
-        found = await self._direct.embeddings_of(table, others) if others else {}
+        found = await self._direct.read_embeddings(table, others) if others else {}
         model = self._direct.active.signature.model
-        for id, parts in mine.items():
-            if parts.embedded is not None:
-                vectors, spans = np.stack(parts.embedded.vectors), parts.embedded.spans
-                found[id] = Embedding(vectors, spans, model=model, signature=parts.signature)
+        for id, embedded in mine.items():
+            if embedded.chunks is not None:
+                vectors, spans = np.stack(embedded.chunks.vectors), embedded.chunks.spans
+                found[id] = Embedding(vectors, spans, model=model, signature=embedded.signature)
         return found
 
     async def search(
         self, table: Table, query: Query, *, partitions: Sequence[str], limit: int, where: Filter | None
-    ) -> list[Found]:
+    ) -> list[RowHit]:
         self._check_open()
-        if outdated := {parts.generation for parts in self._parts.values()} - {query.generation}:
+        if outdated := {each.generation for each in self._embedded.values()} - {query.generation}:
             raise ModelChangedError(min(outdated))
         staged = self._staged_ids(table)
         wanted = limit + len(staged)
@@ -165,16 +166,16 @@ class Transaction(Session):
         for hit in hits:
             self._remember(table, hit.row["id"], hit.row)
         rows = [row for row in self._staged_rows(table, where) if row[str(table.partition)] in partitions]
-        embeddings = await self._embeddings_of(table, [row["id"] for row in rows])
+        embeddings = await self._read_embeddings(table, [row["id"] for row in rows])
         mine = [self._score_staged(table, query, row, embeddings[row["id"]]) for row in rows if row["id"] in embeddings]
         return sorted([*hits, *mine], key=lambda hit: (-hit.score, hit.row["id"]))[:limit]
 
-    def _score_staged(self, table: Table, query: Query, row: Row, embedding: Embedding) -> Found:
+    def _score_staged(self, table: Table, query: Query, row: Row, embedding: Embedding) -> RowHit:
         scores = [score(query.vector, vector, self._direct.metric) for vector in embedding.vectors]
         best = max(range(len(scores)), key=scores.__getitem__)
         span = embedding.spans[best] if len(scores) > 1 else None
         passage = None if span is None else table.text(row)[slice(*span)]
-        return Found(row, scores[best], exact=True, passage=passage)
+        return RowHit(row, scores[best], exact=True, passage=passage)
 
     async def commit(self) -> None:
         """Write everything at once.
@@ -186,7 +187,7 @@ class Transaction(Session):
         self._closed = True
         edits = [self._edit(key) for key in self._staged]
         edits = [edit for edit in edits if edit.before is not None or edit.after is not None]
-        # Deletions first, so that what they free can be taken again; the rest in the order of the last change.
+        # Deletions first, since they free unique keys; the rest in the order of the last change.
         gone = [edit for edit in edits if edit.after is None]
         rest = sorted((edit for edit in edits if edit.after is not None), key=lambda edit: edit.before is None)
         checks: list[Write] = [
@@ -197,26 +198,26 @@ class Transaction(Session):
         known = self._read.keys() | self._staged.keys()
         checks += [Check(self._tables[name], id) for name, id in self._required if (name, id) not in known]
         if not edits:
-            return  # nothing to write: what was read was read
+            return
         try:
             await self._direct.commit(
                 [*checks, *(edit.write() for edit in gone), *self._vacant, *(edit.write() for edit in rest)], edits
             )
         except AlreadyExistsError as error:
-            # It was free when the edit was staged.
+            # The key was free when the edit was staged.
             raise ConflictError(error.table, str(error.key), None) from error
         except NotFoundError as error:
             raise ConflictError(error.table, error.id, None) from error
 
     def discard(self) -> None:
-        """Forget everything that was staged."""
+        """Drop everything that was staged."""
         self._closed = True
 
     def _edit(self, key: Key) -> Edit:
-        return Edit(self._tables[key[0]], key[1], self._read.get(key), self._staged[key], self._parts.get(key))
+        return Edit(self._tables[key[0]], key[1], self._read.get(key), self._staged[key], self._embedded.get(key))
 
     async def _check(self, edit: Edit) -> None:
-        """Refuse what could not be committed, now, where the caller can tell which call it was."""
+        """Raise now what the commit would raise later, so that the caller can tell which call failed."""
         table = edit.table
         if edit.before is None and edit.after is None:
             await self._require(table, edit.id)
@@ -235,7 +236,7 @@ class Transaction(Session):
                 raise self._taken(table, other, key)
 
     async def _require(self, table: Table, id: str) -> None:
-        """Refuse what refers to a missing record. That the record changes otherwise does no harm, so it is not read."""
+        """Raise `NotFoundError` for a reference to a missing record. The record may change, so it does not count as read."""
         key = (table.name, id)
         known = self._staged[key] if key in self._staged else self._read.get(key)
         if known is None and key not in self._staged:
@@ -244,26 +245,26 @@ class Transaction(Session):
             raise NotFoundError(table.name, id)
 
     def _taken(self, table: Table, other: Row, key: Row) -> PatternError:
-        """Tell a key that was taken all along from one that somebody took since the transaction began."""
+        """Return the error for a taken key: a conflict if it was taken after the transaction began."""
         if (table.name, other["id"]) not in self._staged and other["updated_at"] >= self._began:
             return ConflictError(table.name, str(key), None)
         return AlreadyExistsError(table.name, key)
 
     def _stage(self, edit: Edit) -> Row | None:
-        """Keep what the record shall be, and return it. However often it changes, it is one write, one revision."""
+        """Stage a record, and return it. Several edits of one record become one write and one revision."""
         key = (edit.table.name, edit.id)
         self._tables[edit.table.name] = edit.table
         if edit.before is None and edit.after is None:
             self._required[key] = None
         if edit.after is edit.before:
             return edit.after
-        self._staged.pop(key, None)  # so that it comes last
+        self._staged.pop(key, None)  # the last edit decides its place in the batch
         if edit.after is None:
             self._staged[key] = None
-            self._parts.pop(key, None)
+            self._embedded.pop(key, None)
             return None
-        if edit.parts is not None:
-            self._parts[key] = edit.parts
+        if edit.embedded is not None:
+            self._embedded[key] = edit.embedded
         read = self._read.get(key)
         staged = {**edit.after, "revision": 1 if read is None else int(read["revision"]) + 1}
         self._staged[key] = staged
@@ -300,7 +301,7 @@ class Transaction(Session):
 
 
 def _sort_key(order: Sequence[Order]) -> Callable[[Row], Any]:
-    """Sort rows as `Storage.find` does: null first, ties by id."""
+    """Return the sort key of `Storage.find`: null first, ties by id."""
 
     def compare(left: Row, right: Row) -> int:
         for key in (*order, Order("id")):

@@ -1,4 +1,4 @@
-"""Work that is done to its end, whoever is cancelled meanwhile."""
+"""Work that is shielded from cancellation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-__all__ = ["to_the_end"]
+__all__ = ["shielded"]
 
 
-async def to_the_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await what is carried out to its end however often the caller is cancelled meanwhile (anyio does it all the time).
+async def shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that runs to its end, however often the caller is cancelled meanwhile; anyio repeats cancellations.
 
-    A cancellation comes out in the end, also where the work fails: whoever cancels must not wait for nothing.
+    The cancellation is raised afterwards, even if the work fails, since the caller's caller waits for it.
+
+    Args:
+        work: The coroutine to run.
+
+    Raises:
+        CancelledError: The caller was cancelled. An error of the work is its cause.
     """
     task, cancelled = asyncio.create_task(work), None
     while not task.done():

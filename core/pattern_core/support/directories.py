@@ -1,11 +1,13 @@
-"""Where a user's own files are, on each system."""
+"""The user's own folders, on each system."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Final
+
+import platformdirs
+
+from pattern_core.errors import ConfigError
 
 __all__ = ["user_cache", "user_config"]
 
@@ -13,18 +15,24 @@ _NAME: Final = "pattern"
 
 
 def user_config() -> Path:
-    """Return the folder of the user's own configuration, whether there is one or not."""
-    return _folder("APPDATA", "Roaming", "Application Support", "XDG_CONFIG_HOME", ".config")
+    """Return the folder of the user's configuration, whether it exists or not.
+
+    Raises:
+        ConfigError: The user has no home folder.
+    """
+    return _absolute(platformdirs.user_config_path(_NAME, appauthor=False, roaming=True), "XDG_CONFIG_HOME")
 
 
 def user_cache() -> Path:
-    """Return the folder of what is kept for the user and may be deleted at any time."""
-    return _folder("LOCALAPPDATA", "Local", "Caches", "XDG_CACHE_HOME", ".cache")
+    """Return the folder for files that may be deleted at any time, whether it exists or not.
+
+    Raises:
+        ConfigError: The user has no home folder.
+    """
+    return _absolute(platformdirs.user_cache_path(_NAME, appauthor=False), "XDG_CACHE_HOME")
 
 
-def _folder(windows: str, app_data: str, library: str, variable: str, hidden: str) -> Path:
-    if sys.platform == "win32":
-        return Path(os.environ.get(windows) or Path.home() / "AppData" / app_data) / _NAME
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / library / _NAME
-    return Path(os.environ.get(variable) or Path.home() / hidden) / _NAME
+def _absolute(path: Path, variable: str) -> Path:
+    if not path.is_absolute():  # platformdirs leaves the "~" of a user without a home folder
+        raise ConfigError(f"the user has no home folder. Set HOME, or {variable}, to a folder.")
+    return path

@@ -23,9 +23,9 @@ pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"
         for module in (
-            "children",
+            "child_processes",
             "embedder",
-            "scene",
+            "indexed_storage",
             "storage",
             "storage_filters",
             "storage_processes",
@@ -39,18 +39,10 @@ pytest.register_assert_rewrite(
 )
 
 from .contract import Contract  # noqa: E402 - see above
-from .doubles import (  # noqa: E402
-    LetterEmbedder,
-    LetterOptions,
-    MemoryData,
-    MemoryOptions,
-    MemoryStorage,
-    MirrorIndex,
-    letter_embeddings,
-    memory_storage,
-    mirror_vectors,
-)
 from .embedder import EmbedderContract  # noqa: E402
+from .letter_embedder import LetterEmbedder, LetterOptions, letter_embeddings  # noqa: E402
+from .memory_storage import MemoryData, MemoryOptions, MemoryStorage, memory_storage  # noqa: E402
+from .mirror_index import MirrorIndex, mirror_vectors  # noqa: E402
 from .rows import DIMENSIONS, KIT_TABLES, NOON, TASKS, VECTORS, sample_row, sample_vector  # noqa: E402
 from .storage import StorageContract  # noqa: E402
 from .vectors import VectorStoreContract  # noqa: E402

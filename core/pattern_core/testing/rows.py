@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import Row, Vector
-from pattern_core.catalog.tables import vectors_of
+from pattern_core.catalog.tables import vector_table
 from pattern_core.schema import TABLES, Column, Kind, Table
 
 __all__ = ["DIMENSIONS", "KIT_TABLES", "NOON", "TASKS", "VECTORS", "sample_row", "sample_vector"]
@@ -28,7 +28,7 @@ TASKS: Final = attrs.evolve(
 )
 """A table with columns of most kinds, a vector among them that may be null."""
 
-VECTORS: Final = vectors_of(TABLES["memory_blocks"], 1)
+VECTORS: Final = vector_table(TABLES["memory_blocks"], 1)
 """A table of vectors, as core makes them."""
 
 KIT_TABLES: Final = (*TABLES.values(), VECTORS, TASKS)

@@ -18,7 +18,7 @@ from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, AlterTable, Column, CreateTable, DropTable, Kind
 
 from .contract import outcome_of
-from .doubles import MemoryStorage
+from .memory_storage import MemoryStorage
 from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 from .storage_filters import FilterRules
 from .storage_processes import ProcessRules

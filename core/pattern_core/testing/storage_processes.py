@@ -16,7 +16,7 @@ from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.search.exact import ExactIndex
 
-from .children import Child, ChildRules, Start
+from .child_processes import Child, ChildProcessRules, Start
 from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 
 __all__ = [
@@ -130,7 +130,7 @@ def _task(id: str) -> Row:
     return sample_row(TASKS, id, user_id="ada", embedding=sample_vector("the same"))
 
 
-class ProcessRules(ChildRules):
+class ProcessRules(ChildProcessRules):
     """Nothing acknowledged is lost when a process dies, and processes do not get into each other's way."""
 
     spec: StorageSpec

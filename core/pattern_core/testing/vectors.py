@@ -16,8 +16,8 @@ from pattern_core.hookspecs import StorageSpec, VectorSpec
 from pattern_core.schema import CreateTable
 
 from .contract import outcome_of
-from .doubles import MemoryStorage, memory_storage
-from .scene import DIMENSIONS, TASKS, USERS, Scene, axis, clustered
+from .indexed_storage import DIMENSIONS, TASKS, USERS, IndexedStorage, axis, clustered
+from .memory_storage import MemoryStorage, memory_storage
 from .vectors_processes import ExternalRules
 
 __all__ = ["VectorStoreContract"]
@@ -70,17 +70,17 @@ class VectorStoreContract(ExternalRules):
         metric: str,
         open_storage: Callable[[], Awaitable[Storage]],
         open_vectors: Callable[[Storage], Awaitable[VectorStore]],
-    ) -> AsyncIterator[Scene]:
+    ) -> AsyncIterator[IndexedStorage]:
         """An empty storage and the index over it, made and ready."""
         async with await open_storage() as storage:
             await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
             async with await open_vectors(storage) as vectors:
-                scene = Scene(storage, vectors, metric)
+                scene = IndexedStorage(storage, vectors, metric)
                 await scene.create()
                 yield scene
 
     @pytest.mark.parametrize("seed", [1, 2])
-    async def test_search_is_right_through_churn(self, scene: Scene, seed: int) -> None:
+    async def test_search_is_right_through_churn(self, scene: IndexedStorage, seed: int) -> None:
         """After any insert, overwrite, deletion or move between partitions, search finds the closest ones that exist.
 
         Exact answers equal a calculation in float64; approximate ones hold 95 % of it, and never fewer matches.
@@ -107,7 +107,7 @@ class VectorStoreContract(ExternalRules):
         assert float(np.mean(recalls)) >= 0.95
         assert await scene.vectors.count(TASKS) == len(scene.truth)
 
-    async def test_more_records_than_fit_a_page(self, scene: Scene) -> None:
+    async def test_more_records_than_fit_a_page(self, scene: IndexedStorage) -> None:
         """A partition of two thousand records is searched as a whole.
 
         If it fails: look for a page size that cuts off the index or the read that builds it.
@@ -119,7 +119,7 @@ class VectorStoreContract(ExternalRules):
         assert float(np.mean(recalls)) >= 0.95
         assert await scene.vectors.count(TASKS) == 2000
 
-    async def test_a_write_is_found_at_once(self, scene: Scene) -> None:
+    async def test_a_write_is_found_at_once(self, scene: IndexedStorage) -> None:
         """A record is found as soon as `apply` has returned, by its new vector only, and not once it is deleted.
 
         If it fails: `apply` has to wait until a search sees the change.
@@ -136,7 +136,7 @@ class VectorStoreContract(ExternalRules):
     @pytest.mark.parametrize("whole", [False, True], ids=["patched", "written over"])
     async def test_a_record_without_a_vector_is_not_found(
         self,
-        scene: Scene,
+        scene: IndexedStorage,
         whole: bool,  # noqa: FBT001 - a parameter of the test
     ) -> None:
         """A record that loses its vector is no longer found, and does not count; given one, it is found again.
@@ -149,7 +149,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(axis(0), ["ada"])).ids == ("t2",)
         assert await scene.vectors.count(TASKS) == 1
 
-    async def test_repeated_changes_do_no_harm(self, scene: Scene) -> None:
+    async def test_repeated_changes_do_no_harm(self, scene: IndexedStorage) -> None:
         """Telling the index the same thing twice changes nothing; nor does removing what is not there.
 
         If it fails: `apply` is an upsert by id.
@@ -160,7 +160,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1", "t2")
         assert await scene.vectors.count(TASKS) == 2
 
-    async def test_the_last_change_of_a_call_counts(self, scene: Scene) -> None:
+    async def test_the_last_change_of_a_call_counts(self, scene: IndexedStorage) -> None:
         """Of two changes of one record in one call of `apply`, the later one counts.
 
         If it fails: apply the changes in order.
@@ -172,7 +172,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(axis(1), ["ada"], 1)).ids == ("t1",)
         assert (await scene.search(axis(5), ["ada"], 1)).ids == ("t2",)
 
-    async def test_search_stays_in_its_partitions(self, scene: Scene) -> None:
+    async def test_search_stays_in_its_partitions(self, scene: IndexedStorage) -> None:
         """Only the partitions that were asked for are searched, each for its own limit, whatever lies next door.
 
         If it fails: the partition belongs into the index; a filter after the search finds too few.
@@ -185,7 +185,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(axis(0), [])).ids == ()
         assert (await scene.search(axis(0), ["nobody", "", "ada' --", "ADA", "ad", "ada "])).ids == ()
 
-    async def test_a_record_moves_between_partitions(self, scene: Scene) -> None:
+    async def test_a_record_moves_between_partitions(self, scene: IndexedStorage) -> None:
         """A record that moves is found in its new partition and no longer in the old one.
 
         If it fails: a change carries the new partition only; look up where the record was.
@@ -199,7 +199,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(axis(0), ["grace"])).ids == ()
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_search_among_some_records(self, scene: Scene) -> None:
+    async def test_search_among_some_records(self, scene: IndexedStorage) -> None:
         """With ``ids`` only those records are considered, and only in the partitions that were asked for.
 
         If it fails: restrict before the limit is taken, not after.
@@ -214,7 +214,7 @@ class VectorStoreContract(ExternalRules):
         assert (await scene.search(vectors[0], USERS, ids=[])).ids == ()
         assert (await scene.search(vectors[0], USERS, ids=["missing"])).ids == ()
 
-    async def test_ties_come_by_id(self, scene: Scene) -> None:
+    async def test_ties_come_by_id(self, scene: IndexedStorage) -> None:
         """Equal vectors have equal scores and come by id, at the limit's edge too, wherever they are stored.
 
         If it fails: take all that are as close as the last one, then sort by score and id, then cut.
@@ -232,7 +232,7 @@ class VectorStoreContract(ExternalRules):
             assert len(set(matches.scores)) == 1
         assert (await scene.search(same, USERS, 40)).ids[:40] == tuple(ids)
 
-    async def test_scores_mean_what_they_should(self, scene: Scene) -> None:
+    async def test_scores_mean_what_they_should(self, scene: IndexedStorage) -> None:
         """A score is the cosine similarity in [-1, 1], or the distance times -1; more is closer.
 
         If it fails: some engines return 1 - cosine, the square of a distance, or half of one.
@@ -248,7 +248,7 @@ class VectorStoreContract(ExternalRules):
         assert matches.scores == pytest.approx(expected, abs=1e-5)
         assert all(type(score) is float for score in matches.scores)
 
-    async def test_create_indexes_what_is_there(self, scene: Scene) -> None:
+    async def test_create_indexes_what_is_there(self, scene: IndexedStorage) -> None:
         """`create` makes the index from what the storage holds, and does nothing where it is ready.
 
         If it fails: read the vectors from the storage, where `apply` never told of them.
@@ -264,7 +264,7 @@ class VectorStoreContract(ExternalRules):
         for user in USERS:
             await scene.check(vectors[0], [user])
 
-    async def test_a_dropped_index_is_gone(self, scene: Scene) -> None:
+    async def test_a_dropped_index_is_gone(self, scene: IndexedStorage) -> None:
         """After `drop` there is no index: `exists` says so, search says how to make one; the records stay.
 
         If it fails: raise `StorageError` rather than find nothing; dropping twice does nothing.
@@ -280,7 +280,7 @@ class VectorStoreContract(ExternalRules):
         await scene.create()
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_another_metric_makes_another_index(self, scene: Scene) -> None:
+    async def test_another_metric_makes_another_index(self, scene: IndexedStorage) -> None:
         """`create` with another metric makes the index anew; searches then use the new metric.
 
         If it fails: remember what an index was made for, and compare.
@@ -291,7 +291,7 @@ class VectorStoreContract(ExternalRules):
             await scene.create()
             await scene.check(axis(0), ["ada"])
 
-    async def test_a_vector_of_another_length_is_refused(self, scene: Scene) -> None:
+    async def test_a_vector_of_another_length_is_refused(self, scene: IndexedStorage) -> None:
         """A query or a change of other dimensions than the index's raises `InvalidVectorError`.
 
         If it fails: check the shape first; `pattern_core.toolkit.as_vector` does.
@@ -302,7 +302,7 @@ class VectorStoreContract(ExternalRules):
                 await scene.search(wrong, ["ada"])
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_the_caller_may_reuse_arrays(self, scene: Scene) -> None:
+    async def test_the_caller_may_reuse_arrays(self, scene: IndexedStorage) -> None:
         """Changing an array after it was given to `apply` changes nothing in the index.
 
         If it fails: copy the vector.
@@ -313,7 +313,7 @@ class VectorStoreContract(ExternalRules):
         vector[:] = axis(1)
         assert (await scene.search(axis(0), ["ada"])).ids == ("t1", "t2")
 
-    async def test_searches_and_changes_at_once(self, scene: Scene) -> None:
+    async def test_searches_and_changes_at_once(self, scene: IndexedStorage) -> None:
         """While records come, go and move, every search answers with records that were there, and the last is right.
 
         If it fails: look for a change that is lost because the partition was being read at that moment.
@@ -339,7 +339,7 @@ class VectorStoreContract(ExternalRules):
         for user in USERS:
             await scene.check(vectors[0], [user], 100)
 
-    async def test_a_cancelled_search_does_no_harm(self, scene: Scene) -> None:
+    async def test_a_cancelled_search_does_no_harm(self, scene: IndexedStorage) -> None:
         """After a search was cancelled, at whatever point, the next one finds everything.
 
         If it fails: leave nothing half read behind; release locks in ``finally``.
@@ -359,7 +359,7 @@ class VectorStoreContract(ExternalRules):
 
     async def test_it_is_found_after_opening_again(
         self,
-        scene: Scene,
+        scene: IndexedStorage,
         open_storage: Callable[[], Awaitable[Storage]],
         open_vectors: Callable[[Storage], Awaitable[VectorStore]],
     ) -> None:
@@ -375,13 +375,13 @@ class VectorStoreContract(ExternalRules):
         await scene.vectors.aclose()
         await scene.storage.aclose()
         async with await open_storage() as storage, await open_vectors(storage) as index:
-            again = Scene(storage, index, scene.metric, truth=scene.truth)
+            again = IndexedStorage(storage, index, scene.metric, truth=scene.truth)
             await again.create()
             for user in USERS:
                 await again.check(vectors[0], [user])
             assert await index.count(TASKS) == len(scene.truth)
 
-    async def test_health_is_good_while_open(self, scene: Scene) -> None:
+    async def test_health_is_good_while_open(self, scene: IndexedStorage) -> None:
         """`health` asks the engine and names it.
 
         If it fails: return `Health(ok=True, engine="name and version")`.
@@ -390,7 +390,7 @@ class VectorStoreContract(ExternalRules):
         assert health.ok
         assert health.engine.strip()
 
-    async def test_a_closed_store_refuses_everything(self, scene: Scene) -> None:
+    async def test_a_closed_store_refuses_everything(self, scene: IndexedStorage) -> None:
         """After `aclose` every call raises `ClosedError`; a second `aclose` does nothing; the storage stays open.
 
         If it fails: remember that it was closed, and look at that first; the storage belongs to somebody else.

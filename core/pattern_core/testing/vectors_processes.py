@@ -16,10 +16,11 @@ from pattern_core.errors import ConfigError
 from pattern_core.hookspecs import VectorSpec
 from pattern_core.schema import CreateTable
 
-from .children import ChildRules, Start
-from .doubles import MemoryStorage, MirrorIndex
+from .child_processes import ChildProcessRules, Start
+from .indexed_storage import DIMENSIONS, TASKS, axis, clustered
+from .memory_storage import MemoryStorage
+from .mirror_index import MirrorIndex
 from .rows import sample_row
-from .scene import DIMENSIONS, TASKS, axis, clustered
 
 __all__ = ["ExternalRules", "apply_when_told", "apply_without_end", "create_only"]
 
@@ -71,7 +72,7 @@ async def _filled() -> Storage:
     return storage
 
 
-class ExternalRules(ChildRules):
+class ExternalRules(ChildProcessRules):
     """An index in a place of its own keeps what it was told, and does not pass for ready when it is not."""
 
     spec: VectorSpec
@@ -84,7 +85,7 @@ class ExternalRules(ChildRules):
         except ConfigError:
             pytest.skip("this index searches inside a certain storage")
         async with vectors:
-            if isinstance(vectors, MirrorIndex) or vectors.place is None:
+            if isinstance(vectors, MirrorIndex) or vectors.location is None:
                 pytest.skip("this index is not kept in a place of its own")
         return open_vectors
 

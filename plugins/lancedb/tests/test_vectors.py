@@ -224,7 +224,7 @@ async def test_the_copies_of_another_database_are_made_anew(tmp_path: Path) -> N
         await storage.commit(inserts(part))
     for storage, name in ((one, "one"), (other, "other"), (one, "one")):
         async with await pattern_vectors().open(options, storage) as index:
-            assert index.place
+            assert index.location
             await index.create(IndexSpec(TASKS, WIDTH, "cosine", name))
             part = vectors[:2] if storage is one else vectors[2:]
             for query in part:
@@ -237,9 +237,9 @@ async def test_a_column_is_no_place_of_its_own(tmp_path: Path) -> None:
     """Over LanceDB's own storage the column is searched, unless the options name a place for copies."""
     storage, index = await open_column(tmp_path / "one")
     async with storage, index:
-        assert index.place is None
+        assert index.location is None
         async with await pattern_vectors().open(VectorOptions(path=tmp_path / "two"), storage) as copies:
-            assert copies.place
+            assert copies.location
 
 
 async def test_copies_never_replace_records(tmp_path: Path) -> None:

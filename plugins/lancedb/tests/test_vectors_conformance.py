@@ -13,7 +13,7 @@ import pytest
 from pattern_core.abc import Detail, Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
 from pattern_core.schema import Table
 from pattern_core.testing import VectorStoreContract
-from pattern_core.testing.scene import USERS, Scene, clustered
+from pattern_core.testing.indexed_storage import USERS, IndexedStorage, clustered
 from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
 from pattern_surreal_embedded.plugin import StorageOptions as SurrealOptions
 from pattern_surreal_embedded.plugin import pattern_storage as surreal_storage
@@ -29,8 +29,8 @@ class Tended(VectorStore):
         self.index = index
 
     @property
-    def place(self) -> str | None:
-        return self.index.place
+    def location(self) -> str | None:
+        return self.index.location
 
     async def create(self, index: IndexSpec) -> None:
         await self.index.create(index)
@@ -86,7 +86,7 @@ class Approximate(VectorStoreContract):
 
     spec = attrs.evolve(pattern_vectors(), open=open_tended, metrics=frozenset({"cosine", "euclidean"}))
 
-    async def test_the_index_is_really_used(self, scene: Scene) -> None:
+    async def test_the_index_is_really_used(self, scene: IndexedStorage) -> None:
         """Its answers come flagged as approximate."""
         generator = np.random.default_rng(10)
         vectors = clustered(generator, 400)

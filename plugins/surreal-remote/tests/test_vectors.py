@@ -14,7 +14,7 @@ from pattern_core.abc import Delete, IndexSpec, Insert, Matches, Patch, Vector
 from pattern_core.errors import ConfigError, PatternError
 from pattern_core.schema import CreateTable, DropTable
 from pattern_core.testing import DIMENSIONS, TASKS, MemoryStorage, sample_row, sample_vector
-from pattern_core.testing.scene import Scene
+from pattern_core.testing.indexed_storage import IndexedStorage
 from pattern_core.toolkit import Secret
 from pattern_surreal.derived import State, note
 from pattern_surreal.knn import form
@@ -99,7 +99,7 @@ async def test_each_option_reaches_the_server(alone: RemoteStorage) -> None:
     """Dimensions, metric, EFC and M stand in the server's definition of its index; changed ones make it anew."""
     vectors = some(300)
     await insert(alone, vectors)
-    scene = Scene(alone, await index_over(alone, index="exact"), "cosine")
+    scene = IndexedStorage(alone, await index_over(alone, index="exact"), "cosine")
     scene.truth.update({id: ("ada", vector) for id, vector in vectors.items()})
     for metric, efc, m in [("cosine", 150, 12), ("cosine", 90, 20), ("euclidean", 90, 20), ("manhattan", 90, 20)]:
         spec = attrs.evolve(SPEC, metric=metric)

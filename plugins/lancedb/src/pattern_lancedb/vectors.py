@@ -240,7 +240,7 @@ class ExternalIndex(_LanceIndex):
         return {**await self._upkeep.maintain(), **await super().maintain()}
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return self._lance.place.uri
 
     def _columns(self, table: Table) -> tuple[str, str]:  # noqa: ARG002 - they are the same for all

@@ -1,0 +1,231 @@
+"""Migrations, over the in-memory storage."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pattern_core.abc import Insert, Patch, Row, Signature, Storage
+from pattern_core.catalog.metadata import Metadata, read_metadata, record_schema_version
+from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, OUTBOX, generation_number, vector_table
+from pattern_core.embedding.chunks import hash_text
+from pattern_core.errors import MigrationError
+from pattern_core.maintenance.backup import restore
+from pattern_core.maintenance.migrations.migrate import LATEST, migrate_down, migrate_up, plan_migration
+from pattern_core.maintenance.migrations.versions import tables_at
+from pattern_core.schema import EMBEDDED, TABLES, CreateTable
+from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
+from tests.helpers.dying import Death, Dying
+
+pytestmark = pytest.mark.anyio
+
+SIGNATURE = Signature(provider="test", model="m", revision="r", dimensions=4, normalized=True)
+VECTORS = tuple(vector_table(table, 1) for table in EMBEDDED)
+ALL = {*TABLES, OUTBOX.name, GENERATIONS.name, EMBEDDING_QUEUE.name, *(table.name for table in VECTORS)}
+
+
+async def second_version(storage: Storage) -> dict[str, Row]:
+    """Set a database up as version 2 did, with records of each kind; return what had a vector, by id."""
+    old = tables_at(2)
+    for table in (*old.values(), OUTBOX):
+        await storage.apply_schema(CreateTable(table, 4))
+    await storage.commit([record_schema_version(Metadata(), 2, SIGNATURE)])
+    embedded: dict[str, Row] = {}
+    for table in EMBEDDED:
+        rows = [
+            sample_row(old[table.name], f"{table.name} {n}", embedding=sample_vector(f"{n}", 4), embedding_model="m")
+            for n in range(3)
+        ]
+        bare = sample_row(old[table.name], f"{table.name} bare")
+        await storage.commit([Insert(old[table.name], row) for row in [*rows, bare]])
+        embedded |= {row["id"]: row for row in rows}
+    await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
+    return embedded
+
+
+async def check_vectors(storage: Storage, embedded: dict[str, Row]) -> None:
+    """Fail unless all vectors have arrived in tables of their own, and the records are there without them."""
+    known = await read_metadata(storage)
+    tables = {vector_table(table, known.in_use.number) for table in EMBEDDED}
+    assert {name for name in await storage.tables() if generation_number(name)} == {table.name for table in tables}
+    for table in EMBEDDED:
+        vectors = vector_table(table, known.in_use.number)
+        mine = {id: row for id, row in embedded.items() if id.startswith(table.name)}
+        found = {row["id"].removesuffix("#0000"): row for row in await storage.find(vectors, vectors=True)}
+        assert found.keys() == mine.keys()
+        for id, row in found.items():
+            assert np.array_equal(row["embedding"], mine[id]["embedding"])
+            assert row["partition"] == mine[id][str(table.partition)]
+            assert row["text_hash"] == hash_text(table.text(mine[id]))
+            assert (row["signature"], row["revision"]) == (SIGNATURE.digest, mine[id]["revision"])
+        records = await storage.find(table)
+        assert len(records) == 4
+        assert all(row.keys() == {column.name for column in table.columns} for row in records)
+
+
+@pytest.fixture
+async def storage() -> AsyncIterator[MemoryStorage]:
+    async with MemoryStorage() as storage:
+        yield storage
+
+
+class TestMigrations:
+    async def test_up(self, storage: MemoryStorage) -> None:
+        """The first migration makes every table and records the version and the signature; a second does nothing."""
+        before = await plan_migration(storage)
+        done = await migrate_up(storage, SIGNATURE)
+        again = await migrate_up(storage, SIGNATURE)
+        metadata = await read_metadata(storage)
+
+        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1, 2, 3, 4]
+        assert again.pending == ()
+        assert await storage.tables() == ALL
+        assert (metadata.schema_version, metadata.signature, metadata.revision) == (LATEST, SIGNATURE, 1)
+        assert metadata.active is not None
+        assert (metadata.active.number, metadata.active.signature, metadata.building) == (1, SIGNATURE, None)
+
+    async def test_from_the_first_version(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A database of version 1, with records, is backed up and gets what is new; a new one is not backed up."""
+        for table in tables_at(1).values():
+            await storage.apply_schema(CreateTable(table, 4))
+        await storage.commit([record_schema_version(Metadata(), 1, SIGNATURE)])
+        await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
+        done = await migrate_up(storage, SIGNATURE, backups=tmp_path)
+        async with MemoryStorage() as new:
+            await migrate_up(new, SIGNATURE, backups=tmp_path / "new")
+
+        assert (done.current, done.target) == (1, LATEST)
+        assert await storage.tables() == ALL
+        assert await storage.count(TABLES["users"]) == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["before-version-2"]
+
+    async def test_vectors_are_carried(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """The vectors that stood beside the records of version 2 stand in tables of their own; the backup has them, too."""
+        embedded = await second_version(storage)
+        await migrate_up(storage, SIGNATURE, backups=tmp_path)
+        await check_vectors(storage, embedded)
+
+        async with MemoryStorage() as again:
+            await restore(again, tmp_path / "before-version-3")
+            assert (await read_metadata(again)).schema_version == 2
+            await migrate_up(again, SIGNATURE)
+            await check_vectors(again, embedded)
+
+    async def test_vectors_are_carried_back(self, storage: MemoryStorage) -> None:
+        """The way down to version 2 puts the vectors beside the records again, and the way up leads back."""
+        embedded = await second_version(storage)
+        await migrate_up(storage, SIGNATURE)
+        await migrate_down(storage, 2)
+
+        old = tables_at(2)
+        assert await storage.tables() == {*old, OUTBOX.name}
+        for table in EMBEDDED:
+            for row in await storage.find(old[table.name], vectors=True):
+                expected = embedded.get(row["id"], {"embedding": None, "embedding_model": None})
+                assert row["embedding_model"] == expected["embedding_model"]
+                assert np.array_equal(row["embedding"], expected["embedding"])
+        await migrate_up(storage, SIGNATURE)
+        await check_vectors(storage, embedded)
+
+    async def test_killed_while_vectors_are_carried(self) -> None:
+        """A migration from version 2 that was killed before any of its changes is finished by the next one."""
+        for survived in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            dying = Dying(data, survived)
+            try:
+                await migrate_up(dying, SIGNATURE)
+            except Death:
+                await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
+            if dying.left >= 0:
+                break
+        assert survived > 10
+
+    async def test_killed_again_and_again(self) -> None:
+        """However often a migration from version 2 was killed, and wherever, it leaves nothing behind but what is used."""
+        dice = random.Random(2026)
+        for _ in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            for _ in range(5):
+                with contextlib.suppress(Death):
+                    await migrate_up(Dying(data, dice.randrange(30)), SIGNATURE)
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
+
+    async def test_killed_on_the_way_down(self) -> None:
+        """A way down that was killed before any of its changes can be gone to its end."""
+        for survived in range(100):
+            data: MemoryData = {}
+            embedded = await second_version(MemoryStorage(data))
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            dying = Dying(data, survived)
+            with contextlib.suppress(Death):
+                await migrate_down(dying, 2)
+            if survived % 2 and (await read_metadata(MemoryStorage(data))).schema_version > 2:
+                await migrate_down(MemoryStorage(data), 2)
+            await migrate_up(MemoryStorage(data), SIGNATURE)
+            await check_vectors(MemoryStorage(data), embedded)
+            if dying.left >= 0:
+                break
+        assert survived > 10
+
+    async def test_down(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """The way down removes everything, after a backup, and the way up leads back."""
+        await migrate_up(storage, SIGNATURE)
+        done = await migrate_down(storage, 0, backups=tmp_path)
+
+        assert (done.current, done.target) == (LATEST, 0)
+        assert await storage.tables() == set()
+        assert (await read_metadata(storage)).schema_version == 0
+        assert (tmp_path / "before-down-to-0" / "manifest.json").is_file()
+        await migrate_up(storage, SIGNATURE)
+        assert await storage.tables() == ALL
+
+    async def test_no_way(self, storage: MemoryStorage) -> None:
+        """A version that there is not, a way down that leads nowhere, and a newer database are refused."""
+        with pytest.raises(MigrationError, match="no schema version 7"):
+            await plan_migration(storage, 7)
+        with pytest.raises(MigrationError, match="Choose an earlier one"):
+            await migrate_down(storage, 0)
+        await migrate_up(storage, SIGNATURE)
+        with pytest.raises(MigrationError, match="Choose an earlier one"):
+            await migrate_down(storage, LATEST)
+        await storage.commit([Patch(TABLES["system_metadata"], "main", {"schema_version": LATEST + 1})])
+        with pytest.raises(MigrationError, match=f"version {LATEST + 1}"):
+            await migrate_up(storage, SIGNATURE)
+
+    @pytest.mark.parametrize("made", range(len(TABLES) + 1))
+    async def test_begun_and_killed(self, storage: MemoryStorage, made: int) -> None:
+        """A migration that was killed after any step is finished by the next one."""
+        for table in list(TABLES.values())[:made]:
+            await storage.apply_schema(CreateTable(table, 4))
+        assert (await read_metadata(storage)).schema_version == 0
+        await migrate_up(storage, SIGNATURE)
+
+        assert await storage.tables() == ALL
+        assert (await read_metadata(storage)).schema_version == LATEST
+
+    async def test_records_without_a_stamp(self, storage: MemoryStorage) -> None:
+        """A database that holds records and was never set up, as a cut-off restore leaves it, is refused."""
+        await storage.apply_schema(CreateTable(TABLES["users"], 4))
+        await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
+        with pytest.raises(MigrationError, match="1 users, but was never set up"):
+            await migrate_up(storage, SIGNATURE)
+
+        assert (await read_metadata(storage)).schema_version == 0
+
+    async def test_two_at_once(self) -> None:
+        """Where another process has migrated since the plan was made, nothing is stamped twice."""
+        data: MemoryData = {}
+        first, second = MemoryStorage(data), MemoryStorage(data)
+        await migrate_up(first, SIGNATURE)
+        await migrate_up(second, SIGNATURE)
+
+        assert (await read_metadata(second)).revision == 1

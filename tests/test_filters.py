@@ -123,7 +123,7 @@ class TestComparisons:
     def test_something_else_is_an_error(self) -> None:
         """What is no filter is refused, not taken for true."""
         for wrong in (True, {"a": 1}, Filter()):
-            with pytest.raises(TypeError, match="not a filter"):
+            with pytest.raises(TypeError, match="expected a filter"):
                 matches(wrong, {})  # type: ignore[arg-type]
 
 
@@ -172,7 +172,7 @@ class TestSpelling:
     )
     def test_a_filter_has_no_truth_value(self, write: Callable[[], object]) -> None:
         """``and``, ``or``, ``not`` and chained comparisons would drop a condition, so they are errors that say so."""
-        with pytest.raises(TypeError, match="combine filters with &, | and ~"):
+        with pytest.raises(TypeError, match="Combine filters with &, | and ~"):
             write()
 
     def test_fields_read_as_written(self) -> None:

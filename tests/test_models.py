@@ -108,6 +108,9 @@ class TestAgreement:
             return typing.get_origin(type_) or type_
 
         def check(column: Column, type_: Any) -> None:
+            if (name, column.name) == ("tool_calls", "result"):
+                assert type_ is Any  # any JSON value, which the repository keeps in an object
+                return
             assert issubclass(plain(type_), expected[column.kind]), column.name
 
         fields = {field.name: field for field in attrs.fields(attrs.resolve_types(MODELS[name]))}
@@ -253,7 +256,7 @@ class TestKinds:
             (Message, "role", "robot", r"Known: assistant, system, tool, user\."),
             (Task, "status", "done", r"Known: cancelled, completed, in_progress, pending\."),
             (Task, "priority", "hihg", r"Did you mean 'high'\?"),
-            (Task, "energy_required", None, r"None is no choice"),
+            (Task, "energy_required", None, r"None is not a valid choice"),
         ],
     )
     def test_unknown_choices(self, model: type[Record], field: str, value: object, message: str) -> None:

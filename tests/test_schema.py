@@ -160,23 +160,23 @@ class TestFilters:
             (
                 Field("estimated_minutes").contains(1),
                 "estimated_minutes",
-                "contains does not work on a field that holds",
+                "contains does not work on a field of kind",
             ),
             (Field("complexity_score") > True, "complexity_score", "suits number, got True"),
             (Field("due_at") < "2024-02-29", "due_at", "suits a datetime with a time zone, got '2024-02-29'"),
             (Field("due_at") < NOON.replace(tzinfo=None), "due_at", "suits a datetime with a time zone"),
-            (Field("due_at").startswith("2024"), "due_at", "startswith does not work on a field that holds time"),
-            (Field("tags") == "x", "tags", "== does not work on a field that holds texts"),
+            (Field("due_at").startswith("2024"), "due_at", "startswith does not work on a field of kind time"),
+            (Field("tags") == "x", "tags", "== does not work on a field of kind texts"),
             (Field("tags").contains(1), "tags", "suits texts, got 1"),
-            (Field("metadata") == "x", "metadata", "== does not work on a field that holds object"),
-            (Field("metadata").contains("x"), "metadata", "contains does not work on a field that holds object"),
-            (Field("embedding").in_([None]), "embedding", "in_ does not work on a field that holds vector"),
-            (Field("embedding") == 1, "embedding", "does not work on a field that holds vector"),
-            (Field("title")["a"] == 1, "title", "only a JSON object can be stepped into; this field holds text"),
-            (Field("tags")["0"] == "x", "tags", "only a JSON object can be stepped into"),
-            (Field("metadata")[0] == "x", "metadata", "keys into a JSON object are texts"),  # type: ignore[index]
-            (Field("metadata")["a"] == NOON, "metadata", "compares with a JSON scalar"),
-            (Field("metadata")["a"].in_([{}]), "metadata", "compares with a JSON scalar"),  # type: ignore[list-item]
+            (Field("metadata") == "x", "metadata", "== does not work on a field of kind object"),
+            (Field("metadata").contains("x"), "metadata", "contains does not work on a field of kind object"),
+            (Field("embedding").in_([None]), "embedding", "in_ does not work on a field of kind vector"),
+            (Field("embedding") == 1, "embedding", "does not work on a field of kind vector"),
+            (Field("title")["a"] == 1, "title", "only a JSON object has keys; this field is of kind text"),
+            (Field("tags")["0"] == "x", "tags", "only a JSON object has keys"),
+            (Field("metadata")[0] == "x", "metadata", "keys of a JSON object are texts"),  # type: ignore[index]
+            (Field("metadata")["a"] == NOON, "metadata", "compares with a text, number, boolean or None"),
+            (Field("metadata")["a"].in_([{}]), "metadata", "compares with a text, number, boolean or None"),  # type: ignore[list-item]
             (Field("metadata")["a"].startswith(1), "metadata", "startswith needs a text"),  # type: ignore[arg-type]
         ],
     )
@@ -189,7 +189,7 @@ class TestFilters:
     @pytest.mark.parametrize("wrong", ["status = 'open'", {"status": "open"}, True, Field("status"), 1])
     def test_something_else(self, wrong: Any) -> None:
         """What is no filter is refused with an example of one."""
-        with pytest.raises(FilterError, match=r'tasks: expected a filter, as Field\("name"\) == value makes one'):
+        with pytest.raises(FilterError, match=r'tasks: expected a filter such as Field\("name"\) == value'):
             TASKS.check_filter(wrong)
 
     def test_booleans(self) -> None:
@@ -227,10 +227,10 @@ class TestOrder:
         ("column", "message"),
         [
             ("titel", "Did you mean 'title'"),
-            ("tags", "a field that holds texts has no order"),
-            ("priority", "a field that holds choices has no order"),
-            ("metadata", "a field that holds object has no order"),
-            ("embedding", "a field that holds vector has no order"),
+            ("tags", "a field of kind texts has no order"),
+            ("priority", "a field of choices has no order"),
+            ("metadata", "a field of kind object has no order"),
+            ("embedding", "a field of kind vector has no order"),
         ],
     )
     def test_refused(self, column: str, message: str) -> None:

@@ -1,7 +1,6 @@
-"""The configuration: where it is found, and what may stand in it.
+"""The configuration: finding, reading and checking it.
 
-The configuration is strict: a section, an option or a value that nobody knows is an error, as is an environment
-variable that is asked for and not set.
+It is strict: an unknown section, option or value is an error, and so is an environment variable that is not set.
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ Overflow: TypeAlias = Literal["error", "truncate", "chunk"]
 
 @attrs.frozen
 class Section:
-    """A section of the configuration: which plugin, and the options that are the plugin's own.
+    """A section of the configuration: a plugin and its options.
 
     Attributes:
-        provider: The plugin's name; None where the storage's recommendation is to be taken.
-        options: The options, environment variables filled in. They may hold secrets, so they are not shown.
+        provider: The name of the plugin; None for the default of the storage.
+        options: The options, with environment variables filled in. They may hold secrets, so the repr omits them.
     """
 
     provider: str | None
@@ -43,15 +42,15 @@ class Section:
 
 @attrs.frozen(kw_only=True)
 class EmbeddingPolicy:
-    """How texts are embedded, whoever the provider is: options under ``[embeddings]``.
+    """Options under ``[embeddings]`` that every provider has.
 
     Attributes:
-        overflow: What happens to a text that is longer than the model reads: ``error`` refuses it, ``truncate`` embeds
-            its beginning, ``chunk`` cuts it into parts that the model reads, by any of which it is found.
-        deadline: How long a call that fails for a while (a time-out, a busy service) is repeated at most, in seconds.
-        cache: Whether vectors are kept on this machine, so that the same text is not embedded twice.
-        cache_mb: How large the cache may become, in MB.
-        price_per_million_tokens: What the provider asks for a million tokens, in any currency; ``pattern reembed plan`` reckons with it.
+        overflow: The handling of a text over the model's token limit: ``error`` rejects it, ``truncate`` embeds its
+            start, ``chunk`` splits it into chunks, any of which finds it.
+        deadline: How long a call is retried after transient failures (a timeout, a busy service), in seconds.
+        cache: Whether to keep vectors on this machine, so that no text is embedded twice.
+        cache_mb: The largest size of the cache, in MB.
+        price_per_million_tokens: The provider's price for a million tokens, in any currency, for ``pattern reembed plan``.
     """
 
     overflow: Overflow = "error"
@@ -65,16 +64,16 @@ class EmbeddingPolicy:
 
 @attrs.frozen(kw_only=True)
 class Config:
-    """A configuration, read and checked as far as that can be done without the plugins.
+    """A configuration, checked as far as possible without loading the plugins.
 
     Attributes:
         database: The storage.
         vectors: The vector search.
         embeddings: The embedding provider.
-        metric: How vectors are compared: ``cosine``, ``euclidean`` or ``manhattan``.
-        policy: How texts are embedded.
+        metric: The metric of the vector search: ``cosine``, ``euclidean`` or ``manhattan``.
+        policy: The options that every embedding provider has.
         base: The folder that relative paths start from.
-        source: The file it was read from; None for a dict.
+        source: The file that it was read from; None for a dict.
     """
 
     database: Section
@@ -90,25 +89,25 @@ ConfigSource: TypeAlias = Config | Mapping[str, Any] | str | os.PathLike[str]
 
 
 def find_config() -> Path:
-    """Find the configuration file: ``PATTERN_CONFIG``, ``pattern.toml`` from here upwards, or the user's own.
+    """Find the configuration file: ``PATTERN_CONFIG``, ``pattern.toml`` in this folder or above it, or the user's own.
 
     Returns:
-        The file's path.
+        The path of the file.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is no such file.
     """
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
     here = Path.cwd()
-    places = [folder / CONFIG_NAME for folder in (here, *here.parents)]
-    places.append(user_config() / CONFIG_NAME)
-    for place in places:
-        if place.is_file():
-            return place
+    candidates = [folder / CONFIG_NAME for folder in (here, *here.parents)]
+    candidates.append(user_config() / CONFIG_NAME)
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
     raise ConfigError(
-        f"no configuration found: {CONFIG_VARIABLE} is not set, there is no {CONFIG_NAME} in {here} or above it, and no "
-        f"{places[-1]}. `pattern init` writes one here."
+        f"no configuration found: {CONFIG_VARIABLE} is not set, and there is no {CONFIG_NAME} in {here} or above it, and "
+        f"no {candidates[-1]}. `pattern init` writes one here."
     )
 
 
@@ -116,14 +115,14 @@ def load_config(source: ConfigSource | None = None) -> Config:
     """Read a configuration.
 
     Args:
-        source: The path of a TOML file, a dict of the same form, or a `Config`, which is returned as it is. None looks
-            for a file as `find_config` does.
+        source: The path of a TOML file, a dict of the same form, or a `Config`, which is returned as it is. None searches
+            for a file, as `find_config` does.
 
     Returns:
-        The configuration. Relative paths in it start from the file's folder; in a dict, from the current one.
+        The configuration. Relative paths start from the folder of the file; those of a dict from the current folder.
 
     Raises:
-        ConfigError: The file cannot be read, or holds what nobody knows.
+        ConfigError: The file cannot be read, or its content is not valid.
     """
     if isinstance(source, Config):
         return source
@@ -149,7 +148,7 @@ def _parse(raw: Mapping[str, Any], *, base: Path, source: Path | None) -> Config
         if name not in known:
             raise UnknownOptionError(str(name), known, source=shown)
         if not isinstance(content, Mapping):
-            raise ConfigError(f"{name} has to be a section, [{name}], got {shorten(content)}", key=name, source=shown)
+            raise ConfigError(f"{name} must be a section, [{name}], got {shorten(content)}", key=name, source=shown)
         sections[name] = {str(key): _expand(value, f"{name}.{key}", shown) for key, value in content.items()}
     metric = sections["vectors"].pop("metric", "cosine")
     _check_choice(metric, METRICS, "vectors.metric", shown)
@@ -169,14 +168,14 @@ def _parse(raw: Mapping[str, Any], *, base: Path, source: Path | None) -> Config
 def _check_choice(value: object, choices: tuple[str, ...], key: str, source: str | None) -> None:
     if value not in choices:
         # Not the value: it may be a secret in the wrong place.
-        raise ConfigError(f"{key}: that is no choice. {nearest(str(value), choices)}", key=key, source=source)
+        raise ConfigError(f"{key}: not a valid choice. {nearest(str(value), choices)}", key=key, source=source)
 
 
 _VARIABLE: Final = re.compile(r"(\$?)\$\{([^}]*)\}")
 
 
 def _expand(value: Any, key: str, source: str | None) -> Any:
-    """Fill in ``${NAME}`` from the environment, in texts at any depth; ``$${NAME}`` stands for itself."""
+    """Replace ``${NAME}`` by the environment variable, in texts at any depth; ``$${NAME}`` gives the literal text."""
     if isinstance(value, str):
 
         def fill(match: re.Match[str]) -> str:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
 import attrs
 
 from .abc import AsyncResource, Detail, Health, Storage, VectorStore
-from .assembly.opening import open_session
+from .assembly.opening import open_session, restore_session
 from .assembly.wiring import load_embeddings
 from .catalog.metadata import Generation, read_metadata
 from .config import Config, ConfigSource, load_config
 from .embedding.model import EmbeddingModel
 from .errors import PatternError
+from .maintenance.backup import RowProgress, back_up, record_counts
 from .maintenance.reembedding.estimate import ReembedEstimate, estimate_reembedding
 from .maintenance.reembedding.generations import abandon, drop_retired
 from .maintenance.reembedding.reembed import Progress, ReembedResult, reembed
+from .maintenance.verify import VerifyReport, verify_database
 from .repositories import (
     AgentRepository,
     ConversationRepository,
@@ -39,6 +43,9 @@ __all__ = ["Database", "Repositories", "open"]
 T = TypeVar("T")
 
 ATTEMPTS: Final = 100
+_HOW_TO_OPEN: Final = (
+    "Write `async with pattern_core.open(…) as db:`, or `db = await pattern_core.open(…)`, in an async function."
+)
 
 
 class Repositories:
@@ -236,6 +243,60 @@ class Database(Repositories, AsyncResource):
         given = load_config({"embeddings": embeddings})
         return attrs.evolve(self.config, embeddings=given.embeddings, policy=given.policy)
 
+    async def back_up(
+        self, folder: str | os.PathLike[str], *, progress: RowProgress = lambda _table, _rows: None
+    ) -> dict[str, int]:
+        """Write all records into a new folder, with their vectors: one Arrow file for each table, and a manifest.
+
+        The database can be used meanwhile. `restore` reads the folder into an empty database on any storage.
+
+        Args:
+            folder: The folder. If it exists, a time stamp is added to its name.
+            progress: Called with a table's name and the number of rows written since the last call.
+
+        Returns:
+            How many records of each table were written.
+
+        Raises:
+            StorageError: The database was migrated or re-embedded meanwhile.
+        """
+        return record_counts(await back_up(self.storage, Path(folder), progress))
+
+    async def restore(
+        self, folder: str | os.PathLike[str], *, progress: RowProgress = lambda _table, _rows: None
+    ) -> dict[str, int]:
+        """Read a backup into this database, which must not hold any records.
+
+        Nothing is embedded again. If it is interrupted, the database has to be emptied and restored again.
+
+        Args:
+            folder: A folder that `back_up` wrote.
+            progress: Called with a table's name and the number of rows read since the last call.
+
+        Returns:
+            How many records of each table were read.
+
+        Raises:
+            SignatureMismatchError: Another embedding model made the backup's vectors. Nothing was written.
+            StorageError: The folder holds no complete backup, or the database holds records. Nothing was written.
+        """
+        return record_counts(await restore_session(self._session, self.config, Path(folder), progress))
+
+    async def verify(self, *, progress: Callable[[int], None] = lambda _count: None) -> VerifyReport:
+        """Verify the vector indexes against the stored vectors. It reads every vector.
+
+        Args:
+            progress: Called with the number of vectors checked since the last call.
+
+        Returns:
+            The result; ``ok`` tells whether everything agrees.
+
+        Raises:
+            PatternError: The storage or the vector search failed.
+        """
+        await self.catch_up()
+        return await verify_database(self.storage, self.vectors, self.config.metric, progress)
+
     async def health(self) -> dict[str, Health]:
         """Return the health of every part.
 
@@ -306,6 +367,18 @@ class open:  # noqa: N801 - reads as a call: `async with pattern_core.open(…)`
     ) -> None:
         if self._database is not None:
             await self._database.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        # Reached by programs that forgot to open; methods that Python itself asks for are not meant.
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise AttributeError(f"the database is not open yet, so it has no {name!r}. {_HOW_TO_OPEN}")
+
+    def __enter__(self) -> Any:
+        raise TypeError(f"`with` cannot open a database. {_HOW_TO_OPEN}")
+
+    def __exit__(self, *_: object) -> None:
+        """Never reached; Python asks for it before it calls ``__enter__``."""
 
     async def _open(self) -> Database:
         config = load_config(self._source)

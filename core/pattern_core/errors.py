@@ -1,4 +1,4 @@
-"""Every error that pattern-core raises.
+"""The errors of pattern-core.
 
 ::
 
@@ -30,8 +30,7 @@
         ├── InvalidVectorError
         └── SignatureMismatchError
 
-A message says what happened, where, what was expected, and the way out. What a program may want to act on is an
-attribute as well.
+A message says what failed, what was expected, and what to do. Facts that a program may act on are attributes.
 """
 
 from __future__ import annotations
@@ -74,54 +73,54 @@ __all__ = [
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, and which there are.
+    """Return a hint to the nearest known name, for the end of an error message.
 
     Args:
-        name: What was written.
-        known: The names that would have been right.
+        name: The unknown name.
+        known: The valid names.
 
     Returns:
-        A sentence for the end of an error message.
+        One or two sentences.
     """
     names = sorted(known)
     if not names:
-        return "None are known here."
+        return "There are none."
     close = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}? " if close else ""
     return f"{hint}Known: {', '.join(names)}."
 
 
 def shorten(value: object, limit: int = 80) -> str:
-    """Show a value in an error message without flooding it.
+    """Return the repr of a value, shortened for an error message.
 
     Args:
-        value: Anything with a repr.
+        value: Any value.
         limit: The most characters to show.
 
     Returns:
-        The value's repr, cut in the middle where it is longer than the limit.
+        The repr, truncated if it is longer.
     """
     if isinstance(value, str | bytes) and len(value) > limit:
-        # The repr of a megabyte is a megabyte: cut first.
+        # The repr of a megabyte is a megabyte, so truncate first.
         text = f"{value[: limit // 2]!r}… ({len(value):,} long)"
     else:
         try:
             text = repr(value)
-        except Exception:  # noqa: BLE001 - an int of 5,000 digits has none, nor has a broken object: the error comes first
+        except Exception:  # noqa: BLE001 - huge integers and broken objects have no repr
             text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
 
 
 class PatternError(Exception):
-    """The root of every error that pattern-core and its plugins raise on purpose."""
+    """The base class of all errors that pattern-core and its plugins raise."""
 
 
 class ConfigError(PatternError, ValueError):
-    """Raised when the configuration cannot be used.
+    """Raised when the configuration is not valid.
 
     Attributes:
-        key: The dotted name of the option at fault, if it was one option.
-        source: The file that was read, or a word for where the values came from.
+        key: The dotted name of the option; None if it is not about one option.
+        source: The file that was read; None for other sources.
     """
 
     def __init__(self, message: str, *, key: str | None = None, source: str | None = None) -> None:
@@ -131,10 +130,10 @@ class ConfigError(PatternError, ValueError):
 
 
 class UnknownOptionError(ConfigError):
-    """Raised when the configuration holds a section or an option that nobody knows.
+    """Raised when the configuration holds an unknown section or option.
 
     Attributes:
-        known: The names that would have been right.
+        known: The valid names.
     """
 
     def __init__(self, key: str, known: Iterable[str], *, source: str | None = None) -> None:
@@ -144,7 +143,7 @@ class UnknownOptionError(ConfigError):
 
 
 class MissingVariableError(ConfigError):
-    """Raised when ``${NAME}`` stands in the configuration and the environment has no NAME.
+    """Raised when the configuration uses ``${NAME}`` and the environment has no NAME.
 
     Attributes:
         variable: The name of the missing environment variable.
@@ -153,18 +152,18 @@ class MissingVariableError(ConfigError):
     def __init__(self, variable: str, key: str, *, source: str | None = None) -> None:
         self.variable = variable
         message = (
-            f"{key} asks for the environment variable {variable}, which is not set. "
+            f"{key} uses the environment variable {variable}, which is not set. "
             f"Set it (export {variable}=…), or write $${{{variable}}} for the literal text."
         )
         super().__init__(message, key=key, source=source)
 
 
 class PluginError(PatternError):
-    """Raised when a plugin that the configuration names cannot be loaded or breaks the rules.
+    """Raised when a configured plugin cannot be loaded, or breaks the rules for hooks.
 
     Attributes:
-        name: The word that the configuration used.
-        distributions: The installed distributions involved.
+        name: The name of the plugin in the configuration.
+        distributions: The installed distributions that offer it.
     """
 
     def __init__(self, message: str, *, name: str, distributions: Sequence[str] = ()) -> None:
@@ -174,19 +173,19 @@ class PluginError(PatternError):
 
 
 class PluginNotFoundError(PluginError, LookupError):
-    """Raised when no installed distribution offers the named plugin, or not in the wanted role."""
+    """Raised when no installed distribution offers the plugin, or not in this role."""
 
 
 class DuplicatePluginError(PluginError):
-    """Raised when several installed distributions claim one plugin name."""
+    """Raised when several installed distributions offer one plugin name."""
 
 
 class ValidationError(PatternError, ValueError):
-    """Raised when a value does not fit the field it was given for. Nothing was written.
+    """Raised when a value is not valid for its field. Nothing was written.
 
     Attributes:
-        where: The entity, table or call that refused it.
-        field: The field's name, if it was one field.
+        where: The record type, table or call that rejected it.
+        field: The name of the field; empty if it is not about one field.
     """
 
     def __init__(self, message: str, *, where: str = "", field: str = "") -> None:
@@ -197,16 +196,16 @@ class ValidationError(PatternError, ValueError):
 
 
 class FilterError(ValidationError):
-    """Raised when a filter or an order names an unknown field, or uses an operator or value that does not fit it."""
+    """Raised when a filter or an order names an unknown field, or uses an operator or value that does not suit it."""
 
 
 class TextTooLongError(ValidationError):
-    """Raised when a text has more tokens than the embedding model reads. Nothing was written.
+    """Raised when a text is over the embedding model's token limit. Nothing was written.
 
     Attributes:
         tokens: How many tokens the text has.
-        limit: How many the model reads.
-        position: Where in the given texts it stood, counted from 0.
+        limit: The token limit.
+        position: The position in the given texts, from 0.
     """
 
     def __init__(self, tokens: int, limit: int, position: int, text: str) -> None:
@@ -214,9 +213,8 @@ class TextTooLongError(ValidationError):
         self.limit = limit
         self.position = position
         super().__init__(
-            f"text {position} ({shorten(text, 40)}) has {tokens:,} tokens and the embedding model reads {limit:,}; the "
-            f'rest could never be found. Let it be embedded in parts with overflow = "chunk" under [embeddings], or '
-            f'accept the loss with overflow = "truncate".'
+            f"text {position} ({shorten(text, 40)}) has {tokens:,} tokens, and the embedding model's limit is {limit:,}. "
+            f'Set overflow = "chunk" under [embeddings] to embed it in chunks, or overflow = "truncate" to ignore the rest.'
         )
 
 
@@ -224,47 +222,54 @@ class NotFoundError(PatternError, LookupError):
     """Raised when a record that must exist does not.
 
     Attributes:
-        table: The table that was looked in.
-        id: The id, or a description of the key, that was looked for.
+        table: The table.
+        id: The id, or a description of the key.
+        key: The columns and values of the lookup; empty for a lookup by id.
     """
 
-    def __init__(self, table: str, id: str) -> None:
-        super().__init__(f"{table} has no record {shorten(id)}. Check the id, or use find() where absence is normal.")
+    def __init__(self, table: str, id: str, *, key: Mapping[str, Any] | None = None) -> None:
+        if key is None:
+            message = f"{table} has no record {shorten(id)}. Check the id, or use find() if it may be missing."
+        else:
+            shown = " and ".join(f"{name} = {shorten(value)}" for name, value in key.items())
+            message = f"{table} has no record with {shown}. Check both, or use find_by_label() if it may be missing."
+        super().__init__(message)
         self.table = table
         self.id = id
+        self.key = dict(key or {})
 
 
 class AlreadyExistsError(PatternError):
-    """Raised when a write would give two records the same id or the same unique key. Nothing was written.
+    """Raised when a write would give two records the same id or unique key. Nothing was written.
 
     Attributes:
         table: The table.
-        key: The columns of the key and their values.
+        key: The columns of the key, and their values.
     """
 
     def __init__(self, table: str, key: Mapping[str, Any]) -> None:
         shown = ", ".join(f"{name} = {shorten(value)}" for name, value in key.items())
         super().__init__(
-            f"{table} already has a record with {shown}. Update or upsert that one, or choose another key."
+            f"{table} already has a record with {shown}. Update or upsert that record, or choose another key."
         )
         self.table = table
         self.key = dict(key)
 
 
 class ConflictError(PatternError):
-    """Raised when a record changed between the read and the write that relied on it. Nothing was written.
+    """Raised when a record changed between a read and the write that relied on it. Nothing was written.
 
     Attributes:
         table: The table.
         id: The record.
-        expected: The revision that the write relied on; None where the record had to be absent.
+        expected: The revision that the write expected; None if it expected no record.
     """
 
     def __init__(self, table: str, id: str, expected: int | None) -> None:
-        wanted = "to be absent" if expected is None else f"at revision {expected}"
+        wanted = "not to exist" if expected is None else f"at revision {expected}"
         super().__init__(
-            f"{table} record {shorten(id)} was expected {wanted}, but somebody else has changed it. "
-            f"Read it again and repeat, or let db.run(…) do so."
+            f"{table} record {shorten(id)} was expected {wanted}, but another writer has changed it. "
+            f"Read it again and retry, or use db.run(…), which retries."
         )
         self.table = table
         self.id = id
@@ -272,23 +277,23 @@ class ConflictError(PatternError):
 
 
 class ModelChangedError(ConflictError):
-    """Raised when another embedding model took over between the embedding of a text and its use. Nothing was written.
+    """Raised when the embedding model changed between the embedding of a text and its use. Nothing was written.
 
-    Calls repeat themselves then; only a transaction that began before raises it when it ends, as it does any conflict.
+    Single calls retry by themselves. A transaction that began before the change raises it when it ends.
 
     Attributes:
-        generation: The number of the generation of vectors that the text was embedded for.
+        generation: The generation of vectors that the text was embedded for.
     """
 
     def __init__(self, generation: int) -> None:
         super().__init__("embedding_generations", str(generation), None)
         self.generation = generation
         message = "the embedding model of the database changed between the embedding of a text and its use."
-        self.args = (f"{message} Repeat, or let db.run(…) do so.",)
+        self.args = (f"{message} Retry, or use db.run(…), which retries.",)
 
 
 class ReferencedError(PatternError):
-    """Raised when a record cannot be deleted because others belong to it. Nothing was deleted.
+    """Raised when a record cannot be deleted because other records belong to it. Nothing was deleted.
 
     Attributes:
         table: The table.
@@ -308,20 +313,20 @@ class ReferencedError(PatternError):
 
 
 class StorageError(PatternError):
-    """Raised when the storage engine fails. Whether a write took effect is said in the message."""
+    """Raised when the storage engine fails. The message says whether a write took effect."""
 
 
 class DatabaseLockedError(StorageError):
-    """Raised when another process, or another open database in this one, already has these files open.
+    """Raised when the database is already open in another process, or elsewhere in this one.
 
     Attributes:
-        path: The database's folder.
-        owner: Who holds it, as far as that is known.
+        path: The folder of the database.
+        owner: Who has it open, as far as known.
     """
 
     def __init__(self, path: str, owner: str) -> None:
         super().__init__(
-            f"the database {path} is already open: {owner}. An embedded database has one owner at a time: close the "
+            f"the database {path} is already open: {owner}. An embedded database has one owner at a time. Close the "
             f"other one, or let it do this work."
         )
         self.path = path
@@ -329,10 +334,10 @@ class DatabaseLockedError(StorageError):
 
 
 class DataLossError(StorageError):
-    """Raised when the stored data lacks writes that were acknowledged. The database is left as it was found.
+    """Raised when acknowledged writes are missing from the stored data. The database is left unchanged.
 
     Attributes:
-        path: The database's folder.
+        path: The folder of the database.
     """
 
     def __init__(self, path: str, message: str) -> None:
@@ -341,10 +346,10 @@ class DataLossError(StorageError):
 
 
 class AccessError(StorageError):
-    """Raised when a server refuses the credentials, or what they allow is too little. Nothing was written.
+    """Raised when a server rejects the credentials, or they lack a permission. Nothing was written.
 
     Attributes:
-        option: The option of the configuration to look at; None where that is not known.
+        option: The option of the configuration to check; None if unknown.
     """
 
     def __init__(self, message: str, *, option: str | None = None) -> None:
@@ -353,11 +358,10 @@ class AccessError(StorageError):
 
 
 class UnreachableError(StorageError):
-    """Raised when a server cannot be reached, has gone away, or does not answer in time.
+    """Raised when a server cannot be reached, closes the connection, or does not answer in time.
 
     Attributes:
-        may_have_written: Whether the write that was asked for may have taken effect. Where it may not, it has not, and
-            can be repeated as it is.
+        may_have_written: Whether the write may have taken effect. If False, it has not, and can be retried.
     """
 
     def __init__(self, message: str, *, may_have_written: bool = False) -> None:
@@ -366,26 +370,25 @@ class UnreachableError(StorageError):
 
 
 class ClosedError(StorageError):
-    """Raised when a database is used after it was closed."""
+    """Raised when a closed database is used."""
 
 
 class MigrationError(PatternError):
-    """Raised when the database's schema cannot be brought to the version that this library needs."""
+    """Raised when the database cannot be migrated to the schema version that this library needs."""
 
 
 class ReembedError(PatternError):
-    """Raised when the vectors of another embedding model cannot be made, or cannot take over. Searches go on as before."""
+    """Raised when a re-embedding cannot start or finish. Searches continue with the current vectors."""
 
 
 class EmbeddingError(PatternError):
-    """Raised when texts cannot be turned into vectors. Nothing was written.
+    """Raised when texts cannot be embedded. Nothing was written.
 
     Attributes:
         provider: The embedding plugin.
         model: The model.
-        transient: Whether the same call may succeed a little later, as after a time-out. Then core has repeated it
-            until its deadline.
-        retry_after: How long the service asked to be left alone, in seconds; None where it did not say.
+        transient: Whether the same call may succeed later, as after a timeout. Core has retried it until the deadline.
+        retry_after: How long the service asked to wait, in seconds; None if it did not.
     """
 
     def __init__(
@@ -405,25 +408,25 @@ class EmbeddingError(PatternError):
 
 
 class ModelUnavailableError(EmbeddingError):
-    """Raised when the embedding model cannot be found, fetched or reached."""
+    """Raised when the embedding model cannot be found, downloaded or reached."""
 
 
 class InvalidVectorError(EmbeddingError):
-    """Raised when a vector has the wrong shape, is all zeros, or holds something that is not a finite number."""
+    """Raised when a vector has the wrong shape, is all zeros, or holds a number that is not finite."""
 
 
 class SignatureMismatchError(EmbeddingError):
-    """Raised when the database's vectors were made by another embedding model than the configured one.
+    """Raised when another embedding model than the configured one made the database's vectors.
 
     Attributes:
-        stored: What made the vectors in the database.
-        configured: What the configuration would use.
+        stored: The signature of the stored vectors.
+        configured: The signature of the configured model.
     """
 
     def __init__(self, stored: str, configured: str) -> None:
         super().__init__(
-            f"this database's vectors were made by {stored}, and the configuration names {configured}. Vectors of two "
-            f"models cannot be compared. Configure the first again under [embeddings], or make vectors by the second: "
+            f"this database's vectors are from {stored}, and the configuration names {configured}. Vectors of two models "
+            f"cannot be compared. Configure the first model again under [embeddings], or switch to the second one: "
             f"`pattern reembed run`, or db.reembed(…)."
         )
         self.stored = stored

@@ -1,14 +1,14 @@
 """Filters as values: ``Field("status") == "open"``.
 
-A filter is two-valued. A field that is missing and a field that is null are the same, and:
+A filter is true or false. A missing field counts as null, and:
 
-- ``==`` and ``in_`` compare null with null as equal; ``!=`` is the exact opposite of ``==``.
-- ``<``, ``<=``, ``>``, ``>=``, ``contains`` and ``startswith`` are false where the field is null, or where its value
-  is of another kind than the one asked for (only values inside a JSON object can be).
-- ``in_([])`` is false. ``~`` turns true into false and false into true, whatever is below it.
-- Numbers compare as numbers (``1 == 1.0``), a boolean is no number, texts compare by code point, times as instants.
+- ``==`` and ``in_`` treat null as equal to null. ``!=`` is the exact opposite of ``==``.
+- ``<``, ``<=``, ``>``, ``>=``, ``contains`` and ``startswith`` are false if the field is null, or if its value is of
+  another kind than the given one (which can happen inside a JSON object).
+- ``in_([])`` is false. ``~`` turns true into false and false into true.
+- Numbers compare as numbers (``1 == 1.0``), a boolean is not a number, texts compare by code point, times as instants.
 
-Nothing of a filter ever becomes query text: names are checked against the schema, and values are bound.
+No part of a filter becomes query text: names are checked against the schema, and values are bound.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Scalar: TypeAlias = str | int | float | bool | datetime | None
 
 
 class Op(enum.Enum):
-    """What a comparison does."""
+    """The operator of a comparison."""
 
     EQ = "=="
     LT = "<"
@@ -56,11 +56,11 @@ class Filter:
 
     def __bool__(self) -> bool:
         # `a and b`, `not a` and `1 < f < 2` would silently drop a condition.
-        raise TypeError("a filter has no truth value; combine filters with &, | and ~, each comparison in parentheses")
+        raise TypeError("a filter has no truth value. Combine filters with &, | and ~, each comparison in parentheses.")
 
 
 def _plain(value: Any) -> Any:
-    """Turn members of enums into their values, as records hold them."""
+    """Return members of enums as their values."""
     if isinstance(value, tuple):
         return tuple(_plain(each) for each in value)
     return value.value if isinstance(value, enum.Enum) else value
@@ -68,10 +68,10 @@ def _plain(value: Any) -> Any:
 
 @attrs.frozen
 class Compare(Filter):
-    """A comparison of one field, or of one place inside a JSON field, with a value.
+    """A comparison of a field, or of a value inside a JSON field, with a value.
 
     Attributes:
-        path: The column's name, then the keys that lead into it where it holds a JSON object.
+        path: The name of the column, then the keys into its JSON object.
         op: The operator.
         value: A scalar; for ``IN``, a tuple of scalars.
     """
@@ -83,27 +83,27 @@ class Compare(Filter):
 
 @attrs.frozen
 class And(Filter):
-    """True where every part is; true without parts."""
+    """True if every part is true; true without parts."""
 
     parts: tuple[Filter, ...]
 
 
 @attrs.frozen
 class Or(Filter):
-    """True where some part is; false without parts."""
+    """True if any part is true; false without parts."""
 
     parts: tuple[Filter, ...]
 
 
 @attrs.frozen
 class Not(Filter):
-    """True where its part is false."""
+    """True if its part is false."""
 
     part: Filter
 
 
 class Field:
-    """A column to compare: ``Field("due_at") < now``, ``Field("metadata")["source"] == "diary"``.
+    """A field to compare: ``Field("due_at") < now``, ``Field("metadata")["source"] == "diary"``.
 
     Args:
         name: The column's name.
@@ -116,7 +116,7 @@ class Field:
         self._path: tuple[str, ...] = (name,)
 
     def __getitem__(self, key: str) -> Field:
-        """Step into a JSON object."""
+        """Return the field of a key in a JSON object."""
         inner = Field(self._path[0])
         inner._path = (*self._path, key)
         return inner
@@ -143,26 +143,26 @@ class Field:
         return Compare(self._path, Op.GE, value)
 
     def in_(self, values: Iterable[Scalar]) -> Filter:
-        """True where the field equals one of the values."""
-        if isinstance(values, str | bytes):  # whose members are its characters, which nobody means
+        """Return a filter that is true if the field equals one of the values."""
+        if isinstance(values, str | bytes):  # iterating over a text gives its characters, which is a mistake
             raise FilterError(f"in_ needs a list of values, got {shorten(values)}", field=self._path[0])
         return Compare(self._path, Op.IN, tuple(values))
 
     def contains(self, value: Scalar) -> Filter:
-        """True where a list holds the value, or a text holds it as a part (case matters)."""
+        """Return a filter that is true if a list or text contains the value (case-sensitive)."""
         return Compare(self._path, Op.CONTAINS, value)
 
     def startswith(self, prefix: str) -> Filter:
-        """True where a text begins with the prefix (case matters)."""
+        """Return a filter that is true if a text starts with the prefix (case-sensitive)."""
         return Compare(self._path, Op.STARTSWITH, prefix)
 
     def is_null(self) -> Filter:
-        """True where the field is missing or null."""
+        """Return a filter that is true if the field is missing or null."""
         return Compare(self._path, Op.EQ, None)
 
 
 def matches(where: Filter | None, row: Mapping[str, Any]) -> bool:
-    """Decide a filter for one record in Python: the meaning that every storage has to reproduce.
+    """Return whether a record satisfies a filter. This defines the meaning that every storage must reproduce.
 
     Args:
         where: The filter; None is always true.
@@ -182,7 +182,7 @@ def matches(where: Filter | None, row: Mapping[str, Any]) -> bool:
             return not matches(part, row)
         case Compare(path, op, value):
             return _compare(_look_up(path, row), op, value)
-    raise TypeError(f"not a filter: {where!r}")
+    raise TypeError(f"expected a filter, got {where!r}")
 
 
 def _look_up(path: Sequence[str], row: Mapping[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The records: frozen values that refuse what no storage could hold."""
+"""Records: frozen, validated values."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .support.validators import (
     identifier,
     integer,
     json_object,
+    json_value,
     list_of,
     number,
     text,
@@ -52,7 +53,7 @@ Json = dict[str, Any]
 
 
 class Role(enum.StrEnum):
-    """Who speaks in a message."""
+    """The speaker of a message."""
 
     SYSTEM = "system"
     USER = "user"
@@ -61,7 +62,7 @@ class Role(enum.StrEnum):
 
 
 class TaskStatus(enum.StrEnum):
-    """Where a task stands. Pending and in progress are open; completed and cancelled are closed."""
+    """The status of a task. Pending and in progress are open; completed and cancelled are closed."""
 
     PENDING = "pending"
     IN_PROGRESS = "in_progress"
@@ -70,7 +71,7 @@ class TaskStatus(enum.StrEnum):
 
 
 class Priority(enum.StrEnum):
-    """How much a task matters, from least to most."""
+    """The priority of a task, lowest first."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -79,7 +80,7 @@ class Priority(enum.StrEnum):
 
 
 class Energy(enum.StrEnum):
-    """How much energy a task takes, from least to most."""
+    """The energy that a task takes, lowest first."""
 
     LOW = "low"
     MEDIUM = "medium"
@@ -112,13 +113,13 @@ def _moment() -> Any:
 
 @attrs.frozen(kw_only=True)
 class Record:
-    """What all records have.
+    """The fields of every record.
 
     Attributes:
-        id: Unique within the table; made by the library where it is not given.
-        revision: Counts the writes to the record, from 1.
-        created_at: When it was first written (UTC).
-        updated_at: When it was last written (UTC).
+        id: The id, unique within the table; generated if it is not given.
+        revision: The number of writes to the record, from 1.
+        created_at: The time of the first write (UTC).
+        updated_at: The time of the last write (UTC).
     """
 
     id: str = attrs.field(factory=new_id, validator=identifier)
@@ -136,11 +137,11 @@ class Embedding:
     """The vectors of a record.
 
     Attributes:
-        vectors: A float32 array, shape ``[n, dimensions]``: one vector, or one for each chunk of a text that was longer
-            than the model reads.
-        spans: For each vector, where the part of the text that it was made of begins and ends; None for all of it.
+        vectors: A float32 array, shape ``[n, dimensions]``: one vector, or one for each chunk of a text over the
+            model's token limit.
+        spans: For each vector, the start and end of its chunk in the text; None for the whole text.
         model: The model that made them.
-        signature: The digest of that model's signature.
+        signature: The digest of the model's signature.
     """
 
     vectors: NDArray[np.float32] = attrs.field(eq=False, repr=False)
@@ -150,16 +151,16 @@ class Embedding:
 
     @property
     def truncated(self) -> bool:
-        """Whether the text was cut off, so that its end is not found."""
+        """Whether the text was truncated, so that searches do not find its end."""
         return len(self.spans) == 1 and self.spans[0] is not None
 
 
 @attrs.frozen(kw_only=True)
 class EmbeddedRecord(Record):
-    """A record that is found by what it means.
+    """A record with an embedding, which searches find by meaning.
 
     Attributes:
-        embedding: Its vectors; None unless they were asked for, or without text.
+        embedding: Its vectors; None unless requested, and for a blank text.
     """
 
     embedding: Embedding | None = attrs.field(default=None, eq=False, repr=False)
@@ -167,11 +168,11 @@ class EmbeddedRecord(Record):
 
 @attrs.frozen(kw_only=True)
 class User(Record):
-    """A person whom agents work for.
+    """A person that agents work for.
 
     Attributes:
-        settings: The person's settings (JSON).
-        metadata: Anything else about the person (JSON).
+        settings: The settings of the user (JSON).
+        metadata: Further facts (JSON).
     """
 
     settings: Json = _object()
@@ -184,11 +185,11 @@ class Agent(Record):
 
     Attributes:
         user_id: The user.
-        agent_type: What kind of agent it is; unique for the user.
+        agent_type: The type of the agent; unique for the user.
         name: The name to show.
-        system_prompt: What the agent is told before every conversation.
-        config: How it is set up (JSON).
-        state: What it keeps between runs (JSON).
+        system_prompt: The instructions that the agent gets before every conversation.
+        config: Its configuration (JSON).
+        state: Its state between runs (JSON).
         is_active: False after `deactivate`.
     """
 
@@ -203,15 +204,15 @@ class Agent(Record):
 
 @attrs.frozen(kw_only=True)
 class Memory(EmbeddedRecord):
-    """A memory block of one agent, found by its label or by what it means.
+    """A memory of one agent, found by its label or by meaning.
 
     Attributes:
         agent_id: The agent.
-        label: Its name; unique for the agent.
-        content: The text that is embedded.
-        description: What the block is for.
-        metadata: Anything else (JSON).
-        is_active: False for a block that search passes over.
+        label: The name of the memory; unique for the agent.
+        content: The text, which is embedded.
+        description: What the memory is for.
+        metadata: Further facts (JSON).
+        is_active: False for a memory that searches skip.
     """
 
     agent_id: str = attrs.field(validator=identifier)
@@ -229,9 +230,9 @@ class Conversation(Record):
     Attributes:
         user_id: The user.
         agent_id: The agent.
-        title: What it is about.
-        context: What both sides know from the start (JSON).
-        ended_at: When it ended (UTC); None while it goes on.
+        title: Its subject.
+        context: Facts that both sides know from the start (JSON).
+        ended_at: When it ended (UTC); None for an open conversation.
     """
 
     user_id: str = attrs.field(validator=identifier)
@@ -247,10 +248,10 @@ class Message(EmbeddedRecord):
 
     Attributes:
         conversation_id: The conversation.
-        role: Who speaks.
-        content: The text that is embedded, where there is any.
-        metadata: Anything else (JSON).
-        tool_calls: The calls that an assistant's message asks for (a list of JSON objects), or None.
+        role: The speaker.
+        content: The text, which is embedded unless it is blank.
+        metadata: Further facts (JSON).
+        tool_calls: The tool calls that an assistant's message asks for (a list of JSON objects), or None.
     """
 
     conversation_id: str = attrs.field(validator=identifier)
@@ -264,47 +265,47 @@ class Message(EmbeddedRecord):
 
 @attrs.frozen(kw_only=True)
 class ToolCall(Record):
-    """A line of the audit trail: one use of a tool. It is never changed.
+    """A record of the audit trail: one use of a tool. It never changes.
 
     Attributes:
         agent_id: The agent that used the tool.
-        conversation_id: The conversation in which it did.
+        conversation_id: The conversation.
         tool_name: The tool.
-        parameters: What went in (JSON).
-        result: What came out (JSON).
-        error: What went wrong, or None.
-        duration_ms: How long it took, in milliseconds.
+        parameters: The input (JSON object).
+        result: The output: any JSON value.
+        error: The error message; None if the call succeeded.
+        duration_ms: The duration, in milliseconds.
     """
 
     agent_id: str = attrs.field(validator=identifier)
     conversation_id: str = attrs.field(validator=identifier)
     tool_name: str = attrs.field(validator=title_text)
     parameters: Json = _object()
-    result: Json = _object()
+    result: Any = attrs.field(default=None, converter=as_json, validator=json_value)
     error: str | None = attrs.field(default=None, validator=optional(text))
     duration_ms: int = attrs.field(default=0, validator=integer(minimum=0))
 
 
 @attrs.frozen(kw_only=True)
 class Task(EmbeddedRecord):
-    """Something to do, with what an ADHD-aware planner needs to know of it.
+    """A task of a user, with the fields of an ADHD-aware planner.
 
     Attributes:
         user_id: The user.
-        parent_id: The task that it is a part of, or None.
-        title: What to do.
-        description: More about it.
-        status: Where it stands.
-        priority: How much it matters.
-        estimated_minutes: How long it should take, in minutes.
-        actual_minutes: How long it took, in minutes.
-        complexity_score: How involved it is, on the caller's own scale from 0 up.
-        energy_required: How much energy it takes.
+        parent_id: The parent task, or None.
+        title: The title.
+        description: The details.
+        status: The status.
+        priority: The priority.
+        estimated_minutes: The estimated duration, in minutes.
+        actual_minutes: The actual duration, in minutes.
+        complexity_score: The complexity, on the caller's own scale from 0 up.
+        energy_required: The energy that it takes.
         tags: Words to find it by.
-        metadata: Anything else (JSON).
-        started_at: When it was begun (UTC).
-        completed_at: When it was completed (UTC).
-        due_at: When it has to be done (UTC).
+        metadata: Further facts (JSON).
+        started_at: The start time (UTC).
+        completed_at: The time of completion (UTC).
+        due_at: The due time (UTC).
     """
 
     user_id: str = attrs.field(validator=identifier)
@@ -327,7 +328,7 @@ class Task(EmbeddedRecord):
 
     @property
     def is_open(self) -> bool:
-        """Whether there is still something to do."""
+        """Whether the task is pending or in progress."""
         return self.status in (TaskStatus.PENDING, TaskStatus.IN_PROGRESS)
 
 
@@ -340,10 +341,10 @@ class Hit(Generic[R]):
 
     Attributes:
         record: The record.
-        score: How alike it is, more is closer: the cosine similarity in [-1, 1], or the distance times -1 for the
+        score: The similarity, more is closer: the cosine similarity in [-1, 1], or the distance times -1 for the
             Euclidean and Manhattan metrics.
-        exact: Whether the search compared every candidate; False where an approximate index chose them.
-        passage: The part of the record's text that is alike, where it was cut into chunks; None for all of it.
+        exact: Whether the search compared every candidate; False if an approximate index chose them.
+        passage: The matching chunk of the record's text; None if the text is not chunked.
     """
 
     record: R
@@ -353,17 +354,17 @@ class Hit(Generic[R]):
 
     @property
     def memory(self) -> R:
-        """The record, by the name that reads well where memories are searched."""
+        """The record, under a name that reads well in a search for memories."""
         return self.record
 
 
 @attrs.frozen
 class Page(Sequence[R]):
-    """Some records of a list, in order.
+    """A page of a list.
 
     Attributes:
-        records: The records.
-        cursor: What to pass to the next call to go on behind the last record; None at the end.
+        records: The records, in order.
+        cursor: The argument for the next call, which continues after the last record; None at the end.
     """
 
     records: tuple[R, ...]

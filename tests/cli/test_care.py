@@ -202,7 +202,7 @@ class TestDoctor:
         answer = pattern("doctor")
 
         assert answer.returncode == 1
-        assert "fail\tmodel\tthis database's vectors were made by hashing" in answer.stdout
+        assert "fail\tmodel\tthis database's vectors are from hashing" in answer.stdout
 
     def test_a_newer_database(self, pattern: Pattern, archive: Path) -> None:
         """A database that a newer library has migrated fails, with the way out, and stays as it is."""

@@ -221,6 +221,7 @@ class TestAgents:
             "message": "there is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
             "table": "agents",
             "id": "Archve",
+            "key": {},
         }
 
     def test_several_agents_of_one_name(self, pattern: Pattern) -> None:

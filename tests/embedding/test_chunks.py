@@ -193,8 +193,8 @@ class TestKeeping:
         said = await db.messages.create(conversation_id=thread.id, role="user", content=f"{FILLER}\n\n{ZEPPELIN}")
         task = await db.tasks.create(user_id="ada", title="Write", description=f"{FILLER}\n\n{QUIZ}")
 
-        assert [hit.record.id for hit in await db.messages.search_semantic(ZEPPELIN, agent_id="archive")] == [said.id]
-        (hit,) = await db.tasks.search_semantic("ada", QUIZ)
+        assert [hit.record.id for hit in await db.messages.search(ZEPPELIN, agent_id="archive")] == [said.id]
+        (hit,) = await db.tasks.search(QUIZ, user_id="ada")
         assert hit.record.id == task.id
         assert QUIZ in (hit.passage or "")
 

@@ -175,5 +175,5 @@ class TestUse:
         """After `aclose` every call is a `ClosedError`."""
         embedder = HashingEmbedder(HashingOptions())
         await embedder.aclose()
-        with pytest.raises(ClosedError, match="after it was closed"):
+        with pytest.raises(ClosedError, match="is closed"):
             await embedder.embed_query("tea")

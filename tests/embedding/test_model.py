@@ -97,7 +97,7 @@ async def test_loaded_once() -> None:
 async def test_too_long() -> None:
     """A text that is longer than the model reads is refused before anything is embedded, and says which it is."""
     wired = wire()
-    with pytest.raises(TextTooLongError, match="7 tokens and the embedding model reads 5") as caught:
+    with pytest.raises(TextTooLongError, match="7 tokens, and the embedding model's limit is 5") as caught:
         await wired.embeddings.embed_documents(["a", "a", "one two three four five six seven"])
 
     assert (caught.value.tokens, caught.value.limit, caught.value.position) == (7, 5, 2)

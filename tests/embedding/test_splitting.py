@@ -172,5 +172,5 @@ class TestLabels:
     def test_nothing_comes_of_nothing(self) -> None:
         """A blank document has no blocks; a limit below 1 is refused."""
         assert split_text(" \n\n ", markdown=True) == []
-        with pytest.raises(ValidationError, match="at least one character"):
+        with pytest.raises(ValidationError, match="max_chars must be at least 1"):
             split_text("tea", markdown=True, max_chars=0)

@@ -65,8 +65,8 @@ class TestRunning:
         await check(db.storage, db.vectors)
         after = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
         assert sorted(after) == sorted(before)
-        assert (await db.messages.search_semantic("fox", conversation_id="thread"))[0].record.content.endswith("fox.")
-        assert len(await db.tasks.search_semantic("ada", "letter")) == 1
+        assert (await db.messages.search("fox", conversation_id="thread"))[0].record.content.endswith("fox.")
+        assert len(await db.tasks.search("letter", user_id="ada")) == 1
         await db.memories.create(agent_id="archive", label="new", content="a zeppelin")
         assert (await db.memories.search_semantic("archive", "a zeppelin", limit=1))[0].memory.label == "new"
         await check(db.storage, db.vectors)

@@ -79,7 +79,7 @@ def test_one_that_is_not_installed() -> None:
 def test_the_wrong_role(install: Install) -> None:
     """A plugin that does not play the wanted role says which it plays."""
     install("acme-store", "acme_store", GOOD, "acme")
-    with pytest.raises(PluginNotFoundError, match="does not offer embeddings; it offers storage"):
+    with pytest.raises(PluginNotFoundError, match="does not offer embeddings. It offers storage"):
         load_plugin("acme", EmbeddingSpec)
 
 
@@ -109,12 +109,12 @@ def test_one_distribution_twice_on_the_path(install: Install, monkeypatch: pytes
     [
         ("import no_such_module_at_all", "cannot be imported: ModuleNotFoundError"),
         ("raise RuntimeError('boom')", "cannot be imported: RuntimeError: boom"),
-        ("x = 1", "offers nothing"),
+        ("x = 1", "offers no role"),
         (GOOD.replace("def pattern_storage", "def pattern_storag"), "Did you mean 'pattern_storage'"),
         (GOOD.replace("pattern_storage()", "pattern_storage(config)"), "breaks the rules for hooks"),
         (GOOD.replace("return StorageSpec", "raise OSError"), "breaks the rules for hooks"),
-        (GOOD.replace("def pattern_storage", "async def pattern_storage"), "has to return a StorageSpec"),
-        (GOOD.replace("return StorageSpec", "return dict"), "has to return a StorageSpec"),
+        (GOOD.replace("def pattern_storage", "async def pattern_storage"), "must return a StorageSpec"),
+        (GOOD.replace("return StorageSpec", "return dict"), "must return a StorageSpec"),
     ],
 )
 def test_broken_ones(install: Install, source: str, hint: str) -> None:
@@ -160,7 +160,7 @@ def pattern_vectors():
         "mine",
     )
     config = {"database": {"type": "mine"}, "embeddings": {"provider": "hashing"}}
-    with pytest.raises(ConfigError, match="mine searches over hers, his only, and the database is mine") as caught:
+    with pytest.raises(ConfigError, match="mine works over hers, his only, and the database is mine") as caught:
         await pattern_core.open(config | {"vectors": {"provider": "mine"}})
     assert caught.value.key == "vectors.provider"
     async with pattern_core.open(config) as db:

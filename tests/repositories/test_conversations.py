@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -86,19 +87,17 @@ class TestMessages:
         read = await db.messages.get(made.id, with_embedding=True)
 
         assert (read.role, read.tool_calls, read.embedding) == (Role.ASSISTANT, calls, None)
-        assert await db.messages.search_semantic("search", conversation_id=thread) == []
+        assert await db.messages.search("search", conversation_id=thread) == []
 
     async def test_text_that_comes_and_goes(self, db: Database, thread: str) -> None:
         """A message that gets a text can be found; one that loses it cannot."""
         made = await db.messages.create(conversation_id=thread, role="user", content="")
         filled = await db.messages.update(made, content="espresso")
-        assert [hit.record.id for hit in await db.messages.search_semantic("espresso", conversation_id=thread)] == [
-            made.id
-        ]
+        assert [hit.record.id for hit in await db.messages.search("espresso", conversation_id=thread)] == [made.id]
         await db.messages.update(filled, content="")
         emptied = await db.messages.get(made.id, with_embedding=True)
 
-        assert await db.messages.search_semantic("espresso", conversation_id=thread) == []
+        assert await db.messages.search("espresso", conversation_id=thread) == []
         assert emptied.embedding is None
 
     async def test_search_by_conversation_and_by_agent(self, db: Database, thread: str) -> None:
@@ -108,8 +107,8 @@ class TestMessages:
         for conversation in (thread, second.id, foreign.id):
             for word in ("espresso", "train"):
                 await db.messages.create(conversation_id=conversation, role="user", content=f"About the {word}")
-        in_thread = await db.messages.search_semantic("espresso", conversation_id=thread)
-        of_agent = await db.messages.search_semantic("espresso", agent_id="archive", limit=3)
+        in_thread = await db.messages.search("espresso", conversation_id=thread)
+        of_agent = await db.messages.search("espresso", agent_id="archive", limit=3)
 
         assert [(hit.record.conversation_id, hit.record.content) for hit in in_thread] == [
             (thread, "About the espresso"),
@@ -118,18 +117,18 @@ class TestMessages:
         assert {hit.record.conversation_id for hit in of_agent} == {thread, second.id}
         assert [hit.record.content for hit in of_agent[:2]] == ["About the espresso"] * 2
         with pytest.raises(NotFoundError, match="agents"):
-            await db.messages.search_semantic("espresso", agent_id="nobody")
+            await db.messages.search("espresso", agent_id="nobody")
         with pytest.raises(NotFoundError, match="conversations"):
-            await db.messages.search_semantic("espresso", conversation_id="nowhere")
-        with_filter = await db.messages.search_semantic("x", agent_id="archive", where=Field("role") == "tool")
+            await db.messages.search("espresso", conversation_id="nowhere")
+        with_filter = await db.messages.search("x", agent_id="archive", where=Field("role") == "tool")
         assert with_filter == []
 
     async def test_search_needs_one_scope(self, db: Database, thread: str) -> None:
         """Neither no scope nor two is accepted: a search without a scope would see everything."""
         with pytest.raises(ValidationError, match="either"):
-            await db.messages.search_semantic("x")
+            await db.messages.search("x")
         with pytest.raises(ValidationError, match="either"):
-            await db.messages.search_semantic("x", conversation_id=thread, agent_id="archive")
+            await db.messages.search("x", conversation_id=thread, agent_id="archive")
 
     async def test_bad_values(self, db: Database, thread: str) -> None:
         """A role that is none, and a conversation that is none, are refused."""
@@ -174,3 +173,22 @@ class TestToolCalls:
         with pytest.raises(ValidationError, match="duration_ms"):
             await db.tool_calls.create(agent_id="archive", conversation_id=thread, tool_name="x", duration_ms=-1)
         assert await db.tool_calls.count() == 0
+
+    @pytest.mark.parametrize(
+        "result", [None, 3, 1.5, True, "text", "", [], [1, {"a": None}], {}, {"$value": 1}, {"$value": {"$value": 2}}]
+    )
+    async def test_any_json_value_is_a_result(self, db: Database, thread: str, result: Any) -> None:
+        """A tool returns any JSON value, and reading it gives the same value and type."""
+        made = await db.tool_calls.create(
+            agent_id="archive", conversation_id=thread, tool_name="x", **({} if result is None else {"result": result})
+        )
+        (read,) = await db.tool_calls.list(conversation_id=thread)
+
+        assert made.result == read.result == result
+        assert type(read.result) is type(result)
+
+    @pytest.mark.parametrize("result", [float("nan"), {1: 2}, object(), [2**64]])
+    async def test_what_is_not_json_is_refused(self, db: Database, thread: str, result: Any) -> None:
+        """A result that is not JSON is an error that names the field."""
+        with pytest.raises(ValidationError, match="result"):
+            await db.tool_calls.create(agent_id="archive", conversation_id=thread, tool_name="x", result=result)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pytest
 
 from pattern_core.database import Database
-from pattern_core.errors import FilterError, ValidationError
+from pattern_core.errors import FilterError, NotFoundError, ValidationError
 from pattern_core.filters import Field
+from pattern_core.models import TaskStatus
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
 
@@ -124,3 +126,66 @@ class TestErrors:
             await db.tasks.list(True)  # type: ignore[arg-type]  # the mistake under test
         with pytest.raises(TypeError, match="no truth value"):
             await db.tasks.list((Field("title") == "a") and (Field("id") == "b"))
+
+
+@pytest.mark.usefixtures("tasks")
+class TestEquality:
+    """Fields as keywords: what two people who tried the library wrote first."""
+
+    async def test_keywords_are_filters(self, db: Database) -> None:
+        """A keyword means equality, and several keywords and a filter have to hold together."""
+        where = Field("title") == "task 1"
+        expected = list(await db.tasks.list(where & (Field("estimated_minutes") == 5)))
+
+        assert [task.id for task in expected] == ["t05"]
+        assert list(await db.tasks.list(title="task 1", estimated_minutes=5)) == expected
+        assert list(await db.tasks.list(where, estimated_minutes=5)) == expected
+        assert [task async for task in db.tasks.iterate(where, estimated_minutes=5, page=1)] == expected
+        assert await db.tasks.count(where, estimated_minutes=5) == 1
+        assert await db.tasks.count(user_id="ada", due_at=None) == 7
+
+    async def test_enums_and_pages(self, db: Database) -> None:
+        """A member of an enum is a value like its text, and a cursor continues a list by keyword."""
+        await db.tasks.complete("t03")
+        assert await db.tasks.count(status=TaskStatus.COMPLETED) == await db.tasks.count(status="completed") == 1
+        first = await db.tasks.list(status="pending", limit=10)
+        second = await db.tasks.list(status="pending", limit=10, cursor=first.cursor)
+        assert [task.id for task in (*first, *second)] == [f"t{n:02}" for n in range(20) if n != 3]
+
+    @pytest.mark.parametrize("verb", ["list", "count"])
+    async def test_unknown_keywords(self, db: Database, verb: str) -> None:
+        """An unknown keyword is an error with the nearest field, not a condition that is dropped."""
+        with pytest.raises(FilterError, match="Did you mean 'title'"):
+            await getattr(db.tasks, verb)(titel="task 1")
+        with pytest.raises(FilterError, match="not a valid choice"):
+            await getattr(db.tasks, verb)(status="done")
+
+
+class TestGetMany:
+    async def test_in_the_order_given(self, db: Database) -> None:
+        """Records come in the order of the ids, repeats included."""
+        found = await db.agents.get_many(["planner", "archive", "planner"])
+
+        assert [agent.id for agent in found] == ["planner", "archive", "planner"]
+        assert await db.agents.get_many([]) == []
+
+    async def test_a_missing_one(self, db: Database) -> None:
+        """A missing record is an error that names it."""
+        with pytest.raises(NotFoundError, match="nobody"):
+            await db.agents.get_many(["archive", "nobody"])
+
+    async def test_with_embeddings(self, db: Database) -> None:
+        """Records with an embedding bring it on request."""
+        made = await db.memories.create_many(
+            [{"agent_id": "archive", "label": f"{n}", "content": f"number {n}"} for n in range(3)]
+        )
+        plain = await db.memories.get_many([each.id for each in made])
+        full = await db.memories.get_many([each.id for each in made], with_embedding=True)
+
+        assert plain == full == made
+        assert [each.embedding for each in plain] == [None] * 3
+        for each in full:
+            single = await db.memories.get(each.id, with_embedding=True)
+            assert each.embedding is not None
+            assert single.embedding is not None
+            assert np.array_equal(each.embedding.vectors, single.embedding.vectors)

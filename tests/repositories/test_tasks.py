@@ -157,10 +157,10 @@ class TestPlanner:
     async def test_search(self, db: Database) -> None:
         """Tasks are found by what they mean, in title and description, the user's own only."""
         await db.tasks.update("whenever", description="Plant the apple tree behind the shed")
-        hits = await db.tasks.search_semantic("ada", "planting an apple tree", limit=1)
+        hits = await db.tasks.search("planting an apple tree", user_id="ada", limit=1)
 
         assert [hit.record.id for hit in hits] == ["whenever"]
-        open_only = await db.tasks.search_semantic("ada", "theirs", 20, where=Field("status") == "pending")
+        open_only = await db.tasks.search("theirs", user_id="ada", limit=20, where=Field("status") == "pending")
         assert {hit.record.status for hit in open_only} == {TaskStatus.PENDING}
         assert {hit.record.user_id for hit in open_only} == {"ada"}
 

@@ -387,9 +387,9 @@ class TestErrors:
     async def test_no_index(self, storage: MemoryStorage) -> None:
         """Using an index that was not made says how to make it."""
         index = ExactIndex(storage)
-        with pytest.raises(StorageError, match=r"tasks has no vector index; make it with create"):
+        with pytest.raises(StorageError, match=r"tasks has no vector index. Create it with create"):
             await ids_in(index, "p")
-        with pytest.raises(StorageError, match="make it with create"):
+        with pytest.raises(StorageError, match="Create it with create"):
             await index.count(TASKS)
 
     @pytest.mark.parametrize("vector", [[0.0] * 8, [np.nan] * 8, [np.inf] * 8, [1.0] * 7, [[1.0] * 8]])
@@ -409,7 +409,7 @@ class TestErrors:
         await fill(storage, a="p", c="p")
         bad = sample_row(TASKS, "b", user_id="p", embedding=np.array(vector, dtype=np.float32))
         await storage.commit([Insert(TASKS, bad)])
-        with pytest.raises(StorageError, match=r"tasks record 'b' .* 8 finite numbers.* `pattern reembed`"):
+        with pytest.raises(StorageError, match=r"tasks record 'b' .* 8 finite numbers.* `pattern reembed run"):
             await ids_in(index, "p")
 
 

@@ -76,7 +76,7 @@ def test_every_type() -> None:
         ({"ratio": "0.5"}, "expected a number"),
         ({"strict": 1}, "expected true or false"),
         ({"strict": "yes"}, "expected true or false"),
-        ({"mode": "fats"}, "that is no choice. Did you mean 'fast'"),
+        ({"mode": "fats"}, "not a valid choice. Did you mean 'fast'"),
         ({"mode": 1}, "expected one of fast, safe"),
         ({"either": "b"}, "Known: a"),
         ({"path": 5}, "expected a path"),

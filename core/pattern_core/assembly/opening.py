@@ -10,16 +10,17 @@ from pattern_core.abc import AsyncResource, Storage, VectorStore
 from pattern_core.catalog.metadata import Metadata, index_specs, read_metadata
 from pattern_core.config import Config
 from pattern_core.embedding.model import EmbeddingModel
-from pattern_core.errors import ReembedError
+from pattern_core.errors import ReembedError, SignatureMismatchError
+from pattern_core.maintenance.backup import RowProgress, read_signature, restore
 from pattern_core.maintenance.indexes import record_index_location
 from pattern_core.maintenance.migrations.migrate import migrate_up
 from pattern_core.schema import EMBEDDED
 from pattern_core.sessions.direct import DirectSession
 from pattern_core.support.cancellation import shielded
 
-from .wiring import load_embeddings, load_storage, load_wiring
+from .wiring import is_shared, load_embeddings, load_storage, load_wiring
 
-__all__ = ["open_session", "open_storage", "open_to_reembed"]
+__all__ = ["open_session", "open_storage", "open_to_reembed", "restore_session"]
 
 
 async def open_session(config: Config, *, load_model: bool = True) -> DirectSession:
@@ -106,6 +107,39 @@ async def open_storage(config: Config) -> AsyncIterator[Storage]:
     """
     async with await load_storage(config)() as opened:
         yield opened
+
+
+async def restore_session(
+    session: DirectSession, config: Config, folder: Path, progress: RowProgress
+) -> dict[str, int]:
+    """Read a backup into the open database of a session, which must not hold any records.
+
+    Args:
+        session: The session.
+        config: The configuration that it was opened with.
+        folder: The folder of the backup.
+        progress: Called with a table's name and the number of rows read since the last call.
+
+    Returns:
+        How many rows of each table were read.
+
+    Raises:
+        SignatureMismatchError: Another embedding model made the backup's vectors. Nothing was written.
+        StorageError: The folder holds no complete backup, or the database holds records. Nothing was written.
+    """
+    signature, configured = await read_signature(folder), await session.embeddings.signature()
+    if signature != configured:
+        raise SignatureMismatchError(str(signature), str(configured))
+    shared = is_shared(config)
+    async with session.exclusive():
+        previous = index_specs(session.model.metadata, config.metric)
+        counts = await restore(session.storage, folder, progress, shared=shared)
+        await migrate_up(session.storage, signature, backups=_backups(config), shared=shared)
+        for spec in previous:
+            await session.vectors.drop(spec.table)
+        metadata = await read_metadata(session.storage)
+        session.model.metadata = await _prepare_indexes(session.storage, metadata, session.vectors, config.metric)
+    return counts
 
 
 async def _prepare_indexes(storage: Storage, metadata: Metadata, vectors: VectorStore, metric: str) -> Metadata:

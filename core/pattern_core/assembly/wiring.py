@@ -1,4 +1,4 @@
-"""From a configuration to the parts that it names, before anything is opened."""
+"""Wiring: load the plugins that a configuration names, and check their options, before anything is opened."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ __all__ = ["Wiring", "is_shared", "load_embeddings", "load_storage", "load_wirin
 
 @attrs.frozen
 class Wiring:
-    """The plugins that a configuration names, with their options checked.
+    """The plugins of a configuration, ready to open.
 
     Attributes:
         storage: Opens the storage.
-        vectors: Opens the vector search over it.
+        vectors: Opens the vector search over a storage.
         embeddings: The embedding model, not loaded yet.
         shared: Whether several processes may have the storage open.
     """
@@ -48,7 +48,7 @@ def load_wiring(config: Config) -> Wiring:
         The plugins, ready to open.
 
     Raises:
-        ConfigError: The configuration cannot be used.
+        ConfigError: The configuration is not valid.
         PluginError: A plugin is missing or broken.
     """
     storage = load_plugin(config.database.provider or "", StorageSpec)
@@ -56,7 +56,7 @@ def load_wiring(config: Config) -> Wiring:
     vectors = load_plugin(name, VectorSpec)
     _check_storage(config, name, vectors)
     if config.metric not in vectors.metrics:
-        message = f"vectors.metric: {name} cannot compare by {config.metric}. {nearest(config.metric, vectors.metrics)}"
+        message = f"vectors.metric: {name} does not support {config.metric}. {nearest(config.metric, vectors.metrics)}"
         raise ConfigError(message, key="vectors.metric")
     return Wiring(
         functools.partial(storage.open, _options(config, storage.options, "database")),
@@ -67,25 +67,25 @@ def load_wiring(config: Config) -> Wiring:
 
 
 def load_storage(config: Config) -> Callable[[], Awaitable[Storage]]:
-    """Load the plugin of the storage alone, and check its options.
+    """Load only the storage plugin, and check its options.
 
     Args:
         config: The configuration.
 
     Returns:
-        What opens the storage.
+        A function that opens the storage.
     """
     spec = load_plugin(config.database.provider or "", StorageSpec)
     return functools.partial(spec.open, _options(config, spec.options, "database"))
 
 
 def is_shared(config: Config) -> bool:
-    """Return whether several processes may have the storage open that a configuration names."""
+    """Return whether several processes may have the configured storage open."""
     return load_plugin(config.database.provider or "", StorageSpec).processes
 
 
 def load_embeddings(config: Config) -> EmbeddingModel:
-    """Load the plugin of the embedding model, and check its options.
+    """Load the embedding plugin, and check its options.
 
     Args:
         config: The configuration.
@@ -104,7 +104,7 @@ def _check_storage(config: Config, name: str, vectors: VectorSpec) -> None:
     chosen = plugin_name(config.database.provider or "")
     if vectors.storages is not None and chosen not in vectors.storages:
         over = ", ".join(sorted(vectors.storages))
-        message = f"vectors.provider: {name} searches over {over} only, and the database is {chosen}. Choose another."
+        message = f"vectors.provider: {name} works over {over} only, and the database is {chosen}. Choose another one."
         raise ConfigError(message, key="vectors.provider")
 
 

@@ -27,14 +27,14 @@ def backup(settings: Settings, folder: Path) -> None:
 
     The vectors are in it, so nothing has to be embedded again.
     """
-    from pattern_core.maintenance.backup import back_up, rows_to_back_up
+    from pattern_core.maintenance.backup import back_up, record_counts, rows_to_back_up
 
     if folder.exists():
         raise click.UsageError(f"{folder} is there already. Name a new folder.")
 
     async def work(storage: Storage, _: Config) -> dict[str, int]:
         with progress(settings, f"Writing {folder}", await rows_to_back_up(storage)) as advance:
-            return _records(await back_up(storage, folder, lambda _, rows: advance(rows)))
+            return record_counts(await back_up(storage, folder, lambda _, rows: advance(rows)))
 
     counts = use_storage(settings, work)
     print_done(settings, f"Wrote {_count(counts)} into {folder}.", {"folder": str(folder.resolve()), "records": counts})
@@ -49,22 +49,16 @@ def restore(settings: Settings, folder: Path) -> None:
     The configuration has to name the embedding model that the backup's vectors were made by.
     """
     from pattern_core.assembly.wiring import is_shared
-    from pattern_core.maintenance.backup import read_manifest
+    from pattern_core.maintenance.backup import read_manifest, record_counts
     from pattern_core.maintenance.backup import restore as read_back
 
     async def work(storage: Storage, config: Config) -> dict[str, int]:
         with progress(settings, f"Reading {folder}", sum(read_manifest(folder).values())) as advance:
-            return _records(await read_back(storage, folder, lambda _, rows: advance(rows), shared=is_shared(config)))
+            counts = await read_back(storage, folder, lambda _, rows: advance(rows), shared=is_shared(config))
+            return record_counts(counts)
 
     counts = use_storage(settings, work)
     print_done(settings, f"Read {_count(counts)} from {folder}.", {"folder": str(folder.resolve()), "records": counts})
-
-
-def _records(counts: dict[str, int]) -> dict[str, int]:
-    """Leave out what is no record of the user's: vectors, and what the database says of itself."""
-    from pattern_core.schema import TABLES
-
-    return {name: count for name, count in counts.items() if name in TABLES and name != "system_metadata"}
 
 
 def _count(counts: dict[str, int]) -> str:

@@ -1,6 +1,6 @@
-"""Vectors of texts that were embedded before, kept between runs.
+"""A cache of vectors on disk, so that a text is not embedded again in the next run.
 
-It is a cache: it may be lost at any time, it never makes a call fail, and it holds no text, only a hash of each.
+It may be deleted at any time, never makes a call fail, and holds hashes of texts instead of the texts.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ __all__ = ["VectorCache"]
 _LOG: Final = logging.getLogger("pattern_core")
 _SCHEMA: Final = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, used REAL, vector BLOB) WITHOUT ROWID"
 _STALE_S: Final = 3600
-"""How old the note of a vector's last use may be before it is renewed, in seconds: reading should seldom write."""
+"""The age, in seconds, from which the time of last use is updated; reads should seldom write."""
 _CHUNK: Final = 500
 
 T = TypeVar("T")
 
 
 class VectorCache:
-    """Vectors by the hash of what they were made from. Several processes may share one.
+    """A cache of vectors, by the hash of signature, kind and text. Several processes may share one.
 
     Args:
-        path: The file; made when it is first needed, readable by the user alone.
-        max_bytes: How large the file may become; then the vectors that were not used for longest go.
+        path: The file. It is created on first use, readable only by the user.
+        max_bytes: The largest size of the file; beyond it, the least recently used vectors are removed.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -44,18 +44,18 @@ class VectorCache:
         self._max_bytes = max_bytes
         self._connection: sqlite3.Connection | None = None
         self._usable = True
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def get(self, signature: Signature, kind: str, texts: Sequence[str]) -> dict[str, Vector]:
-        """Look vectors up.
+        """Look up vectors.
 
         Args:
-            signature: What makes the vectors.
-            kind: What the texts were embedded as; part of the key.
+            signature: The signature of the model.
+            kind: ``document`` or ``query``; part of the key.
             texts: The texts.
 
         Returns:
-            For each text that is known its vector, float32 ``[signature.dimensions]``.
+            The vectors of the cached texts, float32 ``[signature.dimensions]``.
         """
         keys = {_key(signature, kind, text): text for text in texts}
         nothing: dict[bytes, bytes] = {}
@@ -66,12 +66,12 @@ class VectorCache:
         }
 
     async def put(self, signature: Signature, kind: str, vectors: Mapping[str, Vector]) -> None:
-        """Keep vectors.
+        """Store vectors.
 
         Args:
-            signature: What made them.
-            kind: What the texts were embedded as.
-            vectors: For each text its vector.
+            signature: The signature of the model.
+            kind: ``document`` or ``query``.
+            vectors: The vector of each text.
         """
         now = time.time()
         rows = [
@@ -81,30 +81,30 @@ class VectorCache:
         await self._call(lambda connection: self._write(connection, rows), None)
 
     async def aclose(self) -> None:
-        """Let the file go. A second call does nothing."""
-        async with self._turn:
+        """Close the file. A second call does nothing."""
+        async with self._lock:
             self._usable = False
             connection, self._connection = self._connection, None
             if connection is not None:
                 await asyncio.to_thread(connection.close)
 
     async def _call(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        """Do work in a thread, one after the other. Whatever goes wrong with the file, the cache is then just empty."""
-        async with self._turn:
+        """Run work in a thread, one call at a time; if the file cannot be used, return the default."""
+        async with self._lock:
             if not self._usable:
                 return otherwise
             task = asyncio.ensure_future(asyncio.to_thread(self._with_connection, work))
             try:
                 return await asyncio.shield(task)
             except asyncio.CancelledError:
-                with contextlib.suppress(Exception):  # the thread goes on; nobody else may use the connection meanwhile
+                with contextlib.suppress(Exception):  # the thread still uses the connection
                     await task
                 raise
             except (sqlite3.Error, OSError) as error:
                 if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
-                    return otherwise  # others keep it busy; the next call may have more luck
+                    return otherwise  # another process is writing; the next call tries again
                 self._usable = False
-                _LOG.warning("the cache of vectors, %s, cannot be used: %s", self._path, error)
+                _LOG.warning("the vector cache %s cannot be used: %s", self._path, error)
                 return otherwise
 
     def _with_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -113,7 +113,7 @@ class VectorCache:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            self._discard()  # it is no database, or a damaged one
+            self._discard()  # not a database, or a damaged one
             return work(self._opened())
 
     def _opened(self) -> sqlite3.Connection:

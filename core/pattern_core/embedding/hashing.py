@@ -1,10 +1,10 @@
-"""An embedding provider that needs no download: lexical, so it finds texts of like words, not of like meaning.
+"""A lexical embedding provider that needs no download: it finds texts with similar words, not similar meaning.
 
-A text's words, and the pieces of three and four characters that they consist of, are hashed into the numbers of a
-vector, each with a sign that is hashed too (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask
-Learning"). The pieces bring "e-mails" and "email" together, as in fastText (Bojanowski et al. 2017, "Enriching Word
-Vectors with Subword Information"). Long words weigh more than short ones, which in most languages are the frequent
-and empty ones; repeats of a word weigh less each time.
+The words of a text, and their character n-grams of length three and four, are hashed into the numbers of a vector, each
+with a hashed sign (Weinberger et al. 2009, "Feature Hashing for Large Scale Multitask Learning"). The n-grams make
+"e-mails" similar to "email", as in fastText (Bojanowski et al. 2017, "Enriching Word Vectors with Subword Information").
+Long words weigh more than short ones, since in most languages short words are frequent and carry little meaning.
+Repeats of a word weigh less each time.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from pattern_core.support.validators import Validator, integer
 __all__ = ["HashingEmbedder", "HashingOptions", "pattern_embeddings"]
 
 REVISION: Final = "1"
-"""The version of the algorithm. Whoever changes a single vector changes this."""
+"""The version of the algorithm. A change of any vector must change it."""
 
 MAX_BATCH: Final = 512
 MAX_DIMENSIONS: Final = 1 << 16
 _INLINE_CHARACTERS: Final = 10_000
-"""How much text is embedded on the event loop; about two milliseconds. A thread takes what is more."""
+"""Up to this many characters, about two milliseconds, are embedded on the event loop; more in a thread."""
 _SHORTEST_VECTOR: Final = 1e-6
-"""Below this length, the signs have cancelled each other out and what is left is rounding."""
+"""Below this length, the signs have cancelled out, and only rounding is left."""
 
-# A piece of an endless word, such as base64, is a word too: it keeps the memory that a word takes small.
+# Very long words, such as base64, are divided to bound the memory of a word.
 _WORD: Final = re.compile(r"[^\W_]{1,64}")
 
 
@@ -59,7 +59,7 @@ class HashingOptions:
     """The options under ``[embeddings]``.
 
     Attributes:
-        dimensions: The length of the vectors. Fewer save memory and confuse more words with each other.
+        dimensions: The length of the vectors. Smaller vectors save memory and confuse more words.
     """
 
     dimensions: int = attrs.field(default=1024, validator=_within(16, MAX_DIMENSIONS))
@@ -67,9 +67,9 @@ class HashingOptions:
 
 @lru_cache(maxsize=20_000)
 def _features(word: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
-    """Return the hashes of a word and its pieces, uint64 ``[n]``, and their weights, float64 ``[n]``."""
+    """Return the hashes of a word and its n-grams, uint64 ``[n]``, and their weights, float64 ``[n]``."""
     if word.isalpha() and word.upper() == word.lower():
-        # A script without case, Chinese say, may run words together: shorter pieces, and its ends are not words' ends.
+        # Scripts without case, such as Chinese, may not separate words: use shorter n-grams, without word boundaries.
         pieces = [word[start : start + size] for size in (1, 2) for start in range(len(word) - size + 1)]
     else:
         marked = f"<{word}>"
@@ -81,14 +81,14 @@ def _features(word: str) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
 
 
 def _hash(kind: str, text: str) -> int:
-    # Half of a surrogate pair has no UTF-8, and still a hash.
+    # A lone surrogate has no UTF-8, but needs a hash.
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, person=kind.encode())
     return int.from_bytes(digest.digest(), "little")
 
 
 def _embed(text: str, dimensions: int) -> Vector:
     normal = unicodedata.normalize("NFKC", text).casefold()
-    # What has no words, an emoji say, is taken in runs of anything that is not white space.
+    # A text without words, such as an emoji, is divided at white space.
     counts = Counter(_WORD.findall(normal) or [run[:64] for run in normal.split()] or [normal])
     found = [_features(word) for word in counts]
     hashes = np.concatenate([hashes for hashes, _ in found])
@@ -104,7 +104,7 @@ def _embed(text: str, dimensions: int) -> Vector:
 
 
 class HashingEmbedder(Embedder):
-    """Turns texts into vectors by hashing their words and pieces of words.
+    """Embeds texts by hashing their words and character n-grams.
 
     Args:
         options: The options.
@@ -130,7 +130,7 @@ class HashingEmbedder(Embedder):
 
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self._closed:
-            raise ClosedError("the hashing embedder was used after it was closed. Open the database again.")
+            raise ClosedError("the hashing embedder is closed. Open the database again.")
         if sum(map(len, texts)) <= _INLINE_CHARACTERS:
             return self._embed_all(texts)
         return await asyncio.to_thread(self._embed_all, texts)
@@ -158,5 +158,5 @@ def pattern_embeddings() -> EmbeddingSpec:
         open=_open,
         semantic=False,
         cached=False,
-        summary="finds texts of like words (not of like meaning); needs no download",
+        summary="lexical: finds similar words, not similar meaning; needs no download",
     )

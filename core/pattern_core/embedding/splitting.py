@@ -1,4 +1,4 @@
-"""Cut a text or a Markdown document into blocks that are each about one thing."""
+"""Splitting of texts and Markdown documents into blocks with one subject each."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _FENCE: Final = re.compile(r" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 _ATX: Final = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*$")
 _SETEXT: Final = re.compile(r" {0,3}(=+|-{2,})[ \t]*$")
 _PLAIN: Final = re.compile(r" {0,3}[^\s#>|`~*+-]")
-"""The beginning of a line of prose; a line under a list item, a quote or a table makes no heading of it."""
+"""The start of a line of prose; an underline below a list item, quote or table makes no heading."""
 
-# A list item and a row of a table are what a sentence is to prose.
+# A list item or a table row counts as a sentence.
 _SENTENCES: Final = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])\s*|\n(?=[ \t]*(?:[-*+|]|\d+[.)])[ \t])")  # noqa: RUF001 - Chinese
 _LINES: Final = re.compile(r"\n")
 _WORDS: Final = re.compile(r"\s+")
@@ -29,12 +29,12 @@ _WORDS: Final = re.compile(r"\s+")
 
 @attrs.frozen
 class Block:
-    """A piece of a document.
+    """A block of a document.
 
     Attributes:
-        label: Its name, unique within the document: the headings above it, or its first words.
-        content: The text as it stands in the document, the heading's line included where one begins the block.
-        headings: The headings that it stands under, the outermost first.
+        label: The name of the block, unique in the document: the headings above it, or its first words.
+        content: The text as in the document, including a heading that starts the block.
+        headings: The headings above it, the outermost first.
     """
 
     label: str
@@ -47,7 +47,7 @@ class _Section:
     headings: tuple[str, ...]
     text: str
     body: int
-    """Where what is below the heading begins."""
+    """The position after the heading."""
 
 
 @attrs.frozen
@@ -58,25 +58,25 @@ class _Unit:
 
 
 def split_text(text: str, *, markdown: bool, max_chars: int = 1000) -> list[Block]:
-    """Cut a document into blocks, in order.
+    """Split a document into blocks, in order.
 
-    Paragraphs stay together up to the limit. What is longer is cut between sentences (code: between lines), else
-    between words, else anywhere. Nothing but white space between blocks is lost.
+    Paragraphs stay together up to the limit. A longer one is split between sentences (code: between lines), else
+    between words, else anywhere. Only white space between blocks is lost.
 
     Args:
         text: The document.
-        markdown: Whether headings begin sections and fenced code is one unit.
+        markdown: Whether headings start sections and fenced code is one unit.
         max_chars: The most characters in a block.
 
     Returns:
-        The blocks. A label depends on the headings above it, or on the block's first words, so that it stays when
-        other parts of the document change; repeats are numbered: ``Install > Linux (2)``.
+        The blocks. A label depends only on the headings above the block, or on its first words, so it stays when other
+        parts of the document change. Repeated labels are numbered: ``Install > Linux (2)``.
 
     Raises:
         ValidationError: The limit is below 1.
     """
     if max_chars < 1:
-        raise ValidationError(f"a block has at least one character, got {max_chars}", where="split_text")
+        raise ValidationError(f"max_chars must be at least 1, got {max_chars}", where="split_text")
     text = text.replace("\r\n", "\n")
     sections = _sections(text) if markdown else iter([_Section((), text, 0)])
     blocks: list[Block] = []
@@ -94,14 +94,14 @@ def split_text(text: str, *, markdown: bool, max_chars: int = 1000) -> list[Bloc
 
 
 def split_spans(text: str, max_chars: int) -> list[tuple[int, int]]:
-    """Say where to cut a text into blocks, in order, as `split_text` cuts a document without headings.
+    """Return where to split a text into blocks, in order, as `split_text` does without headings.
 
     Args:
         text: The text.
         max_chars: The most characters in a block, at least 1.
 
     Returns:
-        Where each block begins and ends. Nothing but white space lies between them.
+        The start and end of each block. Only white space is between them.
     """
     spans, position = [], 0
     for content in _contents(_Section((), text, 0), max_chars, markdown=False):
@@ -117,7 +117,7 @@ def _shorten(text: str) -> str:
 
 
 def _sections(text: str) -> Iterator[_Section]:
-    """Cut a Markdown document before its headings. A heading with nothing below it goes with the next one."""
+    """Split a Markdown document before its headings. A heading without text joins the next one."""
     lines = text.split("\n")
     start = _front_matter_lines(lines)
     if start:
@@ -156,7 +156,7 @@ def _front_matter_lines(lines: list[str]) -> int:
 
 
 def _heading(lines: list[str], number: int, start: int) -> tuple[int, str, int] | None:
-    """Return the level, the title and the number of lines of the heading that begins at a line, if one does."""
+    """Return the level, title and number of lines of the heading at a line; None if there is none."""
     line = lines[number]
     if atx := _ATX.match(line):
         return len(atx[1]), atx[2] or "", 1
@@ -168,7 +168,7 @@ def _heading(lines: list[str], number: int, start: int) -> tuple[int, str, int] 
 
 
 def _fence_after(line: str, fence: str) -> str:
-    """Return the fence that is open behind a line, given the one that is open before it; empty for none."""
+    """Return the code fence that is open after a line, given the one open before it; empty for none."""
     if not fence:
         opened = _FENCE.match(line)
         return opened[1] if opened else ""
@@ -195,7 +195,7 @@ def _contents(section: _Section, limit: int, *, markdown: bool) -> Iterator[str]
 
 
 def _units(section: _Section, *, markdown: bool) -> Iterator[_Unit]:
-    """Find the paragraphs and the fenced blocks of a section, the heading as a part of the first."""
+    """Yield the paragraphs and fenced blocks of a section; the heading is part of the first."""
     kinds, fence = [], ""
     for line in section.text[section.body :].split("\n"):
         before, fence = fence, _fence_after(line, fence) if markdown else ""
@@ -212,7 +212,7 @@ def _units(section: _Section, *, markdown: bool) -> Iterator[_Unit]:
 
 
 def _cut(text: str, limit: int, levels: list[re.Pattern[str]]) -> Iterator[str]:
-    """Cut a text into pieces of at most the limit, at the first level's separators where that is possible."""
+    """Split a text into pieces within the limit, at the separators of the first level if possible."""
     if len(text) <= limit:
         yield from [text] if text.strip() else []
         return

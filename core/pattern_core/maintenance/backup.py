@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from pattern_core.abc import Insert, Row, Storage
+from pattern_core.abc import Insert, Row, Signature, Storage
 from pattern_core.catalog.metadata import Metadata, read_metadata
 from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, LEASES, OUTBOX, find_table, vector_table
 from pattern_core.embedding.chunks import chunk_id, chunk_ids, hash_text, record_id_of
@@ -26,20 +26,21 @@ from pattern_core.support.validators import as_utc
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["back_up", "read_manifest", "restore", "rows_to_back_up"]
+__all__ = ["RowProgress", "back_up", "read_manifest", "read_signature", "record_counts", "restore", "rows_to_back_up"]
 
 MANIFEST: Final = "manifest.json"
 _METADATA: Final = TABLES["system_metadata"]
 _ROWS: Final = 500
 _JSON: Final = (Kind.OBJECT, Kind.OBJECTS)
 
-Progress = Callable[[str, int], None]
+RowProgress = Callable[[str, int], None]
+"""Called with a table's name, and the number of rows since the last call."""
 
 
 def _ignore(_table: str, _rows: int) -> None: ...
 
 
-async def back_up(storage: Storage, folder: Path, progress: Progress = _ignore) -> dict[str, int]:
+async def back_up(storage: Storage, folder: Path, progress: RowProgress = _ignore) -> dict[str, int]:
     """Write all tables into a new folder, one Arrow IPC stream each, and then a manifest.
 
     Others may write meanwhile, and do not wait. Each record is backed up as it was at some time since the call, with the
@@ -181,7 +182,7 @@ def _batch(table: Table, rows: Iterable[Row]) -> pa.RecordBatch:
 
 
 async def restore(
-    storage: Storage, folder: Path, progress: Progress = _ignore, *, shared: bool = False
+    storage: Storage, folder: Path, progress: RowProgress = _ignore, *, shared: bool = False
 ) -> dict[str, int]:
     """Read a backup into a database without records.
 
@@ -207,15 +208,11 @@ async def restore(
     return await with_lease(storage, work) if shared else await work()
 
 
-async def _restore(storage: Storage, folder: Path, progress: Progress) -> dict[str, int]:
+async def _restore(storage: Storage, folder: Path, progress: RowProgress) -> dict[str, int]:
     expected = await asyncio.to_thread(read_manifest, folder)
-    about = [row async for rows in _read(_METADATA, folder) for row in rows] if _METADATA.name in expected else []
-    if not about:
-        raise StorageError(
-            f"{folder} holds the backup of a database that was never set up. There is nothing to restore."
-        )
+    about = await _read_about(folder)
     await _empty(storage)
-    version = about[0]["schema_version"]
+    version = about["schema_version"]
     if version > LATEST:
         message = (
             f"{folder} has schema version {version}, and this pattern-core supports versions up to {LATEST}. Update it: "
@@ -224,7 +221,7 @@ async def _restore(storage: Storage, folder: Path, progress: Progress) -> dict[s
         raise StorageError(message)
     tables = _named(expected, version, folder)
     for table in (*tables, OUTBOX, EMBEDDING_QUEUE):
-        await storage.apply_schema(CreateTable(table, about[0]["embedding_dimensions"]))
+        await storage.apply_schema(CreateTable(table, about["embedding_dimensions"]))
     counts = {}
     for table in sorted(tables, key=lambda each: each is _METADATA):
         count = 0
@@ -251,6 +248,34 @@ def _named(names: Iterable[str], version: int, folder: Path) -> list[Table]:
     if unknown := [name for name, table in tables.items() if table is None]:
         raise StorageError(f"{folder} holds unknown tables: {', '.join(unknown)}. Update pattern-core.")
     return [table for table in tables.values() if table is not None]
+
+
+def record_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the counts of users' records, without those of internal tables."""
+    return {name: count for name, count in counts.items() if name in TABLES and name != _METADATA.name}
+
+
+async def read_signature(folder: Path) -> Signature:
+    """Return the embedding signature of a backup.
+
+    Args:
+        folder: A folder that `back_up` wrote.
+
+    Raises:
+        StorageError: The folder holds no complete backup of a database.
+    """
+    return Signature.from_json((await _read_about(folder))["embedding_signature"])
+
+
+async def _read_about(folder: Path) -> Row:
+    """Return the metadata record of a backup."""
+    expected = await asyncio.to_thread(read_manifest, folder)
+    rows = [row async for rows in _read(_METADATA, folder) for row in rows] if _METADATA.name in expected else []
+    if not rows:
+        raise StorageError(
+            f"{folder} holds the backup of a database that was never set up. There is nothing to restore."
+        )
+    return rows[0]
 
 
 def read_manifest(folder: Path) -> dict[str, int]:

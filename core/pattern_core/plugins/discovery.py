@@ -1,4 +1,4 @@
-"""Find the plugin that a name in the configuration means, load it and nothing else, and check what it says."""
+"""Plugin discovery: find the plugin that a configuration names, load only that one, and check its specs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pattern_core.hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec
 __all__ = ["PluginInfo", "Role", "installed_plugins", "load_plugin", "plugin_name"]
 
 ALIASES: Final = {"embedded": "surreal-embedded", "remote": "surreal-remote", "candle": "torch"}
-"""Words of older configurations, and what they mean here."""
+"""Plugin names of older configurations, and today's names."""
 
 EXTRAS: Final = {
     "surreal-embedded": "surreal-embedded",
@@ -30,13 +30,13 @@ EXTRAS: Final = {
     "openai": "cloud",
     "cohere": "cloud",
 }
-"""The plugins that are published with pattern-core, and the extra that installs each."""
+"""The plugins of this repository, and the extra that installs each."""
 
 Spec = TypeVar("Spec", StorageSpec, VectorSpec, EmbeddingSpec)
 
 
 class Role(enum.Enum):
-    """A role that plugins play, by the hook that describes it."""
+    """A role of plugins, by the hook that describes it."""
 
     STORAGE = "pattern_storage"
     VECTORS = "pattern_vectors"
@@ -44,7 +44,7 @@ class Role(enum.Enum):
 
     @property
     def label(self) -> str:
-        """The role's name for people."""
+        """The name of the role, for people."""
         return {"STORAGE": "storage", "VECTORS": "vector search", "EMBEDDINGS": "embeddings"}[self.name]
 
 
@@ -57,15 +57,15 @@ _ROLES: Final[dict[type[Any], Role]] = {
 
 @attrs.frozen
 class PluginInfo:
-    """What is known of an installed plugin.
+    """An installed plugin.
 
     Attributes:
-        name: The word for the configuration.
-        roles: The roles it plays.
-        distribution: The distribution that brings it.
-        version: That distribution's version.
-        summary: What it says of itself.
-        error: Why it cannot be used; None if it can.
+        name: Its name in the configuration.
+        roles: Its roles.
+        distribution: The distribution that contains it.
+        version: The version of that distribution.
+        summary: Its own summary.
+        error: The reason why it cannot be used; None if it can.
     """
 
     name: str
@@ -77,30 +77,30 @@ class PluginInfo:
 
 
 def plugin_name(word: str) -> str:
-    """Return the name of the plugin that a word of the configuration means.
+    """Return the name of a plugin, with names of older configurations translated.
 
     Args:
-        word: The name, or an older word for it.
+        word: A name from a configuration.
 
     Returns:
-        The name as plugins declare it.
+        The name that the plugin declares.
     """
     return ALIASES.get(word, word)
 
 
 def load_plugin(name: str, kind: type[Spec]) -> Spec:
-    """Load one plugin and return what it says of one of its roles.
+    """Load one plugin, and return its spec for one role.
 
     Args:
-        name: The word from the configuration, or an older word for the same.
-        kind: The spec of the wanted role: `StorageSpec`, `VectorSpec` or `EmbeddingSpec`.
+        name: The name from the configuration.
+        kind: The class of the spec: `StorageSpec`, `VectorSpec` or `EmbeddingSpec`.
 
     Returns:
         The spec.
 
     Raises:
-        PluginNotFoundError: No installed distribution offers it, or not in this role. Says what to install.
-        DuplicatePluginError: Several distributions do.
+        PluginNotFoundError: No installed distribution offers the plugin, or not in this role.
+        DuplicatePluginError: Several distributions offer it.
         PluginError: It fails on import, or breaks the rules for hooks.
     """
     name = plugin_name(name)
@@ -111,17 +111,17 @@ def load_plugin(name: str, kind: type[Spec]) -> Spec:
     specs = _describe(_only(name, found))
     if role not in specs:
         offers = ", ".join(each.label for each in specs) or "nothing"
-        message = f"the plugin {name!r} ({_distribution(found[0])}) does not offer {role.label}; it offers {offers}."
+        message = f"the plugin {name!r} ({_distribution(found[0])}) does not offer {role.label}. It offers {offers}."
         raise PluginNotFoundError(message, name=name, distributions=[_distribution(found[0])])
     spec: Spec = specs[role]
     return spec
 
 
 def installed_plugins() -> list[PluginInfo]:
-    """Describe every installed plugin, the broken ones too. This imports all of them.
+    """Return every installed plugin, including broken ones. This imports all of them.
 
     Returns:
-        The plugins, by name. A name that several distributions claim comes once for each of them.
+        The plugins, by name. A name that several distributions offer appears once for each.
     """
     found: dict[str, list[EntryPoint]] = {}
     for entry in _entry_points():
@@ -141,7 +141,7 @@ def installed_plugins() -> list[PluginInfo]:
 
 
 def _entry_points(name: str | None = None) -> list[EntryPoint]:
-    """Return the entry points of our group, each once, even where one distribution is on the path twice."""
+    """Return the entry points of the group, each once, even if a distribution is on the path twice."""
     found = entry_points(group=ENTRY_POINT_GROUP)
     once = {(_distribution(each), each.name, each.value): each for each in found if name in (None, each.name)}
     return list(once.values())
@@ -160,7 +160,7 @@ def _only(name: str, found: list[EntryPoint]) -> EntryPoint:
 
 
 def _describe(entry: EntryPoint) -> dict[Role, Any]:
-    """Import a plugin and call its hooks, in a manager of its own: a failed registration leaves traces in pluggy."""
+    """Import a plugin and call its hooks; with its own manager, since a failed registration leaves traces in pluggy."""
     name, distribution = entry.name, _distribution(entry)
     where = f"the plugin {name!r} ({distribution})"
     try:
@@ -185,10 +185,10 @@ def _describe(entry: EntryPoint) -> dict[Role, Any]:
         if role in specs and not isinstance(specs[role], kind):
             if inspect.iscoroutine(specs[role]):
                 specs[role].close()
-            message = f"the hook {role.value} of {where} returned {specs[role]!r}; it has to return a {kind.__name__}."
+            message = f"the hook {role.value} of {where} returned {specs[role]!r}. It must return a {kind.__name__}."
             raise PluginError(message, name=name, distributions=[distribution])
     if not specs:
-        message = f"{where} offers nothing: mark at least one of its hooks with pattern_core.hookspecs.hookimpl."
+        message = f"{where} offers no role. Mark at least one of its hooks with pattern_core.hookspecs.hookimpl."
         raise PluginError(message, name=name, distributions=[distribution])
     return specs
 

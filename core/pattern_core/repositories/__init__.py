@@ -1,6 +1,7 @@
-"""One repository for each kind of record, all with the same verbs."""
+"""Repositories: one for each kind of record, with the same verbs. Import sessions and below."""
 
 from .agents import AgentRepository
+from .append import AppendRepository
 from .base import Repository
 from .conversations import ConversationRepository
 from .embedded import EmbeddedRepository
@@ -12,6 +13,7 @@ from .users import UserRepository
 
 __all__ = [
     "AgentRepository",
+    "AppendRepository",
     "ConversationRepository",
     "EmbeddedRepository",
     "MemoryRepository",

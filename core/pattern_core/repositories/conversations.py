@@ -1,4 +1,4 @@
-"""Conversations."""
+"""The repository of conversations."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ class ConversationRepository(Repository[Conversation]):
         context: Json | None = None,
         id: str | None = None,
     ) -> Conversation:
-        """Begin a conversation.
+        """Create a conversation.
 
         Args:
             user_id: The user.
             agent_id: The agent.
-            title: What it is about.
-            context: What both sides know from the start (JSON).
-            id: Its id; None makes one.
+            title: Its subject.
+            context: Facts that both sides know from the start (JSON).
+            id: The id; None for a new one.
 
         Returns:
             The conversation.
 
         Raises:
             NotFoundError: There is no such user or agent.
-            AlreadyExistsError: There is a conversation with the id.
-            ValidationError: A value does not fit.
+            AlreadyExistsError: A conversation has the id.
+            ValidationError: A value is not valid.
         """
         return await self._create(user_id=user_id, agent_id=agent_id, title=title, context=context, id=id)
 
     async def end(self, conversation_id: str) -> Conversation:
-        """End a conversation; nothing can be appended to it any more. Ending it twice keeps the first time.
+        """End a conversation. No message can be appended to it afterwards. A second call keeps the first time.
 
         Args:
             conversation_id: The conversation.
 
         Returns:
-            The conversation as it is now.
+            The conversation.
 
         Raises:
             NotFoundError: There is no such conversation.

@@ -1,9 +1,10 @@
-"""Records that are found by what they mean."""
+"""Repositories of records with an embedding, which searches find by meaning."""
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import attrs
@@ -16,6 +17,7 @@ from pattern_core.schema import TABLES
 from pattern_core.sessions.edits import Edit
 from pattern_core.sessions.session import RowHit
 
+from .append import check_limit
 from .base import Repository
 
 __all__ = ["EmbeddedRepository"]
@@ -27,35 +29,53 @@ class EmbeddedRepository(Repository[E]):
     """A repository whose records are embedded when they are written, and again when their text changes."""
 
     async def get(self, id: str, *, with_embedding: bool = False) -> E:
-        """Read a record that must exist.
+        """Return a record that must exist.
 
         Args:
-            id: Its id.
-            with_embedding: Whether to read its vectors as well.
+            id: The id of the record.
+            with_embedding: Whether to include its vectors.
 
         Returns:
             The record.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is no such record.
         """
-        return await self._with_embedding(await super().get(id)) if with_embedding else await super().get(id)
+        found = await super().get(id)
+        return (await self._with_embeddings([found]))[0] if with_embedding else found
 
-    async def find(self, id: str, *, with_embedding: bool = False) -> E | None:
-        """Read a record that may exist.
+    async def get_many(self, ids: Iterable[str], *, with_embedding: bool = False) -> builtins.list[E]:
+        """Return records that must exist.
 
         Args:
-            id: Its id.
-            with_embedding: Whether to read its vectors as well.
+            ids: The ids, in any order, repeats allowed.
+            with_embedding: Whether to include their vectors.
 
         Returns:
-            The record, or None.
+            The records, in the order of the ids.
+
+        Raises:
+            NotFoundError: One of them does not exist.
+        """
+        found = await super().get_many(ids)
+        return await self._with_embeddings(found) if with_embedding else found
+
+    async def find(self, id: str, *, with_embedding: bool = False) -> E | None:
+        """Return a record that may exist.
+
+        Args:
+            id: The id of the record.
+            with_embedding: Whether to include its vectors.
+
+        Returns:
+            The record; None if there is none.
         """
         found = await super().find(id)
-        return await self._with_embedding(found) if found is not None and with_embedding else found
+        return (await self._with_embeddings([found]))[0] if found is not None and with_embedding else found
 
-    async def _with_embedding(self, record: E) -> E:
-        return attrs.evolve(record, embedding=await self._session.read_embedding(self.table, record.id))
+    async def _with_embeddings(self, records: Sequence[E]) -> builtins.list[E]:
+        embeddings = await self._session.read_embeddings(self.table, [each.id for each in records])
+        return [attrs.evolve(each, embedding=embeddings.get(each.id)) for each in records]
 
     async def _insert(self, records: Sequence[E]) -> builtins.list[E]:
         creations = await self._creations(records)
@@ -76,7 +96,7 @@ class EmbeddedRepository(Repository[E]):
         return embedded
 
     async def _embedded(self, edits: Sequence[Edit]) -> builtins.list[Edit]:
-        """Return edits of records whose text is new, with what it became; what the model has made already is kept."""
+        """Return edits with their texts embedded; texts that the current model has embedded are kept."""
         number = self._session.generation
         due = [edit for edit in edits if edit.embedded is None or edit.embedded.generation != number]
         embedded = iter(await self._session.embed([self.table.text(edit.after or {}) for edit in due]))
@@ -84,10 +104,16 @@ class EmbeddedRepository(Repository[E]):
         return [attrs.evolve(edit, embedded=next(embedded)) if edit.id in wanted else edit for edit in edits]
 
     async def _search(
-        self, text: str, *, partitions: Sequence[str], limit: int, where: Filter | None
+        self,
+        text: str,
+        *,
+        partitions: Sequence[str],
+        limit: int,
+        where: Filter | None,
+        min_score: float | None = None,
     ) -> builtins.list[Hit[E]]:
-        if not isinstance(limit, int) or limit < 1:
-            raise ValidationError(f"limit has to be at least 1, got {shorten(limit)}", where=self.table.name)
+        check_limit(limit, self.table.name)
+        _check_score(min_score, self.table.name)
         self.table.check_filter(where)
 
         async def look() -> builtins.list[RowHit]:
@@ -97,9 +123,19 @@ class EmbeddedRepository(Repository[E]):
             return await self._session.search(self.table, query, partitions=partitions, limit=limit, where=where)
 
         found = await self._session.retry_on_model_change(look)
-        return [Hit(self._load(each.row), each.score, each.exact, each.passage) for each in found]
+        return [
+            Hit(self._load(each.row), each.score, each.exact, each.passage)
+            for each in found
+            if min_score is None or each.score >= min_score
+        ]
 
-    async def _exists(self, table: str, id: str) -> None:
-        """Tell a scope without hits from one that does not exist."""
+    async def _check_exists(self, table: str, id: str) -> None:
+        """Raise `NotFoundError` for a missing record, to tell an empty scope from one that does not exist."""
         if (await self._session.get(TABLES[table], [id])) == [None]:
             raise NotFoundError(table, id)
+
+
+def _check_score(score: object, where: str) -> None:
+    number = isinstance(score, int | float) and not isinstance(score, bool) and math.isfinite(score)
+    if score is not None and not number:
+        raise ValidationError(f"min_score must be a finite number, got {shorten(score)}", where=where)

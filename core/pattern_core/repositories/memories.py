@@ -1,4 +1,4 @@
-"""Memory blocks."""
+"""The repository of memories."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pattern_core.models import Hit, Json, Memory, Page
 from pattern_core.schema import TABLES
 from pattern_core.support.validators import check_id, check_text
 
-from .base import PAGE, active
+from .append import PAGE_SIZE, active
 from .embedded import EmbeddedRepository
 
 __all__ = ["MemoryRepository"]
 
 
 class MemoryRepository(EmbeddedRepository[Memory]):
-    """What agents remember. A label is unique for its agent."""
+    """The memories of agents. A label is unique for its agent."""
 
     table = TABLES["memory_blocks"]
     record = Memory
@@ -35,24 +35,24 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         is_active: bool = True,
         id: str | None = None,
     ) -> Memory:
-        """Remember something.
+        """Create a memory. Searches find it from now on.
 
         Args:
-            agent_id: The agent who remembers it.
-            label: Its name; unique for the agent.
+            agent_id: The agent.
+            label: The name of the memory; unique for the agent.
             content: The text, which is embedded.
-            description: What the block is for.
-            metadata: Anything else (JSON).
-            is_active: False for a block that search passes over.
-            id: Its id; None makes one.
+            description: What the memory is for.
+            metadata: Further facts (JSON).
+            is_active: False for a memory that searches skip.
+            id: The id; None for a new one.
 
         Returns:
-            The memory, found by search from now on.
+            The memory.
 
         Raises:
             NotFoundError: There is no such agent.
-            AlreadyExistsError: The agent has a memory with this label, or there is one with the id.
-            ValidationError: A value does not fit, or the text is longer than the model reads.
+            AlreadyExistsError: The agent has a memory with this label, or a memory has the id.
+            ValidationError: A value is not valid, or the text is over the model's token limit.
             EmbeddingError: The model failed.
         """
         return await self._create(
@@ -66,39 +66,39 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         )
 
     async def upsert(self, agent_id: str, label: str, content: str, **fields: Any) -> Memory:
-        """Remember something under a label, over what stood there.
+        """Create a memory, or update the one with this label.
 
         Args:
             agent_id: The agent.
             label: The label.
-            content: The text. It is embedded only where it is new.
-            **fields: Other fields, as for `create`; those that are not given stay as they are.
+            content: The text. It is embedded only if it is new.
+            **fields: Other fields, as for `create`. Fields that are not given stay as they are.
 
         Returns:
-            The memory as it is now.
+            The memory.
 
         Raises:
             NotFoundError: There is no such agent.
-            ValidationError: A value does not fit, or the text is longer than the model reads.
+            ValidationError: A value is not valid, or the text is over the model's token limit.
             EmbeddingError: The model failed.
         """
         (memory,) = await self.upsert_many(agent_id, [{"label": label, "content": content, **fields}])
         return memory
 
     async def upsert_many(self, agent_id: str, blocks: Iterable[Mapping[str, Any]]) -> list[Memory]:
-        """Remember many things under their labels, all or none, in one commit.
+        """Create or update memories by label, all or none, in one commit.
 
         Args:
             agent_id: The agent.
-            blocks: For each block ``label``, ``content`` and other fields, as for `create`. Of two with one label, the
-                later one counts.
+            blocks: For each memory ``label``, ``content`` and other fields, as for `create`. The last one with a label
+                counts.
 
         Returns:
-            The memories, one for each label. Blocks that were there just so are neither written nor embedded.
+            The memories, one for each label. Memories that do not change are neither written nor embedded.
 
         Raises:
             NotFoundError: There is no such agent.
-            ValidationError: A value does not fit, or a text is longer than the model reads.
+            ValidationError: A value is not valid, or a text is over the model's token limit.
             EmbeddingError: The model failed.
         """
         check_id(agent_id, "Memory", "agent_id")
@@ -110,27 +110,27 @@ class MemoryRepository(EmbeddedRepository[Memory]):
             try:
                 return await self._upsert(agent_id, wanted)
             except AlreadyExistsError as error:
-                if "id" in error.key:  # no other attempt will find it free
+                if "id" in error.key:  # a retry would not find it free either
                     raise
-                # Somebody else made one of them since we looked.
+                # Another writer has created one of them meanwhile.
                 raise ConflictError(self.table.name, str(error.key), None) from error
 
         return await self._session.retry(work) if wanted else []
 
     async def _upsert(self, agent_id: str, wanted: Mapping[str, tuple[Memory, Mapping[str, Any]]]) -> list[Memory]:
         where = (Field("agent_id") == agent_id) & Field("label").in_(wanted)
-        known = {row["label"]: row for row in await self._session.find(self.table, where)}
-        new = [made for label, (made, _) in wanted.items() if label not in known]
+        stored = {row["label"]: row for row in await self._session.find(self.table, where)}
+        new = [made for label, (made, _) in wanted.items() if label not in stored]
         creations = await self._creations(new)
         edits = [*self._requirements([edit.after for edit in creations if edit.after]), *creations]
-        for label, before in known.items():
+        for label, before in stored.items():
             changes = {name: value for name, value in wanted[label][1].items() if name not in ("agent_id", "id")}
             edits += await self._change(before, changes)
         written = {row["label"]: row for row in await self._session.edit(edits)} if edits else {}
-        return [self._load({**known, **written}[label]) for label in wanted]
+        return [self._load({**stored, **written}[label]) for label in wanted]
 
     async def by_label(self, agent_id: str, label: str) -> Memory:
-        """Read the memory that an agent has under a label.
+        """Return the memory of an agent with a label, which must exist.
 
         Args:
             agent_id: The agent.
@@ -140,32 +140,95 @@ class MemoryRepository(EmbeddedRepository[Memory]):
             The memory.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is no such memory.
+        """
+        found = await self.find_by_label(agent_id, label)
+        if found is None:
+            raise NotFoundError(self.table.name, label, key={"agent_id": agent_id, "label": label})
+        return found
+
+    async def find_by_label(self, agent_id: str, label: str) -> Memory | None:
+        """Return the memory of an agent with a label, which may exist.
+
+        Args:
+            agent_id: The agent.
+            label: The label.
+
+        Returns:
+            The memory; None if there is none.
         """
         check_id(agent_id, self.table.name, "agent_id")
         check_text(label, self.table.name, "label")
         where = (Field("agent_id") == agent_id) & (Field("label") == label)
         rows = await self._session.find(self.table, where, limit=1)
-        if not rows:
-            raise NotFoundError(self.table.name, label)
-        return self._load(rows[0])
+        return self._load(rows[0]) if rows else None
 
-    async def by_agent(
-        self, agent_id: str, *, include_inactive: bool = False, limit: int = PAGE, cursor: str | None = None
-    ) -> Page[Memory]:
-        """Read the memories of an agent, by label.
+    async def delete_by_label(self, agent_id: str, label: str) -> dict[str, int]:
+        """Delete the memory of an agent with a label.
 
         Args:
             agent_id: The agent.
-            include_inactive: Whether to return the inactive ones, too.
+            label: The label.
+
+        Returns:
+            How many records of each table were deleted; empty if there was no such memory.
+        """
+        found = await self.find_by_label(agent_id, label)
+        return {} if found is None else await self.delete(found.id)
+
+    async def by_agent(
+        self, agent_id: str, *, include_inactive: bool = False, limit: int = PAGE_SIZE, cursor: str | None = None
+    ) -> Page[Memory]:
+        """Return the memories of an agent, sorted by label.
+
+        Args:
+            agent_id: The agent.
+            include_inactive: Whether to include inactive memories.
             limit: The most memories to return.
             cursor: The ``cursor`` of the page before.
 
         Returns:
-            The memories; empty where there is no such agent.
+            The memories; empty if there is no such agent.
         """
         where = active(Field("agent_id") == agent_id, include_inactive=include_inactive)
         return await self.list(where, order="label", limit=limit, cursor=cursor)
+
+    async def search(
+        self,
+        text: str,
+        *,
+        agent_id: str,
+        limit: int = 10,
+        where: Filter | None = None,
+        min_score: float | None = None,
+        include_inactive: bool = False,
+    ) -> list[Hit[Memory]]:
+        """Find memories of an agent by meaning.
+
+        Args:
+            text: What to look for.
+            agent_id: The agent; memories of other agents are never found.
+            limit: The most hits to return. Fewer are returned only if no more match.
+            where: A further filter, on any field.
+            min_score: The least score of a hit; None for any.
+            include_inactive: Whether to include inactive memories.
+
+        Returns:
+            The hits, best first, ties by id.
+
+        Raises:
+            NotFoundError: There is no such agent.
+            ValidationError: The text is blank, or a value is not valid.
+            FilterError: The filter does not suit the fields.
+            EmbeddingError: The model failed.
+        """
+        check_id(agent_id, self.table.name, "agent_id")
+        self.table.check_filter(where)
+        where = active(where, include_inactive=include_inactive)
+        hits = await self._search(text, partitions=[agent_id], limit=limit, where=where, min_score=min_score)
+        if not hits:
+            await self._check_exists("agents", agent_id)
+        return hits
 
     async def search_semantic(
         self,
@@ -176,29 +239,19 @@ class MemoryRepository(EmbeddedRepository[Memory]):
         where: Filter | None = None,
         include_inactive: bool = False,
     ) -> list[Hit[Memory]]:
-        """Find an agent's memories by what they mean.
+        """Find memories of an agent by meaning, as `search` does.
 
         Args:
-            agent_id: The agent; no other agent's memories are looked at.
+            agent_id: The agent; memories of other agents are never found.
             text: What to look for.
-            limit: The most hits to return. Fewer come only where the agent has fewer that fit.
+            limit: The most hits to return.
             where: A further filter, on any field.
-            include_inactive: Whether to find inactive blocks, too.
+            include_inactive: Whether to include inactive memories.
 
         Returns:
             The hits, best first, ties by id.
 
         Raises:
-            NotFoundError: There is no such agent.
-            ValidationError: The text is blank, or the filter does not fit.
-            EmbeddingError: The model failed.
+            PatternError: See `search`.
         """
-        check_id(agent_id, self.table.name, "agent_id")
-        if not include_inactive:
-            active = Field("is_active") == True
-            self.table.check_filter(where)
-            where = active if where is None else where & active
-        hits = await self._search(text, partitions=[agent_id], limit=limit, where=where)
-        if not hits:
-            await self._exists("agents", agent_id)
-        return hits
+        return await self.search(text, agent_id=agent_id, limit=limit, where=where, include_inactive=include_inactive)

@@ -1,8 +1,9 @@
-"""Messages."""
+"""The repository of messages."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,14 +17,14 @@ from pattern_core.sessions.edits import Edit
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import check_id
 
-from .base import PAGE
+from .append import PAGE_SIZE
 from .embedded import EmbeddedRepository
 
 __all__ = ["MessageRepository"]
 
 
 class MessageRepository(EmbeddedRepository[Message]):
-    """What was said. Messages are appended to a conversation and keep their order."""
+    """The messages of conversations. They are appended, and keep their order."""
 
     table = TABLES["messages"]
     record = Message
@@ -43,20 +44,19 @@ class MessageRepository(EmbeddedRepository[Message]):
 
         Args:
             conversation_id: The conversation.
-            role: Who speaks: ``system``, ``user``, ``assistant`` or ``tool``.
-            content: The text, which is embedded; it may be empty.
-            metadata: Anything else (JSON).
-            tool_calls: The calls that an assistant's message asks for (a list of JSON objects).
-            id: Its id; None makes one.
+            role: The speaker: ``system``, ``user``, ``assistant`` or ``tool``.
+            content: The text, which is embedded. It may be empty.
+            metadata: Further facts (JSON).
+            tool_calls: The tool calls that an assistant's message asks for (a list of JSON objects).
+            id: The id; None for a new one.
 
         Returns:
             The message, after all others of the conversation.
 
         Raises:
             NotFoundError: There is no such conversation.
-            AlreadyExistsError: There is a message with the id.
-            ValidationError: A value does not fit, the conversation has ended, or the text is longer than the model
-                reads.
+            AlreadyExistsError: A message has the id.
+            ValidationError: A value is not valid, the conversation has ended, or the text is over the model's token limit.
             EmbeddingError: The model failed.
         """
         return await self._create(
@@ -69,7 +69,7 @@ class MessageRepository(EmbeddedRepository[Message]):
         )
 
     async def create_many(self, records: Iterable[Mapping[str, Any]]) -> list[Message]:
-        """Append messages, to one conversation or several, all or none, in one commit.
+        """Append messages to one conversation or several, all or none, in one commit.
 
         Args:
             records: For each message the arguments of `create`, in order.
@@ -78,14 +78,14 @@ class MessageRepository(EmbeddedRepository[Message]):
             The messages, in the order given.
 
         Raises:
-            ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
+            ValidationError: A value is not valid; see also the errors of `create`. Nothing was written.
         """
         given = list(records) if isinstance(records, Iterable) else records
         made = self._make_many(given)
         dated = {message.id for message, values in zip(made, given, strict=True) if "created_at" in values}
         if not made:
             return []
-        creations = await self._creations(made)  # first, for it takes long: what is stamped later is committed later
+        creations = await self._creations(made)  # first, since embedding takes long, and times follow the commits
 
         async def work() -> list[Message]:
             edits = await self._embedded(creations)
@@ -97,7 +97,7 @@ class MessageRepository(EmbeddedRepository[Message]):
         return await self._session.retry(work)
 
     async def _append(self, creations: list[Edit], dated: set[str]) -> list[Message]:
-        """Write messages behind those that are there. What came with a time of its own, history say, keeps it."""
+        """Write messages after those that are there. Messages with a given time, such as imported history, keep it."""
         threads = []
         last: dict[str, datetime] = {}
         for row in (edit.after for edit in creations if edit.after is not None):
@@ -105,7 +105,7 @@ class MessageRepository(EmbeddedRepository[Message]):
             if thread not in last:
                 conversation = await self._open_conversation(thread)
                 threads.append(Edit(TABLES["conversations"], thread, conversation, conversation))
-                last[thread] = await self._last_moment(thread)
+                last[thread] = await self._last_time(thread)
             if row["id"] not in dated:
                 row["created_at"] = row["updated_at"] = max(utc_now(), last[thread] + timedelta(microseconds=1))
             last[thread] = max(last[thread], row["created_at"])
@@ -117,19 +117,19 @@ class MessageRepository(EmbeddedRepository[Message]):
         if conversation is None:
             raise NotFoundError("conversations", conversation_id)
         if conversation["ended_at"] is not None:
-            message = f"the conversation {conversation_id} ended at {conversation['ended_at']}; begin another"
+            message = f"the conversation {conversation_id} ended at {conversation['ended_at']}. Create another one."
             raise ValidationError(message, where="Message", field="conversation_id")
         return conversation
 
-    async def _last_moment(self, conversation_id: str) -> datetime:
+    async def _last_time(self, conversation_id: str) -> datetime:
         where = Field("conversation_id") == conversation_id
         rows = await self._session.find(self.table, where, order=[Order("created_at", descending=True)], limit=1)
         return rows[0]["created_at"] if rows else datetime.min.replace(tzinfo=UTC)
 
     async def by_conversation(
-        self, conversation_id: str, *, limit: int = PAGE, cursor: str | None = None
+        self, conversation_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> Page[Message]:
-        """Read the messages of a conversation, the first one first.
+        """Return the messages of a conversation, oldest first.
 
         Args:
             conversation_id: The conversation.
@@ -137,22 +137,66 @@ class MessageRepository(EmbeddedRepository[Message]):
             cursor: The ``cursor`` of the page before.
 
         Returns:
-            The messages; empty where there is no such conversation.
+            The messages; empty if there is no such conversation.
         """
         return await self.list(Field("conversation_id") == conversation_id, limit=limit, cursor=cursor)
 
     async def recent(self, conversation_id: str, limit: int = 20) -> list[Message]:
-        """Read the last messages of a conversation, as an agent needs them for its next turn.
+        """Return the last messages of a conversation, as an agent needs them for its next turn.
 
         Args:
             conversation_id: The conversation.
             limit: The most messages to return.
 
         Returns:
-            The messages, in the order in which they were said.
+            The messages, oldest first.
         """
         page = await self.list(Field("conversation_id") == conversation_id, order="-created_at", limit=limit)
         return list(reversed(page.records))
+
+    async def search(
+        self,
+        text: str,
+        *,
+        conversation_id: str | None = None,
+        agent_id: str | None = None,
+        limit: int = 10,
+        where: Filter | None = None,
+        min_score: float | None = None,
+        include_inactive: bool = False,  # noqa: ARG002 - every search has it; messages have no inactive state
+    ) -> list[Hit[Message]]:
+        """Find messages by meaning, in one conversation or in all conversations of an agent.
+
+        Args:
+            text: What to look for.
+            conversation_id: The conversation to search.
+            agent_id: The agent whose conversations to search.
+            limit: The most hits to return. Fewer are returned only if no more match.
+            where: A further filter, on any field.
+            min_score: The least score of a hit; None for any.
+            include_inactive: As for every search. Messages have no inactive state, so it changes nothing.
+
+        Returns:
+            The hits, best first, ties by id.
+
+        Raises:
+            NotFoundError: There is no such conversation or agent.
+            ValidationError: The text is blank, a value is not valid, or not exactly one scope is given.
+            FilterError: The filter does not suit the fields.
+            EmbeddingError: The model failed.
+        """
+        if (conversation_id is None) == (agent_id is None):
+            raise ValidationError("give either conversation_id or agent_id", where="messages.search")
+        table, id = ("conversations", conversation_id) if conversation_id is not None else ("agents", agent_id)
+        scope = check_id(id, self.table.name, "conversation_id" if table == "conversations" else "agent_id")
+        partitions = [scope]
+        if table == "agents":
+            threads = await self._session.find(TABLES["conversations"], Field("agent_id") == scope)
+            partitions = [row["id"] for row in threads]
+        hits = await self._search(text, partitions=partitions, limit=limit, where=where, min_score=min_score)
+        if not hits:
+            await self._check_exists(table, scope)
+        return hits
 
     async def search_semantic(
         self,
@@ -163,32 +207,6 @@ class MessageRepository(EmbeddedRepository[Message]):
         limit: int = 10,
         where: Filter | None = None,
     ) -> list[Hit[Message]]:
-        """Find messages by what they mean, in one conversation or in all of one agent's.
-
-        Args:
-            text: What to look for.
-            conversation_id: The conversation to look in.
-            agent_id: The agent whose conversations to look in.
-            limit: The most hits to return.
-            where: A further filter, on any field.
-
-        Returns:
-            The hits, best first, ties by id.
-
-        Raises:
-            NotFoundError: There is no such conversation or agent.
-            ValidationError: The text is blank, the filter does not fit, or not exactly one scope is given.
-            EmbeddingError: The model failed.
-        """
-        if (conversation_id is None) == (agent_id is None):
-            raise ValidationError("give either conversation_id or agent_id", where="messages.search_semantic")
-        table, id = ("conversations", conversation_id) if conversation_id is not None else ("agents", agent_id)
-        scope = check_id(id, self.table.name, "conversation_id" if table == "conversations" else "agent_id")
-        partitions = [scope]
-        if table == "agents":
-            threads = await self._session.find(TABLES["conversations"], Field("agent_id") == scope)
-            partitions = [row["id"] for row in threads]
-        hits = await self._search(text, partitions=partitions, limit=limit, where=where)
-        if not hits:
-            await self._exists(table, scope)
-        return hits
+        """Find messages by meaning. Deprecated: use `search`."""
+        warnings.warn("messages.search_semantic is now messages.search", DeprecationWarning, stacklevel=2)
+        return await self.search(text, conversation_id=conversation_id, agent_id=agent_id, limit=limit, where=where)

@@ -1,4 +1,4 @@
-"""Orders as people write them, and cursors that go on where a page ended."""
+"""Orders as users write them, and cursors that continue a list after a page."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["cursor_after", "parse_order", "resume"]
 
 
 def parse_order(table: Table, order: str | Sequence[str]) -> tuple[Order, ...]:
-    """Read an order: names of columns, a minus before one for descending. Ends with ``id``, so that it is total.
+    """Parse an order: names of columns, with a minus for descending order. ``id`` is added, so that the order is total.
 
     Args:
         table: The table.
         order: ``"-created_at"`` or ``("priority", "-due_at")``.
 
     Returns:
-        The keys.
+        The sort keys.
 
     Raises:
-        FilterError: A column that the table does not have, or that has no order.
+        FilterError: A column is unknown, or has no order.
     """
     if not isinstance(order, str | Sequence):
-        raise FilterError(f"an order is the name of a column, or several; got {shorten(order)}", where=table.name)
+        raise FilterError(f"expected the name of a column, or several, got {shorten(order)}", where=table.name)
     names = (order,) if isinstance(order, str) else tuple(order)
     keys = [Order(str(name).removeprefix("-"), str(name).startswith("-")) for name in names]
     if all(key.column != "id" for key in keys):
@@ -40,26 +40,34 @@ def parse_order(table: Table, order: str | Sequence[str]) -> tuple[Order, ...]:
 
 
 def cursor_after(order: Sequence[Order], row: Row) -> str:
-    """Make the cursor that goes on behind a row."""
+    """Return the cursor that continues a list after a row."""
     state = [[key.column, key.descending, _encode(row[key.column])] for key in order]
     return base64.urlsafe_b64encode(json.dumps(state).encode()).decode()
 
 
 def resume(table: Table, order: Sequence[Order], cursor: str) -> Filter:
-    """Return the filter that is true for the rows behind a cursor, whatever was written since.
+    """Return the filter that is true for the rows after a cursor, whatever was written since.
+
+    Args:
+        table: The table.
+        order: The order of the list.
+        cursor: The cursor.
+
+    Returns:
+        The filter.
 
     Raises:
-        FilterError: The cursor is not one of ours, or belongs to another order.
+        FilterError: The cursor is not valid, or belongs to another order.
     """
     try:
         state = json.loads(base64.urlsafe_b64decode(cursor))
         keys = [Order(column, bool(descending)) for column, descending, _ in state]
         values = [_decode(table, key, value) for key, (_, _, value) in zip(keys, state, strict=True)]
     except (ValueError, TypeError, RecursionError) as error:
-        message = f"{shorten(cursor)} is no cursor; pass the one of the page before"
+        message = f"{shorten(cursor)} is not a cursor. Pass the cursor of the page before."
         raise FilterError(message, where=table.name) from error
     if tuple(keys) != tuple(order):
-        raise FilterError("the cursor belongs to another order; pass the order of the page before", where=table.name)
+        raise FilterError("the cursor belongs to another order. Pass the order of the page before.", where=table.name)
     behind = []
     for index, (key, value) in enumerate(zip(keys, values, strict=True)):
         same = [Field(each.column) == known for each, known in zip(keys[:index], values[:index], strict=True)]
@@ -68,7 +76,7 @@ def resume(table: Table, order: Sequence[Order], cursor: str) -> Filter:
 
 
 def _beyond(key: Order, value: Any) -> Filter:
-    """True for the values behind a value; null comes before everything."""
+    """Return a filter that is true for the values after a value; null comes first."""
     field = Field(key.column)
     if key.descending:
         return Or(()) if value is None else (field < value) | field.is_null()

@@ -1,7 +1,8 @@
-"""Tasks."""
+"""The repository of tasks."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final
@@ -15,7 +16,7 @@ from pattern_core.sessions.edits import Edit
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import check_id
 
-from .base import PAGE
+from .append import PAGE_SIZE
 from .embedded import EmbeddedRepository
 
 __all__ = ["TaskRepository"]
@@ -24,7 +25,7 @@ _OPEN: Final = (TaskStatus.PENDING.value, TaskStatus.IN_PROGRESS.value)
 
 
 class TaskRepository(EmbeddedRepository[Task]):
-    """What users have to do, and what an ADHD-aware planner asks about it."""
+    """The tasks of users, with the queries of an ADHD-aware planner."""
 
     table = TABLES["tasks"]
     record = Task
@@ -51,26 +52,26 @@ class TaskRepository(EmbeddedRepository[Task]):
 
         Args:
             user_id: The user.
-            title: What to do; embedded together with the description.
-            description: More about it.
-            parent_id: The task of the same user that it is a part of.
+            title: The title; embedded together with the description.
+            description: The details.
+            parent_id: The parent task, of the same user.
             status: ``pending``, ``in_progress``, ``completed`` or ``cancelled``.
             priority: ``low``, ``medium``, ``high`` or ``urgent``.
-            estimated_minutes: How long it should take, in minutes.
-            complexity_score: How involved it is, on the caller's own scale from 0 up.
+            estimated_minutes: The estimated duration, in minutes.
+            complexity_score: The complexity, on the caller's own scale from 0 up.
             energy_required: ``low``, ``medium`` or ``high``.
             tags: Words to find it by.
-            metadata: Anything else (JSON).
-            due_at: When it has to be done, with a time zone.
-            id: Its id; None makes one.
+            metadata: Further facts (JSON).
+            due_at: The due time, with a time zone.
+            id: The id; None for a new one.
 
         Returns:
             The task.
 
         Raises:
             NotFoundError: There is no such user or parent.
-            AlreadyExistsError: There is a task with the id.
-            ValidationError: A value does not fit, or the parent is another user's.
+            AlreadyExistsError: A task has the id.
+            ValidationError: A value is not valid, or the parent belongs to another user.
             EmbeddingError: The model failed.
         """
         return await self._create(
@@ -90,7 +91,7 @@ class TaskRepository(EmbeddedRepository[Task]):
         )
 
     async def create_many(self, records: Iterable[Mapping[str, Any]]) -> list[Task]:
-        """Create tasks, all or none, in one commit. A task may be the parent of a later one in the list.
+        """Create tasks, all or none, in one commit. A task may be the parent of a later one.
 
         Args:
             records: For each task the arguments of `create`.
@@ -99,7 +100,7 @@ class TaskRepository(EmbeddedRepository[Task]):
             The tasks, in the order given.
 
         Raises:
-            ValidationError: A value does not fit; see also the errors of `create`. Nothing was written.
+            ValidationError: A value is not valid; see also the errors of `create`. Nothing was written.
         """
         made = self._make_many(records)
         owners: dict[str, str] = {}
@@ -111,13 +112,13 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self._insert(made) if made else []
 
     async def start(self, task_id: str) -> Task:
-        """Set a task to in progress, from now on unless it was begun before.
+        """Set a task to in progress. Its start time is set the first time.
 
         Args:
             task_id: The task.
 
         Returns:
-            The task as it is now.
+            The task.
 
         Raises:
             NotFoundError: There is no such task.
@@ -125,14 +126,14 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.update(task_id, status=TaskStatus.IN_PROGRESS)
 
     async def complete(self, task_id: str, *, actual_minutes: int | None = None) -> Task:
-        """Set a task to completed, now.
+        """Set a task to completed, with the current time.
 
         Args:
             task_id: The task.
-            actual_minutes: How long it took, in minutes; None keeps what is known.
+            actual_minutes: The actual duration, in minutes; None keeps the recorded one.
 
         Returns:
-            The task as it is now.
+            The task.
 
         Raises:
             NotFoundError: There is no such task.
@@ -147,7 +148,7 @@ class TaskRepository(EmbeddedRepository[Task]):
             task_id: The task.
 
         Returns:
-            The task as it is now.
+            The task.
 
         Raises:
             NotFoundError: There is no such task.
@@ -155,20 +156,20 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.update(task_id, status=TaskStatus.CANCELLED)
 
     async def _change(self, row: Row, changes: Mapping[str, Any]) -> list[Edit]:
-        edits = await super()._change(row, {**_moments(row, changes), **changes})
+        edits = await super()._change(row, {**_times(row, changes), **changes})
         if edits and changes.get("parent_id") is not None:
             above = await self._above(row, changes["parent_id"])
-            # As they were read, or else two tasks may become parts of each other at the same time.
+            # Unchanged since they were read; else two tasks could become subtasks of each other at the same time.
             return [*(Edit(self.table, each["id"], each, each) for each in above), *edits]
         return edits
 
     async def _above(self, row: Row, parent_id: str) -> list[Row]:
-        """Return a parent and what is above it; refuse another user's, the task itself, and its own subtasks."""
+        """Return a parent and its ancestors; raise an error for another user's task, the task itself, or its subtasks."""
         found: list[Row] = []
         above: str | None = parent_id
         while above is not None:
             if above == row["id"] or above in {each["id"] for each in found}:
-                raise ValidationError("a task cannot be a part of itself", where="Task", field="parent_id")
+                raise ValidationError("a task cannot be a subtask of itself", where="Task", field="parent_id")
             (parent,) = await self._session.get(self.table, [above])
             if parent is None:
                 raise NotFoundError(self.table.name, above)
@@ -177,8 +178,8 @@ class TaskRepository(EmbeddedRepository[Task]):
             above = parent["parent_id"]
         return found
 
-    async def subtasks(self, task_id: str, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
-        """Read the direct parts of a task, oldest first.
+    async def subtasks(self, task_id: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> Page[Task]:
+        """Return the direct subtasks of a task, oldest first.
 
         Args:
             task_id: The task.
@@ -186,16 +187,18 @@ class TaskRepository(EmbeddedRepository[Task]):
             cursor: The ``cursor`` of the page before.
 
         Returns:
-            The tasks; empty where there is no such task.
+            The tasks; empty if there is no such task.
         """
         return await self.list(Field("parent_id") == task_id, limit=limit, cursor=cursor)
 
-    async def due(self, user_id: str, until: datetime, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
-        """Read the open tasks that have to be done by some time, the most pressing first.
+    async def due(
+        self, user_id: str, until: datetime, *, limit: int = PAGE_SIZE, cursor: str | None = None
+    ) -> Page[Task]:
+        """Return the open tasks that are due by a time, earliest first.
 
         Args:
             user_id: The user.
-            until: The time, with a time zone, included.
+            until: The time, with a time zone; inclusive.
             limit: The most tasks to return.
             cursor: The ``cursor`` of the page before.
 
@@ -205,13 +208,13 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.list(_open(user_id) & (Field("due_at") <= until), order="due_at", limit=limit, cursor=cursor)
 
     async def overdue(
-        self, user_id: str, now: datetime | None = None, *, limit: int = PAGE, cursor: str | None = None
+        self, user_id: str, now: datetime | None = None, *, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> Page[Task]:
-        """Read the open tasks whose time has passed, the longest overdue first.
+        """Return the open tasks that are overdue, earliest first.
 
         Args:
             user_id: The user.
-            now: The time to compare with; None for the present.
+            now: The time to compare with; None for the current time.
             limit: The most tasks to return.
             cursor: The ``cursor`` of the page before.
 
@@ -222,9 +225,9 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.list(_open(user_id) & passed, order="due_at", limit=limit, cursor=cursor)
 
     async def by_energy(
-        self, user_id: str, energy: Energy | str, *, limit: int = PAGE, cursor: str | None = None
+        self, user_id: str, energy: Energy | str, *, limit: int = PAGE_SIZE, cursor: str | None = None
     ) -> Page[Task]:
-        """Read the open tasks that take a certain energy, oldest first.
+        """Return the open tasks that take a given energy, oldest first.
 
         Args:
             user_id: The user.
@@ -238,8 +241,8 @@ class TaskRepository(EmbeddedRepository[Task]):
         where = _open(user_id) & (Field("energy_required") == _energy_value(energy))
         return await self.list(where, limit=limit, cursor=cursor)
 
-    async def by_tag(self, user_id: str, tag: str, *, limit: int = PAGE, cursor: str | None = None) -> Page[Task]:
-        """Read the tasks that carry a tag, oldest first.
+    async def by_tag(self, user_id: str, tag: str, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> Page[Task]:
+        """Return the tasks with a tag, oldest first.
 
         Args:
             user_id: The user.
@@ -254,15 +257,15 @@ class TaskRepository(EmbeddedRepository[Task]):
         return await self.list(where, limit=limit, cursor=cursor)
 
     async def next_actionable(self, user_id: str, limit: int = 5, *, energy: Energy | str | None = None) -> list[Task]:
-        """Say what to do next: pending tasks without open direct subtasks.
+        """Return what to do next: pending tasks without open direct subtasks.
 
         Args:
             user_id: The user.
             limit: The most tasks to return.
-            energy: Only tasks that take this energy; None for any.
+            energy: Only tasks that take this energy; None for any energy.
 
         Returns:
-            The tasks, the highest priority first, then the earliest due, then the oldest.
+            The tasks: the highest priority first, then the earliest due, then the oldest.
         """
         where = (Field("user_id") == user_id) & (Field("status") == TaskStatus.PENDING.value)
         if energy is not None:
@@ -271,38 +274,55 @@ class TaskRepository(EmbeddedRepository[Task]):
         for priority in reversed(Priority):
             rows = await self._session.find(self.table, where & (Field("priority") == priority.value))
             ids = [row["id"] for row in rows]
-            parts = Field("parent_id").in_(ids) & Field("status").in_(_OPEN)
-            blocked = {row["parent_id"] for row in await self._session.find(self.table, parts)} if ids else set()
+            subtasks = Field("parent_id").in_(ids) & Field("status").in_(_OPEN)
+            blocked = {row["parent_id"] for row in await self._session.find(self.table, subtasks)} if ids else set()
             ready = [self._load(row) for row in rows if row["id"] not in blocked]
             chosen += sorted(ready, key=_urgency)
             if len(chosen) >= limit:
                 break
         return chosen[:limit]
 
-    async def search_semantic(
-        self, user_id: str, text: str, limit: int = 10, *, where: Filter | None = None
+    async def search(
+        self,
+        text: str,
+        *,
+        user_id: str,
+        limit: int = 10,
+        where: Filter | None = None,
+        min_score: float | None = None,
+        include_inactive: bool = False,  # noqa: ARG002 - every search has it; tasks have no inactive state
     ) -> list[Hit[Task]]:
-        """Find a user's tasks by what they mean.
+        """Find tasks of a user by meaning.
 
         Args:
-            user_id: The user; no other user's tasks are looked at.
             text: What to look for.
-            limit: The most hits to return.
-            where: A further filter, on any field: ``Field("status") == "pending"``, say.
+            user_id: The user; tasks of other users are never found.
+            limit: The most hits to return. Fewer are returned only if no more match.
+            where: A further filter, on any field: ``Field("status") == "pending"``.
+            min_score: The least score of a hit; None for any.
+            include_inactive: As for every search. Tasks have no inactive state, so it changes nothing.
 
         Returns:
             The hits, best first, ties by id.
 
         Raises:
             NotFoundError: There is no such user.
-            ValidationError: The text is blank, or the filter does not fit.
+            ValidationError: The text is blank, or a value is not valid.
+            FilterError: The filter does not suit the fields.
             EmbeddingError: The model failed.
         """
         check_id(user_id, self.table.name, "user_id")
-        hits = await self._search(text, partitions=[user_id], limit=limit, where=where)
+        hits = await self._search(text, partitions=[user_id], limit=limit, where=where, min_score=min_score)
         if not hits:
-            await self._exists("users", user_id)
+            await self._check_exists("users", user_id)
         return hits
+
+    async def search_semantic(
+        self, user_id: str, text: str, limit: int = 10, *, where: Filter | None = None
+    ) -> list[Hit[Task]]:
+        """Find tasks of a user by meaning. Deprecated: use `search`."""
+        warnings.warn("tasks.search_semantic is now tasks.search", DeprecationWarning, stacklevel=2)
+        return await self.search(text, user_id=user_id, limit=limit, where=where)
 
 
 def _open(user_id: str) -> Filter:
@@ -315,7 +335,7 @@ def _energy_value(energy: Energy | str) -> str:
     except ValueError:
         known = ", ".join(each.value for each in Energy)
         raise ValidationError(
-            f"{energy!r} is no choice. Known: {known}.", where="Task", field="energy_required"
+            f"{energy!r} is not a valid choice. Known: {known}.", where="Task", field="energy_required"
         ) from None
 
 
@@ -325,11 +345,11 @@ def _urgency(task: Task) -> tuple[bool, datetime, datetime, str]:
 
 def _check_owner(user_id: str, parent_user_id: str) -> None:
     if user_id != parent_user_id:
-        raise ValidationError("the parent is another user's task", where="Task", field="parent_id")
+        raise ValidationError("the parent belongs to another user", where="Task", field="parent_id")
 
 
-def _moments(row: Row, changes: Mapping[str, Any]) -> dict[str, datetime | None]:
-    """Set the times that follow from a change of status."""
+def _times(row: Row, changes: Mapping[str, Any]) -> dict[str, datetime | None]:
+    """Return the times that follow from a change of status."""
     status = changes.get("status")
     if status is None or status == row["status"]:
         return {}

@@ -1,4 +1,4 @@
-"""Users."""
+"""The repository of users."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pattern_core.filters import Field
 from pattern_core.models import Agent, Json, User
 from pattern_core.schema import TABLES, Order
 
-from .base import Repository, active
+from .append import active
+from .base import Repository
 
 __all__ = ["UserRepository"]
 
 
 class UserRepository(Repository[User]):
-    """The people whom agents work for."""
+    """The people that agents work for."""
 
     table = TABLES["users"]
     record = User
@@ -25,28 +26,48 @@ class UserRepository(Repository[User]):
         """Create a user.
 
         Args:
-            id: Its id; None makes one.
-            settings: The person's settings (JSON).
-            metadata: Anything else about the person (JSON).
+            id: The id; None for a new one.
+            settings: The settings of the user (JSON).
+            metadata: Further facts (JSON).
 
         Returns:
             The user.
 
         Raises:
-            AlreadyExistsError: There is a user with the id.
-            ValidationError: A value does not fit.
+            AlreadyExistsError: A user has the id.
+            ValidationError: A value is not valid.
         """
         return await self._create(id=id, settings=settings, metadata=metadata)
 
+    async def ensure(self, id: str, *, settings: Json | None = None, metadata: Json | None = None) -> User:
+        """Return the user with an id, and create it if it is missing.
+
+        A program that runs again continues with the user of the first run. Several processes may call it at once.
+
+        Args:
+            id: The id: any text that identifies the user, such as a login name.
+            settings: The settings of a new user (JSON).
+            metadata: Further facts about a new user (JSON).
+
+        Returns:
+            The user. An existing user is returned as it is.
+
+        Raises:
+            ValidationError: A value is not valid.
+        """
+        return await self._ensure(
+            lambda: self.find(id), lambda: self.create(id=id, settings=settings, metadata=metadata)
+        )
+
     async def agents(self, user_id: str, *, include_inactive: bool = False) -> list[Agent]:
-        """Read all agents of a user.
+        """Return all agents of a user.
 
         Args:
             user_id: The user.
-            include_inactive: Whether to return the deactivated ones, too.
+            include_inactive: Whether to include deactivated agents.
 
         Returns:
-            The agents, oldest first. Empty for a user without agents.
+            The agents, oldest first.
 
         Raises:
             NotFoundError: There is no such user.
@@ -57,14 +78,14 @@ class UserRepository(Repository[User]):
         return [Agent(**row) for row in rows]
 
     async def set_settings(self, user_id: str, /, **settings: Any) -> User:
-        """Set some of a user's settings and keep the others; also where somebody else sets others at the same time.
+        """Set some settings of a user, and keep the others, also if other writers set others at the same time.
 
         Args:
             user_id: The user.
             **settings: The settings; None removes one.
 
         Returns:
-            The user as it is now.
+            The user.
 
         Raises:
             NotFoundError: There is no such user.
@@ -72,14 +93,14 @@ class UserRepository(Repository[User]):
         return await self._merge(user_id, "settings", settings)
 
     async def set_metadata(self, user_id: str, /, **metadata: Any) -> User:
-        """Set some of a user's metadata and keep the others; also where somebody else sets others at the same time.
+        """Set some metadata of a user, and keep the others, also if other writers set others at the same time.
 
         Args:
             user_id: The user.
             **metadata: The entries; None removes one.
 
         Returns:
-            The user as it is now.
+            The user.
 
         Raises:
             NotFoundError: There is no such user.

@@ -1,4 +1,4 @@
-"""What a table is, and the tables of records: declared once, for every storage."""
+"""Tables, schema steps, and the tables of records: declared once for every storage."""
 
 from .records import EMBEDDED, TABLES
 from .steps import AlterTable, CreateTable, DropTable, SchemaStep

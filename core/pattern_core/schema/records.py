@@ -1,4 +1,4 @@
-"""The tables of records, declared once, for every storage."""
+"""The tables of records, declared once for every storage."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ _ALL: Final = (
 )
 
 TABLES: Final[Mapping[str, Table]] = MappingProxyType({table.name: table for table in _ALL})
-"""The tables of records by name, in the order in which they are created."""
+"""The tables of records by name, in the order of creation."""
 
 EMBEDDED: Final = tuple(table for table in TABLES.values() if table.texts)
-"""The tables whose records are found by what they mean."""
+"""The tables whose records are embedded."""

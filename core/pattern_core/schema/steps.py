@@ -1,4 +1,4 @@
-"""The steps by which a schema changes."""
+"""Schema steps: creating, dropping and altering a table."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ __all__ = ["AlterTable", "CreateTable", "DropTable", "SchemaStep"]
 
 @attrs.frozen
 class CreateTable:
-    """Create a table with its columns, unique keys and indexes; do nothing where it is there as declared.
+    """Create a table with its columns, unique keys and indexes; do nothing if it exists as declared.
 
     Attributes:
         table: The table.
-        dimensions: The length of its vectors, for engines that fix it.
+        dimensions: The length of its vectors, for engines that need it.
     """
 
     table: Table
@@ -24,7 +24,7 @@ class CreateTable:
 
 @attrs.frozen
 class DropTable:
-    """Remove a table with everything in it; do nothing where there is none.
+    """Remove a table with everything in it; do nothing if there is none.
 
     Attributes:
         table: The table.
@@ -35,15 +35,15 @@ class DropTable:
 
 @attrs.frozen
 class AlterTable:
-    """Give a table other columns, and keep its records; do nothing where it has them.
+    """Change the columns of a table, and keep its records; do nothing if it has them.
 
-    What columns held that go is lost; those that come are optional, and null. Unique keys and indexes stay. After a
-    crash the change may be half done, and is finished when the step is carried out again.
+    The values of removed columns are lost. Added columns are optional, and null. Unique keys and indexes stay. After a
+    crash the change may be half done; applying the step again completes it.
 
     Attributes:
-        before: The table with the columns that it has, or had.
-        after: The table with the columns that it shall have.
-        dimensions: The length of its vectors, for engines that fix it.
+        before: The table with its previous columns.
+        after: The table with its new columns.
+        dimensions: The length of its vectors, for engines that need it.
     """
 
     before: Table
@@ -52,7 +52,7 @@ class AlterTable:
 
     @property
     def table(self) -> Table:
-        """The table as it shall be."""
+        """The table after the change."""
         return self.after
 
 

@@ -1,4 +1,4 @@
-"""What a table is: its columns, its keys, and which filters and orders suit it."""
+"""Tables: columns, keys, and which filters and orders suit them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Column", "Kind", "Order", "Table"]
 
 
 class Kind(enum.Enum):
-    """What a column holds, and the Python value that stands for it in a row."""
+    """The kind of a column, and the Python type of its values in a row."""
 
     TEXT = "text"
     """``str``"""
@@ -32,7 +32,7 @@ class Kind(enum.Enum):
     TIME = "time"
     """``datetime`` in UTC, to the microsecond"""
     OBJECT = "object"
-    """``dict``: any JSON object, nulls and empty ones included"""
+    """``dict``: any JSON object, including nulls and empty objects"""
     OBJECTS = "objects"
     """``list`` of JSON objects"""
     TEXTS = "texts"
@@ -63,11 +63,11 @@ class Column:
     """A column of a table.
 
     Attributes:
-        name: Its name: lower-case letters, digits and underscores, safe in any query language.
-        kind: What it holds.
+        name: The name: lower-case letters, digits and underscores, safe in any query language.
+        kind: The kind of its values.
         optional: Whether it may be null.
-        references: The table whose record it names, if it names one.
-        choices: The texts that it may hold, if they are few. They are told apart, and have no order.
+        references: The table whose records it refers to; None if it refers to none.
+        choices: The texts that it may hold; empty for any. Choices have no order.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Column:
 
 @attrs.frozen
 class Order:
-    """One key of an order.
+    """A sort key.
 
     Attributes:
-        column: The column's name.
-        descending: Whether the greatest comes first. Null is less than everything.
+        column: The name of the column.
+        descending: Whether the greatest value comes first. Null is less than everything.
     """
 
     column: str
@@ -92,16 +92,15 @@ class Order:
 
 @attrs.frozen
 class Table:
-    """A table. Every table has the columns ``id`` and ``revision``; those of records, ``created_at`` and ``updated_at``.
+    """A table. Every table has the columns ``id`` and ``revision``; tables of records also ``created_at``, ``updated_at``.
 
     Attributes:
-        name: Its name: lower-case letters, digits and underscores.
+        name: The name: lower-case letters, digits and underscores.
         columns: All columns, the common ones first.
-        unique: Keys that no two records may share. Their columns are never null.
-        indexes: Columns that are looked up together.
-        partition: Where records are found by vectors: the column whose value a search is scoped to. It never changes.
-        texts: Where a table's records are embedded: the columns whose texts are. The vectors are in tables of their own
-            (`vector_table`).
+        unique: The unique keys. Their columns are never null.
+        indexes: Groups of columns that queries look up together.
+        partition: The column whose value limits a vector search; None without vector search. It never changes.
+        texts: The columns whose texts are embedded; empty for none. The vectors are in tables of their own.
     """
 
     name: str
@@ -112,16 +111,16 @@ class Table:
     texts: tuple[str, ...] = attrs.field(default=(), repr=False)
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """Return the text of a record that is embedded, its parts one below the other; a blank one is not."""
+        """Return the text of a record to embed, one line for each column; a blank text is not embedded."""
         return "\n".join(row[name] for name in self.texts if row[name])
 
     @property
     def vector(self) -> Column | None:
-        """The column that holds the record's vector, if the table has one."""
+        """The column that holds a vector; None if there is none."""
         return next((column for column in self.columns if column.kind is Kind.VECTOR), None)
 
     def column(self, name: str) -> Column:
-        """Return a column by name; raise `FilterError`, with the nearest name, if there is none."""
+        """Return a column by name; raise `FilterError` with the nearest name if there is none."""
         for column in self.columns:
             if column.name == name:
                 return column
@@ -129,7 +128,7 @@ class Table:
         raise FilterError(f"unknown field {shorten(name)}. {nearest(str(name), names)}", where=self.name)
 
     def check_filter(self, where: Filter | None) -> None:
-        """Raise `FilterError` unless every comparison names a column here and suits what it holds."""
+        """Raise `FilterError` unless every comparison names a column and suits its kind."""
         match where:
             case None:
                 pass
@@ -141,7 +140,7 @@ class Table:
             case Compare():
                 self._check_comparison(where)
             case _:
-                message = f'expected a filter, as Field("name") == value makes one; got {shorten(where)}'
+                message = f'expected a filter such as Field("name") == value, got {shorten(where)}'
                 raise FilterError(message, where=self.name)
 
     def _check_comparison(self, comparison: Compare) -> None:
@@ -152,7 +151,7 @@ class Table:
             return
         null_test = comparison.op is Op.EQ and comparison.value is None
         if comparison.op not in _OPERATORS.get(column.kind, ()) and not null_test:
-            message = f"{comparison.op.value} does not work on a field that holds {column.kind.value}"
+            message = f"{comparison.op.value} does not work on a field of kind {column.kind.value}"
             raise FilterError(message, where=self.name, field=column.name)
         if column.choices:
             self._check_choices(column, comparison, values)
@@ -168,48 +167,50 @@ class Table:
 
     def _check_choices(self, column: Column, comparison: Compare, values: Iterable[object]) -> None:
         if comparison.op not in (Op.EQ, Op.IN):
-            message = f"{comparison.op.value} does not work on a field of choices; compare with == or in_"
+            message = f"{comparison.op.value} does not work on a field of choices. Use == or in_."
             raise FilterError(message, where=self.name, field=column.name)
         for value in values:
             if value is not None and value not in column.choices:
-                message = f"{shorten(value)} is no choice. {nearest(str(value), column.choices)}"
+                message = f"{shorten(value)} is not a valid choice. {nearest(str(value), column.choices)}"
                 raise FilterError(message, where=self.name, field=column.name)
 
     def _check_path(self, column: Column, comparison: Compare, values: Iterable[object]) -> None:
         if column.kind is not Kind.OBJECT:
-            message = f"only a JSON object can be stepped into; this field holds {column.kind.value}"
+            message = f"only a JSON object has keys; this field is of kind {column.kind.value}"
             raise FilterError(message, where=self.name, field=column.name)
         if not all(isinstance(key, str) for key in comparison.path):
-            message = f"the keys into a JSON object are texts, got {shorten(comparison.path[1:])}"
+            message = f"the keys of a JSON object are texts, got {shorten(comparison.path[1:])}"
             raise FilterError(message, where=self.name, field=column.name)
         for value in values:
             if value is not None and not isinstance(value, str | int | float | bool):
-                message = f"a place in a JSON object compares with a JSON scalar, got {shorten(value)}"
+                message = (
+                    f"a value in a JSON object compares with a text, number, boolean or None, got {shorten(value)}"
+                )
                 raise FilterError(message, where=self.name, field=column.name)
             if comparison.op is Op.STARTSWITH and not isinstance(value, str):
                 message = f"startswith needs a text, got {shorten(value)}"
                 raise FilterError(message, where=self.name, field=column.name)
 
     def check_order(self, order: Iterable[Order]) -> None:
-        """Raise `FilterError` unless every key is a column here that can be ordered."""
+        """Raise `FilterError` unless every key is a column that has an order."""
         for key in order:
             column = self.column(key.column)
             if column.kind not in _SCALARS or column.choices:
-                message = f"a field that holds {'choices' if column.choices else column.kind.value} has no order"
+                message = f"a field of {'choices' if column.choices else f'kind {column.kind.value}'} has no order"
                 raise FilterError(message, where=self.name, field=column.name)
 
     def arrow_schema(self, columns: Iterable[str] | None = None) -> pa.Schema:
-        """Return the Arrow form of some columns, as `Storage.scan` yields them.
+        """Return the Arrow schema of columns, as `Storage.scan` yields them.
 
-        JSON objects and lists of them are JSON texts; a vector is a list of float32; times are UTC microseconds.
+        JSON objects and lists of them are JSON texts, a vector is a list of float32, times are UTC microseconds.
 
         Args:
-            columns: The columns' names; None for all.
+            columns: The names of the columns; None for all.
 
         Returns:
-            The schema, fields in the table's order.
+            The schema, with the fields in the table's order.
         """
-        import pyarrow as pa  # costs 0.1 s; most programs never stream
+        import pyarrow as pa  # takes 0.1 s, and most programs never stream
 
         types = {
             Kind.TEXT: pa.string(),

@@ -1,7 +1,7 @@
-"""The vector search that is built in: exact, in this process, in NumPy, partitioned as the table says.
+"""The built-in vector search: exact, in memory, in NumPy, divided by partition.
 
-The vectors stay in the storage. The first search in a partition reads its vectors into one block of memory; from then
-on `ExactIndex.apply` keeps the block up to date.
+The vectors stay in the storage. The first search in a partition loads its vectors into one block of memory, and
+`ExactIndex.apply` keeps the block up to date.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _INLINE_ELEMENTS: Final = 1 << 21
 
 
 class _Block:
-    """The vectors of one partition, one below the other. Not safe to change while a thread reads it."""
+    """The vectors of one partition in one array. Not safe to change while a thread reads it."""
 
     def __init__(self, dimensions: int) -> None:
         self.ids: list[str] = []
@@ -46,7 +46,7 @@ class _Block:
         return self._memory.nbytes
 
     def extend(self, ids: Sequence[str], vectors: Rows) -> None:
-        """Append vectors of records that are not here."""
+        """Append vectors of records that the block does not hold."""
         start, end = len(self.ids), len(self.ids) + len(ids)
         if end > len(self._memory):
             memory = np.empty((max(end, 2 * len(self._memory), 8), self._memory.shape[1]), dtype=np.float32)
@@ -72,7 +72,7 @@ class _Block:
             self._memory[row] = self._memory[len(self.ids)]
 
     def search(self, query: Vector, metric: str, limit: int, only: frozenset[str] | None) -> list[tuple[float, str]]:
-        """Return the closest records as (distance, id) pairs, every one that is no farther than the last included."""
+        """Return the closest records as (distance, id) pairs, including ties with the last."""
         chosen: NDArray[np.intp] | None = None
         rows = self._memory[: len(self.ids)]
         if only is not None:
@@ -85,7 +85,7 @@ class _Block:
 
 @attrs.define(eq=False)
 class _Load:
-    """A scan under way, and what `apply` was told since it began."""
+    """A running scan, and the changes applied since it began."""
 
     done: asyncio.Event = attrs.field(factory=asyncio.Event)
     changes: list[VectorChange] = attrs.field(factory=list)
@@ -94,8 +94,8 @@ class _Load:
 class _TableIndex:
     """The loaded partitions of one table.
 
-    Everything changes on the event loop. Only a large search leaves it; meanwhile it holds `_lock`, so that nobody
-    changes a row under its hands.
+    Everything changes on the event loop. Only a large search runs in a thread; it holds `_lock`, so that no row changes
+    meanwhile.
     """
 
     def __init__(self, spec: IndexSpec, partition: str, column: str) -> None:
@@ -104,7 +104,7 @@ class _TableIndex:
         self.blocks: dict[str, _Block] = {}
         self._generation = 0
         self._partition = partition
-        self._homes: dict[str, str] = {}  # the loaded partition that a record stands in
+        self._homes: dict[str, str] = {}  # the loaded partition of each record
         self._loads: dict[str, _Load] = {}
         self._lock = asyncio.Lock()
 
@@ -117,7 +117,7 @@ class _TableIndex:
                 self._set(change)
 
     async def forget(self) -> None:
-        """Let go of all that was loaded, and of what is being loaded: it may be out of date."""
+        """Drop everything that is loaded or being loaded, since it may be outdated."""
         async with self._lock:
             self._generation += 1
             self.blocks.clear()
@@ -165,7 +165,7 @@ class _TableIndex:
         return Matches(tuple(each for _, each in found), tuple(0.0 - distance for distance, _ in found), exact=True)
 
     async def _load(self, storage: Storage, names: Sequence[str]) -> None:
-        """Read the partitions that are not here yet, all in one scan; wait for those that others are reading."""
+        """Load missing partitions in one scan; wait for those that other searches are loading."""
         while missing := [name for name in names if name not in self.blocks]:
             mine = [name for name in missing if name not in self._loads]
             if not mine:
@@ -179,7 +179,7 @@ class _TableIndex:
                 async with self._lock:
                     if generation == self._generation:
                         self._install(blocks, load)
-            finally:  # a search that was cancelled leaves the partitions to the next one
+            finally:  # after a cancelled search, the next one loads the partitions
                 for name in mine:
                     del self._loads[name]
                 load.done.set()
@@ -196,7 +196,7 @@ class _TableIndex:
         return blocks
 
     def _read(self, batch: pa.RecordBatch) -> tuple[list[str], list[str], Rows]:
-        """Take the ids, the partitions and the vectors from an Arrow batch, without the records that have none."""
+        """Return the ids, partitions and vectors of an Arrow batch, without records that have no vector."""
         batch = batch.filter(batch.column(self.column).is_valid())
         ids: list[str] = batch.column("id").to_pylist()
         lists = batch.column(self.column)
@@ -210,8 +210,8 @@ class _TableIndex:
         if wrong.any():
             message = (
                 f"{self.spec.table.name} record {shorten(ids[int(wrong.argmax())])} holds a vector that cannot be "
-                f"compared: {self.spec.dimensions} finite numbers, not all of them zero, were expected. Embed the "
-                f"database again with `pattern reembed`."
+                f"compared. Expected {self.spec.dimensions} finite numbers, not all zero. Re-embed the database: "
+                f"`pattern reembed run --again`."
             )
             raise StorageError(message)
 
@@ -219,19 +219,19 @@ class _TableIndex:
         for name, block in blocks.items():
             for each in block.ids:
                 home = self._homes.get(each)
-                if home is not None:  # the record moved here, and `apply` is yet to be told
+                if home is not None:  # the record has moved here, and `apply` will follow
                     self.blocks[home].remove(each)
                 self._homes[each] = name
             self.blocks[name] = block
-        for change in load.changes:  # is newer than what the scan saw, or the same
+        for change in load.changes:  # at least as new as what the scan read
             self._set(change)
 
 
 class ExactIndex(VectorStore):
-    """Exact vector search in memory, one block for each partition that has been searched.
+    """Exact vector search in memory, with one block for each partition that was searched.
 
     Args:
-        storage: Where the vectors are. It is not closed with the index.
+        storage: The storage of the vectors. It is not closed with the index.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -247,7 +247,7 @@ class ExactIndex(VectorStore):
             message = f"unknown metric {index.metric!r}. {nearest(index.metric, METRICS)}"
             raise ConfigError(message, key="vectors.metric")
         if table.vector is None or table.partition is None:
-            raise StorageError(f"{table.name} has no vectors to search; declare a vector column and a partition")
+            raise StorageError(f"{table.name} has no vectors to search. Declare a vector column and a partition.")
         found = self._tables.get(table.name)
         if found is None or found.spec != index:
             self._tables[table.name] = _TableIndex(index, table.partition, table.vector.name)
@@ -263,11 +263,11 @@ class ExactIndex(VectorStore):
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
     ) -> Matches:
         index = self._index(table)
-        await self._notice()
+        await self._check_foreign_commits()
         return await index.search(self._storage, vector, partitions, limit, ids)
 
-    async def _notice(self) -> None:
-        """Load everything anew where others have written: nobody tells this index what."""
+    async def _check_foreign_commits(self) -> None:
+        """Drop everything after a foreign commit, since it may have changed any partition."""
         commits = await self._storage.foreign_commits()
         if commits != self._foreign_commits:
             self._foreign_commits = commits
@@ -297,20 +297,20 @@ class ExactIndex(VectorStore):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("the vector index is closed; open the database again")
+            raise ClosedError("the vector index is closed. Open the database again.")
 
     def _index(self, table: Table) -> _TableIndex:
         self._check_open()
         try:
             return self._tables[table.name]
         except KeyError:
-            message = f"{table.name} has no vector index; make it with create(IndexSpec(table, dimensions, metric))"
+            message = f"{table.name} has no vector index. Create it with create(IndexSpec(table, dimensions, metric))."
             raise StorageError(message) from None
 
 
 @attrs.frozen
 class ExactOptions:
-    """The exact index has nothing to set."""
+    """The exact index has no options."""
 
 
 async def _open(options: Any, storage: Storage) -> ExactIndex:  # noqa: ARG001 - there are no options to use

@@ -29,7 +29,7 @@ def _chunks(rows: Rows) -> Iterable[Rows]:
 
 
 def _candidates(rows: Rows, query: Vector, metric: str, limit: int) -> NDArray[np.intp]:
-    """Return, in float32, which rows may be among the closest ones; none that is among them is left out."""
+    """Return which rows may be among the closest, computed in float32 with a bound on the rounding error."""
     dimensions = rows.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
         if metric == "manhattan":
@@ -39,10 +39,10 @@ def _candidates(rows: Rows, query: Vector, metric: str, limit: int) -> NDArray[n
             products = rows @ query
             squares = np.einsum("ij,ij->i", rows, rows) if metric == "euclidean" else np.float32(1)
             square = query @ query
-            distances = squares + square - 2 * products  # of unit vectors, too, this grows as the cosine falls
+            distances = squares + square - 2 * products  # for unit vectors, this grows as the cosine falls
             slack = (squares + square) * np.float32((dimensions + 8) * _ROUNDING) + np.float32(1e-30)
             slack = np.broadcast_to(slack, distances.shape)
-        usable = np.isfinite(distances)  # what overflowed may be among the closest, for all we know
+        usable = np.isfinite(distances)  # an overflow may hide a close row
         slack = np.where(usable, slack, np.inf)
         distances = np.where(usable, distances, 0)
         worst = np.partition(distances + slack, limit - 1)[limit - 1]
@@ -50,12 +50,12 @@ def _candidates(rows: Rows, query: Vector, metric: str, limit: int) -> NDArray[n
 
 
 def _scores(rows: Rows, query: Vector, metric: str) -> _Scores:
-    """Score rows in float64, each by itself: equal vectors score equally, wherever they stand."""
+    """Return the scores of rows, float64 ``[n]``; equal rows have equal scores."""
     wide = query.astype(np.float64)
     parts: list[_Scores] = []
     for part in _chunks(rows):
         if metric == "cosine":
-            # Not `@`: what BLAS returns for a row depends a little on the rows around it.
+            # Not `@`, since BLAS results for a row depend slightly on its neighbors.
             parts.append(np.clip((part * wide).sum(axis=1), -1, 1))
         elif metric == "euclidean":
             parts.append(0.0 - np.sqrt(np.square(part - wide).sum(axis=1)))
@@ -65,7 +65,7 @@ def _scores(rows: Rows, query: Vector, metric: str) -> _Scores:
 
 
 def prepare(vectors: Rows, metric: str) -> Rows:
-    """Make vectors ready for `closest`, which for the cosine similarity means to scale them to length 1.
+    """Return vectors prepared for `closest`: for the cosine similarity, scaled to length 1.
 
     Args:
         vectors: A float32 array, shape ``[..., dimensions]``, finite, no vector all zeros.
@@ -78,17 +78,17 @@ def prepare(vectors: Rows, metric: str) -> Rows:
 
 
 def closest(query: Vector, rows: Rows, metric: str, limit: int) -> tuple[NDArray[np.intp], _Scores]:
-    """Find the rows that are closest to a query. Equal rows have equal scores, wherever they stand.
+    """Return the rows closest to a query. Equal rows have equal scores.
 
     Args:
         query: A float32 array, shape ``[dimensions]``, prepared.
         rows: A float32 array, shape ``[n, dimensions]``, prepared.
         metric: ``cosine``, ``euclidean`` or ``manhattan``.
-        limit: How many to find, at least 1.
+        limit: How many rows to find, at least 1.
 
     Returns:
-        The rows' positions, in no order, and their scores, float64: the `limit` closest ones are among them, and all
-        that are as close as the last of these.
+        The positions of the rows, unordered, and their scores, float64. They include the `limit` closest rows and all
+        ties with the last of these.
     """
     if not len(rows):
         return np.empty(0, dtype=np.intp), np.empty(0)
@@ -97,11 +97,11 @@ def closest(query: Vector, rows: Rows, metric: str, limit: int) -> tuple[NDArray
 
 
 def score(query: Vector, vector: Vector, metric: str) -> float:
-    """Say how close two vectors are, as a search does: the cosine similarity, or the distance times -1.
+    """Return the score of two vectors, as a search computes it: the cosine similarity, or the distance times -1.
 
     Args:
         query: A float32 array, shape ``[dimensions]``.
-        vector: Another.
+        vector: A float32 array, shape ``[dimensions]``.
         metric: ``cosine``, ``euclidean`` or ``manhattan``.
 
     Returns:

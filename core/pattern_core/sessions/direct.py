@@ -125,12 +125,8 @@ class DirectSession(Session):
     async def embed_query(self, text: str) -> Query:
         return await self.model.embed_query(text)
 
-    async def read_embedding(self, table: Table, id: str) -> Embedding | None:
-        await self._refresh()
-        return (await self.read_embeddings(table, [id])).get(id)
-
     async def read_embeddings(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
-        """Read the vectors of records, for those that have any."""
+        await self._refresh()
         return await read_embeddings(self.storage, self.active, table, ids)
 
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:

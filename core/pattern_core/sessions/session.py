@@ -106,8 +106,8 @@ class Session(ABC):
         """Embed a text to search for."""
 
     @abstractmethod
-    async def read_embedding(self, table: Table, id: str) -> Embedding | None:
-        """Read the vectors of a record; None if it has none."""
+    async def read_embeddings(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
+        """Read the vectors of records, for those that have any."""
 
     @abstractmethod
     async def edit(self, edits: Sequence[Edit | CheckNone]) -> list[Row]:

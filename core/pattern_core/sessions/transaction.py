@@ -136,12 +136,8 @@ class Transaction(Session):
         self._check_open()
         return await self._direct.embed_query(text)
 
-    async def read_embedding(self, table: Table, id: str) -> Embedding | None:
+    async def read_embeddings(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
         self._check_open()
-        return (await self._read_embeddings(table, [id])).get(id)
-
-    async def _read_embeddings(self, table: Table, ids: Sequence[str]) -> dict[str, Embedding]:
-        """Read the vectors of records, those of staged texts included."""
         gone = {id for id in ids if (table.name, id) in self._staged and self._staged[table.name, id] is None}
         mine = {id: self._embedded[table.name, id] for id in ids if (table.name, id) in self._embedded}
         others = [id for id in ids if id not in gone and id not in mine]
@@ -166,7 +162,7 @@ class Transaction(Session):
         for hit in hits:
             self._remember(table, hit.row["id"], hit.row)
         rows = [row for row in self._staged_rows(table, where) if row[str(table.partition)] in partitions]
-        embeddings = await self._read_embeddings(table, [row["id"] for row in rows])
+        embeddings = await self.read_embeddings(table, [row["id"] for row in rows])
         mine = [self._score_staged(table, query, row, embeddings[row["id"]]) for row in rows if row["id"] in embeddings]
         return sorted([*hits, *mine], key=lambda hit: (-hit.score, hit.row["id"]))[:limit]
 

@@ -1,4 +1,4 @@
-"""Time stamps and record ids that never run backwards within a process."""
+"""Time stamps and record ids that never go back within a process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class _Clock:
-    """Microseconds since 1970, each reading greater than all before it in this process."""
+    """A clock in microseconds since 1970, with strictly increasing readings in a process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,15 +30,15 @@ _clock: Final = _Clock()
 
 
 def utc_now() -> datetime:
-    """Return the time, aware, in UTC, in whole microseconds, later than every time returned before."""
+    """Return the current time in UTC, aware, in whole microseconds, later than every time returned before."""
     return _EPOCH + timedelta(microseconds=_clock.read())
 
 
 def new_id() -> str:
-    """Return a new record id: a UUID version 7, whose text sorts by the time it was made.
+    """Return a new record id: a UUID version 7, whose text sorts by creation time.
 
     The twelve bits after the milliseconds hold the fraction of the millisecond (RFC 9562, section 6.2, method 3), so
-    that ids made one after the other in a process sort in that order.
+    that ids of one process sort in the order of their creation.
     """
     milliseconds, microseconds = divmod(_clock.read(), 1000)
     fraction = microseconds * 4096 // 1000

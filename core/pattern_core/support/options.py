@@ -1,4 +1,4 @@
-"""Options of plugins: from the values of a TOML section to an instance of the plugin's attrs class, strictly."""
+"""Plugin options: a strict conversion of a TOML section to the plugin's attrs class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Secret:
-    """A text that is never shown: not in a repr, a log line, an error, or ``pattern doctor``.
+    """A text that is never shown in a repr, a log line, an error, or ``pattern doctor``.
 
     Args:
         text: The secret.
@@ -31,7 +31,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """Return the secret itself, for the call that needs it."""
+        """Return the secret, for the call that needs it."""
         return self._text
 
     def __repr__(self) -> str:
@@ -49,23 +49,23 @@ class Secret:
 def structure_options(
     options: type[T], given: Mapping[str, Any], *, section: str, base: Path, source: str | None = None
 ) -> T:
-    """Turn the options of a section into a plugin's options. No value is turned into one of another type.
+    """Return the options of a section as an instance of a plugin's class. Values keep their types.
 
     Args:
         options: The plugin's attrs class.
-        given: The options, as TOML holds them.
-        section: The section's name, for errors.
+        given: The options, as read from TOML.
+        section: The name of the section, for errors.
         base: The folder that relative paths start from.
-        source: The configuration's file, for errors.
+        source: The configuration file, for errors.
 
     Returns:
-        An instance of the class, its paths absolute.
+        An instance of the class, with absolute paths.
 
     Raises:
-        UnknownOptionError: An option that the class does not have.
-        ConfigError: A value of the wrong type, a missing one, or one that the class refuses.
+        UnknownOptionError: The class has no such option.
+        ConfigError: A value has the wrong type, is missing, or is rejected by the class.
     """
-    attrs.resolve_types(options)  # type: ignore[type-var]  # an attrs class, which `type[T]` cannot say
+    attrs.resolve_types(options)  # type: ignore[type-var]  # `type[T]` cannot say that it is an attrs class
     fields = {field.name: field for field in attrs.fields(options)}  # type: ignore[arg-type]  # as above
     values = {}
     for name, value in given.items():
@@ -80,7 +80,7 @@ def structure_options(
     except PatternError as error:
         raise ConfigError(f"[{section}] {error}", key=section, source=source) from error
     except (TypeError, ValueError) as error:
-        # attrs' own validators put the message first, and the attribute and its value behind it.
+        # The first argument of attrs' validators is the message; the others may hold a secret.
         raise ConfigError(f"[{section}] {error.args[0]}", key=section, source=source) from None
     paths = {name: getattr(made, name) for name in fields}
     try:
@@ -95,9 +95,9 @@ def _structure(value: Any, kind: Any, key: str, source: str | None) -> Any:
         return _CONVERTER.structure(value, kind)
     except Exception:  # noqa: BLE001 - what cattrs raises has no common class below Exception in all its versions
         choices = _choices(kind)
-        # Never the value: it may be a secret in the wrong place.
+        # Without the value, since it may be a secret in the wrong place.
         if choices and isinstance(value, str):
-            message = f"{key}: that is no choice. {nearest(value, choices)}"
+            message = f"{key}: not a valid choice. {nearest(value, choices)}"
         else:
             message = f"{key}: expected {_words(kind)}, got {_words(type(value))}"
         raise ConfigError(message, key=key, source=source) from None
@@ -150,7 +150,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _list(value: Any, kind: Any) -> list[Any]:
-    if not isinstance(value, list):  # cattrs would take a text apart
+    if not isinstance(value, list):  # cattrs would split a text into characters
         raise TypeError(type(value).__name__)
     (each,) = typing.get_args(kind)
     return [_CONVERTER.structure(member, each) for member in value]

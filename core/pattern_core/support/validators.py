@@ -1,7 +1,7 @@
-"""What a field of a record may hold: attrs validators and converters that raise `ValidationError`.
+"""Validators and converters for the fields of records and options; they raise `ValidationError`.
 
-The limits are those that every storage can keep: texts that UTF-8 can write, integers of 64 bits, finite numbers,
-times with a zone, and JSON.
+They accept what every storage can hold: texts that UTF-8 can encode, integers of 64 bits, finite numbers, times with a
+zone, and JSON.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ __all__ = [
     "identifier",
     "integer",
     "json_object",
+    "json_value",
     "list_of",
     "number",
     "text",
@@ -53,19 +54,19 @@ def _where(instance: Any) -> str:
 
 
 def check_text(value: object, where: str, field: str) -> str:
-    """Return the value if it is a text that every storage can hold; raise `ValidationError` otherwise."""
+    """Return a text that every storage can hold; raise `ValidationError` for any other value."""
     if not isinstance(value, str):
         raise ValidationError(f"expected a text, got {shorten(value)}", where=where, field=field)
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        message = f"the text has half of a surrogate pair at position {error.start}, which UTF-8 cannot hold"
+        message = f"the text has a lone surrogate at position {error.start}, which UTF-8 cannot encode"
         raise ValidationError(message, where=where, field=field) from None
     return value
 
 
 def check_id(value: object, where: str, field: str = "id") -> str:
-    """Return the value if it can be a record's id; raise `ValidationError` otherwise."""
+    """Return a value that can be a record's id; raise `ValidationError` for any other value."""
     found = check_text(value, where, field)
     if not 0 < len(found) <= MAX_ID_LENGTH:
         message = f"an id has 1 to {MAX_ID_LENGTH} characters, this one has {len(found):,}"
@@ -79,12 +80,12 @@ def identifier(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> No
 
 
 def text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Accept any text, the empty one too."""
+    """Accept any text, including the empty one."""
     check_text(value, _where(instance), attribute.name)
 
 
 def title_text(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Accept a text that holds more than white space."""
+    """Accept a text that is not blank."""
     if not check_text(value, _where(instance), attribute.name).strip():
         raise ValidationError("must not be empty", where=_where(instance), field=attribute.name)
 
@@ -97,7 +98,7 @@ def boolean(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 def integer(*, minimum: int = _INT64.start) -> Validator:
-    """Accept integers of 64 bits from a minimum up."""
+    """Accept 64-bit integers from a minimum up."""
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         fits = isinstance(value, int) and not isinstance(value, bool) and value in _INT64 and value >= minimum
@@ -121,14 +122,14 @@ def number(*, minimum: float = -math.inf) -> Validator:
 
 
 def utc(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
-    """Accept times that know their zone."""
+    """Accept times with a time zone."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         message = f"expected a datetime with a time zone (datetime.now(UTC), say), got {shorten(value)}"
         raise ValidationError(message, where=_where(instance), field=attribute.name)
 
 
 def list_of(member: Validator) -> Validator:
-    """Accept lists whose members a validator accepts."""
+    """Accept lists of values that a validator accepts."""
 
     def check(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
         if not isinstance(value, list):
@@ -148,6 +149,11 @@ def json_object(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> N
     _check_json(value, _where(instance), attribute.name, 0)
 
 
+def json_value(instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    """Accept any JSON value, as `json_object` accepts the values of an object."""
+    _check_json(value, _where(instance), attribute.name, 0)
+
+
 def _check_json(value: Any, where: str, place: str, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
@@ -158,7 +164,7 @@ def _check_json(value: Any, where: str, place: str, depth: int) -> None:
             raise ValidationError(f"{shorten(value)} does not fit into 64 bits", where=where, field=place)
     elif isinstance(value, float):
         if not math.isfinite(value):
-            raise ValidationError(f"{value} is no JSON number", where=where, field=place)
+            raise ValidationError(f"{value} is not a JSON number", where=where, field=place)
     elif depth >= MAX_JSON_DEPTH:
         raise ValidationError(f"nested deeper than {MAX_JSON_DEPTH} levels", where=where, field=place)
     elif isinstance(value, list):
@@ -167,21 +173,21 @@ def _check_json(value: Any, where: str, place: str, depth: int) -> None:
     elif isinstance(value, dict):
         for key, each in value.items():
             if not isinstance(key, str):
-                raise ValidationError(f"the key {shorten(key)} is no text", where=where, field=place)
+                raise ValidationError(f"the key {shorten(key)} is not a text", where=where, field=place)
             check_text(key, where, place)
             _check_json(each, where, f"{place}[{shorten(key)}]", depth + 1)
     else:
-        message = f"{shorten(value)} is no JSON value (None, bool, int, float, str, list, dict)"
+        message = f"{shorten(value)} is not a JSON value (None, bool, int, float, str, list, dict)"
         raise ValidationError(message, where=where, field=place)
 
 
 def as_json(value: Any) -> Any:
-    """Copy dicts and lists, so that a record does not change when the caller's object does; keep the rest."""
+    """Return a copy of dicts and lists, so that a record does not change with the caller's object."""
     return _copy(value, 0)
 
 
 def _copy(value: Any, depth: int) -> Any:
-    if depth > MAX_JSON_DEPTH:  # leave what is too deep, or contains itself, to the validator
+    if depth > MAX_JSON_DEPTH:  # the validator rejects values that are too deep or contain themselves
         return value
     if isinstance(value, Mapping):
         return {key: _copy(each, depth + 1) for key, each in value.items()}
@@ -191,7 +197,7 @@ def _copy(value: Any, depth: int) -> Any:
 
 
 def as_float(value: Any) -> Any:
-    """Turn a whole number into the float that a storage gives back; keep anything else for the validator."""
+    """Return a whole number as the float that a storage returns; leave other values to the validator."""
     if isinstance(value, int) and not isinstance(value, bool):
         with suppress(OverflowError):
             return float(value)
@@ -199,7 +205,7 @@ def as_float(value: Any) -> Any:
 
 
 def as_utc(value: Any) -> Any:
-    """Turn an aware time into the same instant in UTC, as a plain datetime; keep anything else for the validator."""
+    """Return an aware time in UTC, as a plain datetime; leave other values to the validator."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         return value
     moment = value.astimezone(UTC)
@@ -210,30 +216,30 @@ def as_utc(value: Any) -> Any:
 
 
 def as_choice(value: object, choices: type[_E], where: str, field: str) -> _E:
-    """Return the member of an enum that a value is or names; raise `ValidationError` if there is none."""
+    """Return the member of an enum for a value; raise `ValidationError` if there is none."""
     try:
         return choices(value)
     except ValueError:
         known = nearest(str(value), [str(each.value) for each in choices])
-        raise ValidationError(f"{shorten(value)} is no choice. {known}", where=where, field=field) from None
+        raise ValidationError(f"{shorten(value)} is not a valid choice. {known}", where=where, field=field) from None
 
 
 def as_vector(value: Any, dimensions: int | None = None) -> NDArray[np.float32]:
-    """Turn numbers into a vector that can be compared with others.
+    """Return numbers as a vector that can be compared with others.
 
     Args:
         value: Numbers, shape ``[dimensions]``.
-        dimensions: How many there have to be; None for any.
+        dimensions: The required length; None for any.
 
     Returns:
         A read-only float32 array, shape ``[dimensions]``.
 
     Raises:
-        InvalidVectorError: It has another shape, is all zeros, or holds NaN or infinity. An engine would rank such
-            a vector first, so it is refused on the way in.
+        InvalidVectorError: The vector has another shape, is all zeros, or holds NaN or infinity. An engine would rank
+            such a vector first, so it is rejected on the way in.
     """
     try:
-        with np.errstate(over="ignore"):  # what is too large for float32 becomes infinity, which is refused below
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinity, which is rejected below
             vector = np.array(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidVectorError(f"expected a vector of numbers, got {shorten(value)}") from error
@@ -243,13 +249,13 @@ def as_vector(value: Any, dimensions: int | None = None) -> NDArray[np.float32]:
     if not np.isfinite(vector).all():
         raise InvalidVectorError("the vector holds NaN or infinity, which cannot be compared")
     if not vector.any():
-        raise InvalidVectorError("the vector is all zeros, which has no direction to compare")
+        raise InvalidVectorError("the vector is all zeros, so it has no direction to compare")
     vector.flags.writeable = False
     return vector
 
 
 def as_unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale vectors to length 1.
+    """Return vectors scaled to length 1.
 
     Args:
         vectors: A float32 array, shape ``[..., dimensions]``, finite, no vector all zeros.

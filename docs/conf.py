@@ -34,32 +34,32 @@ napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 toc_object_entries_show_parents = "hide"
 python_maximum_signature_line_length = 88
-# In docstrings, `name` means a name of this library, wherever it is defined.
+# In docstrings, `name` is a name of this library, wherever it is defined.
 default_role = "py:obj"
 nitpick_ignore_regex = [
-    # What other libraries document: their inventories would have to be fetched, and the build uses no network.
+    # Other libraries: their inventories would have to be downloaded, and the build uses no network.
     (
         r"py:.*",
         r"(numpy|np|pyarrow|pa|attrs?|pluggy|pytest|collections|typing|types|pathlib|datetime|os|enum|_pytest)(\..*)?",
     ),
-    # What the kit's classes set; what is inside the core; type variables.
+    # Attributes that the kit's classes set; private modules; type variables.
     (r"py:obj", r"spec|storage_spec"),
-    (
-        r"py:.*",
-        r"pattern_core\.(cache|indexing|session|maintenance\.versions|testing\.indexed_storage)(\..*)?|Validator",
-    ),
+    (r"py:.*", r"pattern_core\.(assembly|catalog|embedding|maintenance|search|sessions|support)(\..*)?|Validator"),
+    (r"py:.*", r"pattern_core\.testing\.indexed_storage(\..*)?"),
     (r"py:class", r"pattern_core\.(.*\.)?_?(E|R|T|Spec)"),
 ]
 
 
 def by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Node) -> nodes.Node | None:
-    """Resolve a name of this library that is written without its module, as annotations and docstrings have it."""
+    """Resolve a name of this library without its module, as in annotations and docstrings."""
     if node.get("refdomain") != "py":
         return None
     domain: Any = env.get_domain("py")
     target = node["reftarget"].rpartition("~")[2]
-    found = [name for name in domain.objects if name.startswith("pattern_core.") and name.endswith(f".{target}")]
-    # Where several have the name, a docstring means the contract's.
+    # An aliased name is the module in a package that defines what the package documents.
+    ours = [name for name, entry in domain.objects.items() if name.startswith("pattern_core.") and not entry.aliased]
+    found = [name for name in ours if name.endswith(f".{target}")]
+    # If several have the name, a docstring means that of the contract.
     found = [
         name for name in found if name.startswith(("pattern_core.abc.", "pattern_core.testing.Contract."))
     ] or found
@@ -69,11 +69,11 @@ def by_short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, conten
 
 
 def without_rules(app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object) -> bool | None:  # noqa: ARG001, FBT001 - Sphinx calls it
-    """Leave out the tests of the kit: the page of rules has them."""
+    """Skip the tests of the kit, since the page of rules lists them."""
     return True if name.startswith("test_") else None
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of it."""
+    """Connect the functions above to Sphinx."""
     app.connect("missing-reference", by_short_name)
     app.connect("autodoc-skip-member", without_rules)

@@ -30,6 +30,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 GENERATE = ROOT / "docs" / "generate.py"
 KINDS: dict[str, Any] = {"database": StorageSpec, "vectors": VectorSpec, "embeddings": EmbeddingSpec}
+MOST_COLUMNS = 84
 DEFAULT = '[embeddings]\nprovider = "hashing"\n'
 
 needs_engine = pytest.mark.skipif(
@@ -116,12 +117,30 @@ def test_terminal(page: Path, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
+def test_nothing_scrolls(page: Path) -> None:
+    """A line of code in the README and the docs has at most 84 characters."""
+    code = (code for _, code in FENCE.findall(page.read_text(encoding="utf-8")))
+    assert not [line for block in code for line in block.splitlines() if len(line) > MOST_COLUMNS]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=str(page.relative_to(ROOT))) for page in PAGES])
 def test_links(page: Path) -> None:
     """Every link to a file leads to one."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in LINK.findall(prose):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_architecture_page_names_files_that_exist() -> None:
+    """Each file that the walk through the tree names exists, and each folder of the core has its line."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    core = ROOT / "core" / "pattern_core"
+    named = set(re.findall(r"`([\w/]+\.py)`", page)) - {"__init__.py"}
+    assert len(named) > 20
+    assert not {name for name in named if not (core / name).is_file()}
+    private = {path.name for path in core.iterdir() if (path / "__init__.py").is_file()} - {"abc", "schema"}
+    assert {name for name in private if f"| `{name}/` |" not in page} == set()
 
 
 class TestGenerated:

@@ -265,7 +265,7 @@ class TaskRepository(EmbeddedRepository[Task]):
             energy: Only tasks that take this energy; None for any energy.
 
         Returns:
-            The tasks: the highest priority first, then the earliest due, then the oldest.
+            The tasks, the highest priority first, then the earliest due, then the oldest.
         """
         where = (Field("user_id") == user_id) & (Field("status") == TaskStatus.PENDING.value)
         if energy is not None:

@@ -87,7 +87,7 @@ def closest(query: Vector, rows: Rows, metric: str, limit: int) -> tuple[NDArray
         limit: How many rows to find, at least 1.
 
     Returns:
-        The positions of the rows, unordered, and their scores, float64. They include the `limit` closest rows and all
+        The positions of the rows, unordered, and their scores, float64. They include the closest rows up to the limit and all
         ties with the last of these.
     """
     if not len(rows):

@@ -1,6 +1,6 @@
 """Durable, searchable memory for AI agents, on the database and the embedding model that you choose.
 
-Names are imported when they are first used, so that ``import pattern_core`` costs nothing that is not needed.
+Names are imported on first use, so that ``import pattern_core`` is fast.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from .config import Config, load_config
     from .database import Database, Repositories, open  # noqa: A004 - called as pattern_core.open
+    from .embedding.splitting import Block, split_text
     from .errors import (
+        AccessError,
         AlreadyExistsError,
         ClosedError,
         ConfigError,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         StorageError,
         TextTooLongError,
         UnknownOptionError,
+        UnreachableError,
         ValidationError,
     )
     from .filters import Field
@@ -57,8 +60,10 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "AccessError",
     "Agent",
     "AlreadyExistsError",
+    "Block",
     "ClosedError",
     "Config",
     "ConfigError",
@@ -98,15 +103,18 @@ __all__ = [
     "TextTooLongError",
     "ToolCall",
     "UnknownOptionError",
+    "UnreachableError",
     "User",
     "ValidationError",
     "load_config",
     "open",
+    "split_text",
 ]
 
 _MODULES: Final = {
     "config": {"Config", "load_config"},
     "database": {"Database", "Repositories", "open"},
+    "embedding.splitting": {"Block", "split_text"},
     "filters": {"Field"},
     "errors": {name for name in __all__ if name.endswith("Error")},
 }

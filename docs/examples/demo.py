@@ -25,7 +25,7 @@ from rich.table import Table
 from stdlib_docs import paragraphs
 
 import pattern_core
-from pattern_core.embedding.splitting import split_text
+from pattern_core import split_text
 
 QUESTIONS = {
     "how do I send an e-mail?": {"smtplib", "email"},

@@ -1,1 +1,4 @@
-"""Assembly: from a configuration to opened storage, vector search and embedding model."""
+"""Assembly: from a configuration to opened plugins, a migrated database and a session.
+
+Imports everything below `database`.
+"""

@@ -1,1 +1,4 @@
-"""What a database knows of itself: its internal tables, schema version and generations of vectors."""
+"""Internal tables, and the metadata of a database: schema version and generations of vectors.
+
+Imports contracts, tables and `support`.
+"""

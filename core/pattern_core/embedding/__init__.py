@@ -1,1 +1,4 @@
-"""From texts to vectors: models, chunks, the vector cache, and the built-in lexical embedder."""
+"""From texts to vectors: models, token limits, chunks, the vector cache; the built-in embedder `hashing`.
+
+Imports contracts, configuration and `support`.
+"""

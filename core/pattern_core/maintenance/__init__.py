@@ -1,1 +1,4 @@
-"""Maintenance: migrations, re-embedding, backups and vector indexes. Imports sessions and below."""
+"""Maintenance: migrations, re-embedding, backups, verification and vector indexes.
+
+Imports `sessions` and below.
+"""

@@ -1,4 +1,7 @@
-"""Repositories: one for each kind of record, with the same verbs. Import sessions and below."""
+"""Repositories: one for each kind of record, all with the same verbs.
+
+Imports `sessions` and below.
+"""
 
 from .agents import AgentRepository
 from .append import AppendRepository

@@ -1,1 +1,4 @@
-"""Vector search: the built-in exact index, and how indexes are kept in agreement with the storage."""
+"""The built-in vector search `exact`, and how indexes follow the storage.
+
+Imports `catalog`, contracts and `support`.
+"""

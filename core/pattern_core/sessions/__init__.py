@@ -1,1 +1,4 @@
-"""Sessions: how reads, edits, searches and transactions are carried out over one storage and its index."""
+"""Sessions: how reads, edits, searches and transactions are carried out over one storage and its index.
+
+Imports `embedding`, `search`, `catalog` and below.
+"""

@@ -1,1 +1,4 @@
-"""Small tools without a subject of their own: validators, the clock, options, cancellation. Imports only errors."""
+"""Small tools without a subject of their own: validators, options, clock, cancellation.
+
+Imports only `errors`.
+"""

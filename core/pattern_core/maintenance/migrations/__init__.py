@@ -1,1 +1,4 @@
-"""Migrations: bring the schema of a database from one version to another, one process at a time."""
+"""Migrations: move a database from one schema version to another, one process at a time.
+
+Imports backups, `catalog` and below.
+"""

@@ -1,1 +1,4 @@
-"""Re-embedding: build a generation of vectors with another model, switch to it, and remove previous ones."""
+"""Re-embedding: build a generation of vectors with another model, switch to it, and drop previous ones.
+
+Imports `sessions` and below.
+"""

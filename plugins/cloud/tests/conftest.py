@@ -1,20 +1,17 @@
-"""What the plugins' tests share: a server that speaks the published APIs of OpenAI and Cohere, on a socket of its own."""
+"""Fixtures: a server with the published APIs of OpenAI and Cohere, and a tokenizer."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
 import attrs
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+
+from tests.servers.embedding_server import EmbeddingServer, Reply, direction, unset
 
 KEY: Final = "sk-test-4f0c2e9a71d8"
 OPENAI_MODELS: Final = {
@@ -23,40 +20,12 @@ OPENAI_MODELS: Final = {
     "tiny": (32, 16),
 }
 COHERE_MODELS: Final = {"embed-english-v3.0": (1024, 512), "embed-v4.0": (1536, 128_000), "tiny": (32, 16)}
-"""The length of the vectors, and how many tokens are read. A token is a word."""
+"""The length of the vectors, and the token limit. A token is a word."""
 _VARIABLES: Final = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "CO_API_KEY", "CO_API_URL")
-_PROXIES: Final = ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
-
-
-@attrs.frozen
-class Reply:
-    """An answer that is set down beforehand.
-
-    Attributes:
-        status: The HTTP status.
-        body: The body: a value that is written as JSON, or a text.
-        headers: Further headers.
-        cut: Whether the connection is broken off in the midst of the body.
-        wait: Whether the answer does not come before the server is closed.
-        drips: Whether the body comes a byte at a time, ten of them in a second.
-    """
-
-    status: int = 200
-    body: Any = ""
-    headers: dict[str, str] = attrs.field(factory=dict)
-    cut: bool = False
-    wait: bool = False
-    drips: bool = False
-
-
-def direction(name: str, dimensions: int) -> NDArray[np.float64]:
-    """Return a direction that belongs to a word."""
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
-    return np.random.default_rng(seed).normal(size=dimensions)
 
 
 def vector(text: str, dimensions: int, kind: str = "") -> list[float]:
-    """Return a text's vector: the direction of its words, a little that is its own, and something of its kind."""
+    """Return a text's vector: the directions of its words, of the whole text and of its input type."""
     parts = [(text, 0.5), (kind, 0.5 if kind else 0.0), *((word, 1.0) for word in text.split())]
     total = sum((weight * direction(part, dimensions) for part, weight in parts), start=np.zeros(dimensions))
     numbers: list[float] = (total / np.linalg.norm(total)).astype(np.float32).tolist()
@@ -64,40 +33,25 @@ def vector(text: str, dimensions: int, kind: str = "") -> list[float]:
 
 
 @attrs.define
-class Cloud:
-    """The state of a server: what it was asked, and what it is to answer.
+class Cloud(EmbeddingServer):
+    """A server with both APIs.
 
     Attributes:
-        url: Where it listens.
-        key: The key that it wants; None for none.
+        key: The key that it requires; None for none.
         floats_only: Whether it ignores ``encoding_format``, as some servers do.
-        listing: What it adds to its list of models.
-        replies: By path, answers to give before the usual ones.
-        requests: The path and the body of each request.
-        headers: The headers of each request.
-        waiting: Set when a request waits for its answer.
-        released: Set when those that wait are let go.
+        listing: More fields of each listed model.
+        tokenizer: The content of the file ``tokenizer.json``.
     """
 
-    url: str = ""
     key: str | None = KEY
     floats_only: bool = False
     listing: dict[str, Any] = attrs.field(factory=dict)
     tokenizer: str = ""
-    replies: dict[str, list[Reply]] = attrs.field(factory=dict)
-    requests: list[tuple[str, Any]] = attrs.field(factory=list)
-    headers: list[dict[str, str]] = attrs.field(factory=list)
-    waiting: threading.Event = attrs.field(factory=threading.Event)
-    released: threading.Event = attrs.field(factory=threading.Event)
-
-    def asked(self, path: str) -> list[Any]:
-        """Return the bodies of the requests to a path."""
-        return [body for each, body in self.requests if each == path]
 
     def answer(self, path: str, body: Any, authorization: str | None) -> Reply:
         """Answer as the services do."""
         if path.startswith("/files/"):
-            assert authorization is None, "the key goes to nobody else"
+            assert authorization is None, "the key is sent to no other server"
             return Reply(body=self.tokenizer)
         if self.key is not None and authorization != f"Bearer {self.key}":
             message = f"Incorrect API key provided: {authorization}."
@@ -151,62 +105,18 @@ class Cloud:
         return Reply(body={"id": "1", **shown, "meta": billed})
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    cloud: Cloud
-
-    def do_GET(self) -> None:
-        self._respond(None)
-
-    def do_POST(self) -> None:
-        self._respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-    def _respond(self, body: Any) -> None:
-        self.cloud.requests.append((self.path, body))
-        self.cloud.headers.append({name.lower(): value for name, value in self.headers.items()})
-        queue = self.cloud.replies.get(self.path)
-        reply = queue.pop(0) if queue else self.cloud.answer(self.path, body, self.headers["Authorization"])
-        if reply.wait:
-            self.cloud.waiting.set()
-            self.cloud.released.wait()
-        content = (reply.body if isinstance(reply.body, str) else json.dumps(reply.body)).encode()
-        self.send_response(reply.status)
-        self.send_header("Content-Type", "text/html" if isinstance(reply.body, str) else "application/json")
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        for byte in content if reply.drips else b"":
-            self.wfile.write(bytes([byte]))
-            if self.cloud.released.wait(0.1):
-                return
-        self.wfile.write(content[: len(content) // 2] if reply.cut else content)
-        self.close_connection = self.close_connection or reply.cut
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing of clients that have gone."""
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The library is written for asyncio."""
+    """The library runs on asyncio."""
     return "asyncio"
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test but the live ones sees the user's keys and addresses, and none fetches an encoding from the network."""
+    """Hide the user's keys, addresses and proxies from all tests but the live ones, and forbid downloads of encodings."""
     import tiktoken.registry
 
-    for name in (*_VARIABLES, *_PROXIES):
-        monkeypatch.delenv(name, raising=False)
+    unset(monkeypatch, *_VARIABLES)
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path / "encodings"))
     monkeypatch.delitem(tiktoken.registry.ENCODINGS, "cl100k_base", raising=False)
@@ -214,27 +124,20 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def cloud() -> Iterator[Cloud]:
-    """A server that wants the key `KEY`."""
-    state = Cloud()
-    with _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"cloud": state})) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield state
-        state.released.set()
-        server.shutdown()
-        thread.join()
+    """A server that requires the key `KEY`."""
+    with Cloud().running() as server:
+        yield server
 
 
 @pytest.fixture
 def reply() -> Callable[..., Reply]:
-    """Make an answer to set down beforehand."""
+    """Make an answer for `replies`."""
     return Reply
 
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    """A ``tokenizer.json`` whose tokens are words, with one more at either end."""
+    """A ``tokenizer.json`` whose tokens are words, with a special token at the start and the end."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     names = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}

@@ -1,4 +1,4 @@
-"""What the provider ``cohere`` asks of Cohere, and what it makes of the answers."""
+"""The provider ``cohere``: its requests, and its use of the answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pattern_cloud.cohere_embedder import CohereEmbedder
-from pattern_cloud.cohere_plugin import CohereOptions
+from pattern_cloud.cohere_options import CohereOptions
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.errors import ConfigError, EmbeddingError, ModelUnavailableError
 from pattern_core.toolkit import Secret
 
@@ -22,16 +23,16 @@ ENGLISH: Final = "embed-english-v3.0"
 
 
 async def opened(cloud: Any, **given: Any) -> CohereEmbedder:
-    """Open the provider over the local server."""
+    """Open the provider with the local server."""
     usual = {"model": ENGLISH, "base_url": cloud.url, "api_key": Secret(cloud.key)}
     return await CohereEmbedder.open(CohereOptions(**{**usual, **given}))
 
 
 class TestRequests:
-    """Cohere is asked for what the options say."""
+    """Requests follow the options."""
 
     async def test_queries_and_documents_have_their_types(self, cloud: Any, words: Path) -> None:
-        """The call decides on the input type, and nothing may be cut."""
+        """The input type is that of the call, and Cohere may not truncate."""
         async with await opened(cloud, tokenizer=words) as embedder:
             (document,) = await embedder.embed_documents(["tea"])
             query = await embedder.embed_query("tea")
@@ -50,50 +51,50 @@ class TestRequests:
             assert embedder.signature.dimensions == 256
         assert cloud.asked(PATH)[0]["output_dimension"] == 256
 
-    async def test_core_is_told_the_limits(self, cloud: Any) -> None:
-        """A request takes 96 texts at most."""
+    async def test_limits(self, cloud: Any) -> None:
+        """A request holds at most 96 texts; concurrency comes from the options, the token limit from the model."""
         async with await opened(cloud, concurrency=3) as embedder:
             assert (embedder.max_batch, embedder.concurrency, embedder.signature.max_tokens) == (96, 3, 512)
 
-    async def test_a_model_that_is_not_known_is_asked_for(self, cloud: Any) -> None:
-        """What it reads comes from Cohere's list, the length of its vectors from a try."""
+    async def test_an_unknown_model(self, cloud: Any) -> None:
+        """The token limit comes from Cohere's description of the model, the dimensions from a test call."""
         async with await opened(cloud, model="tiny") as embedder:
             assert (embedder.signature.dimensions, embedder.signature.max_tokens) == (32, 16)
 
-    async def test_a_model_without_a_limit_needs_one(self, cloud: Any, reply: Callable[..., Any]) -> None:
-        """Where Cohere does not say what the model reads, it has to be set."""
+    async def test_a_model_without_a_limit(self, cloud: Any, reply: Callable[..., Any]) -> None:
+        """If Cohere does not report the token limit, it must be set."""
         cloud.replies["/v1/models/tiny"] = [reply(body={"name": "tiny"})]
         with pytest.raises(ConfigError, match="max_tokens"):
             await opened(cloud, model="tiny")
 
     async def test_a_missing_model_is_named(self, cloud: Any, reply: Callable[..., Any]) -> None:
-        """A model that Cohere lacks is found missing when it is opened."""
+        """Opening a model that Cohere lacks fails, with its name."""
         cloud.replies["/v1/models/huge"] = [reply(404, {"message": "model 'huge' not found"})]
         with pytest.raises(ModelUnavailableError, match="huge"):
             await opened(cloud, model="huge")
 
 
 class TestTokens:
-    """No document is cut in silence."""
+    """Documents are never truncated silently."""
 
     async def test_the_models_tokenizer_counts(self, cloud: Any, words: Path) -> None:
-        """The tokenizer is fetched from where Cohere says, once, and the key does not go there (the server sees to it)."""
+        """The tokenizer is fetched once, from the URL that Cohere names, without the key (the server checks that)."""
         cloud.tokenizer = words.read_text()
         async with await opened(cloud) as embedder:
             assert await embedder.count_tokens(["tea", "a b c d e f g h"]) == [3, 10]
             assert await embedder.count_tokens(["tea " * 600]) == [602]
         assert len(cloud.asked(f"/files/{ENGLISH}.json")) == 1
 
-    async def test_a_tokenizer_out_of_reach_is_said_once(self, cloud: Any, caplog: pytest.LogCaptureFixture) -> None:
-        """Where the file cannot be fetched, bytes are counted instead, and one warning says so."""
+    async def test_a_tokenizer_that_cannot_be_fetched(self, cloud: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """Without the file bytes are counted, after one warning."""
         async with await opened(cloud) as embedder:
             assert await embedder.count_tokens(["tea"]) == [5]
             assert await embedder.count_tokens(["coffee"]) == [8]
         (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
         assert "cannot be fetched" in record.getMessage()
 
-    async def test_a_failure_of_cohere_is_one(self, cloud: Any, words: Path, reply: Callable[..., Any]) -> None:
-        """Where Cohere itself fails for a while, so does the count, and the next one works."""
+    async def test_a_transient_failure_of_a_count(self, cloud: Any, words: Path, reply: Callable[..., Any]) -> None:
+        """If Cohere fails for a while, so does the count; the next one works."""
         cloud.tokenizer = words.read_text()
         cloud.replies[f"/v1/models/{ENGLISH}"] = [reply(429, {"message": "slow down"}, {"Retry-After": "3"})]
         async with await opened(cloud) as embedder:
@@ -102,8 +103,9 @@ class TestTokens:
             assert (caught.value.transient, caught.value.retry_after) == (True, 3.0)
             assert await embedder.count_tokens(["tea"]) == [3]
 
-    async def test_a_long_query_is_cut(self, cloud: Any, words: Path) -> None:
-        """A query that is too long finds by as much of its beginning as the model reads."""
-        async with await opened(cloud, tokenizer=words) as embedder:
-            await embedder.embed_query("tea " * 1000)
+    async def test_a_long_query_is_truncated(self, cloud: Any, words: Path) -> None:
+        """Core truncates a query over the token limit, by the counts of the embedder."""
+        model = EmbeddingModel(lambda: opened(cloud, tokenizer=words))
+        await model.embed_query("tea " * 1000)
+        await model.aclose()
         assert cloud.asked(PATH)[-1]["texts"][0].split() == ["tea"] * 510

@@ -1,4 +1,4 @@
-"""The providers keep the contract of `pattern_core.abc.Embedder`."""
+"""The providers fulfill the contract of `pattern_core.abc.Embedder`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 
 from pattern_cloud import cohere_plugin, openai_plugin
-from pattern_cloud.cohere_plugin import CohereOptions
-from pattern_cloud.openai_plugin import OpenAIOptions
+from pattern_cloud.cohere_options import CohereOptions
+from pattern_cloud.openai_options import OpenAIOptions
 from pattern_core.testing import EmbedderContract
 from pattern_core.toolkit import Secret
 

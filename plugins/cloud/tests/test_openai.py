@@ -1,4 +1,4 @@
-"""What the provider ``openai`` asks of a server, and what it makes of the answers."""
+"""The provider ``openai``: its requests, and its use of the answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from pattern_cloud.openai_embedder import OpenAIEmbedder
-from pattern_cloud.openai_plugin import OpenAIOptions
+from pattern_cloud.openai_options import OpenAIOptions
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.errors import ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError
 from pattern_core.toolkit import Secret
 
@@ -21,16 +22,16 @@ PATH: Final = "/v1/embeddings"
 
 
 async def opened(cloud: Any, **given: Any) -> OpenAIEmbedder:
-    """Open the provider over the local server."""
+    """Open the provider with the local server."""
     usual = {"base_url": f"{cloud.url}/v1", "api_key": Secret(cloud.key)}
     return await OpenAIEmbedder.open(OpenAIOptions(**{**usual, **given}))
 
 
 class TestRequests:
-    """The server is asked for what the options say."""
+    """Requests follow the options."""
 
     async def test_a_batch_is_one_request(self, cloud: Any) -> None:
-        """All texts of a call go in one request, prompts before them; dimensions only where they are set."""
+        """One request holds all texts of a call, with their prompts; dimensions are sent only if they are set."""
         async with await opened(cloud, dimensions=64, document_prompt="d: ", query_prompt="q: ") as embedder:
             await embedder.embed_documents(["tea", "coffee"])
             await embedder.embed_query("tea")
@@ -43,8 +44,8 @@ class TestRequests:
             {"model": "text-embedding-3-small", "encoding_format": "float", "input": ["tea"]},
         ]
 
-    async def test_core_is_told_the_limits(self, cloud: Any) -> None:
-        """Batches, requests at once, tokens of a request: the options', and those that OpenAI publishes."""
+    async def test_limits(self, cloud: Any) -> None:
+        """Batch size and concurrency come from the options, the token limits from OpenAI."""
         async with await opened(cloud, batch_size=7, concurrency=3) as embedder:
             assert (embedder.max_batch, embedder.concurrency, embedder.max_batch_tokens) == (7, 3, 300_000)
             assert embedder.signature.max_tokens == 8192
@@ -53,7 +54,7 @@ class TestRequests:
 
 
 class TestEncodings:
-    """Vectors are the same however they travel."""
+    """The encoding does not change the vectors."""
 
     async def test_base64_and_float_agree(self, cloud: Any) -> None:
         """Both encodings, and floats from a server that ignores base64, give the same vectors."""
@@ -67,14 +68,14 @@ class TestEncodings:
 
     @pytest.mark.parametrize("vector", ["no base64!", "AAAAAAA=", "AACAPw=="])
     async def test_broken_base64_is_refused(self, cloud: Any, reply: Callable[..., Any], vector: str) -> None:
-        """What is not base64, not of whole numbers, or too short is no vector."""
+        """A vector that is not base64, is cut within a number or is too short is rejected."""
         async with await opened(cloud) as embedder:
             cloud.replies[PATH] = [reply(body={"data": [{"index": 0, "embedding": vector}]})]
             with pytest.raises(InvalidVectorError):
                 await embedder.embed_query("tea")
 
-    async def test_answers_are_put_in_order_by_their_index(self, cloud: Any, reply: Callable[..., Any]) -> None:
-        """Vectors that come in another order are sorted; indexes that repeat are refused."""
+    async def test_vectors_are_sorted_by_their_index(self, cloud: Any, reply: Callable[..., Any]) -> None:
+        """Vectors in another order are sorted; repeated indexes are rejected."""
         first, second = np.eye(2, 1536).tolist()
         swapped = [{"index": 1, "embedding": second}, {"index": 0, "embedding": first}]
         repeated = [{"index": 0, "embedding": second}, {"index": 0, "embedding": first}]
@@ -86,47 +87,45 @@ class TestEncodings:
 
 
 class TestOtherServers:
-    """Servers that speak OpenAI's API with models of their own."""
+    """Other servers with OpenAI's API, and their own models."""
 
-    async def test_a_model_is_tried(self, cloud: Any) -> None:
-        """The length of the vectors of an unknown model is found out by asking."""
+    async def test_an_unknown_model(self, cloud: Any) -> None:
+        """The dimensions of an unknown model come from a test call."""
         async with await opened(cloud, model="tiny", max_tokens=16) as embedder:
             assert embedder.signature.dimensions == 32
             assert embedder.signature.max_tokens == 16
 
-    async def test_the_limit_comes_from_servers_that_tell(self, cloud: Any) -> None:
-        """Servers like vLLM and SGLang say how much a model reads."""
+    async def test_a_reported_limit(self, cloud: Any) -> None:
+        """Servers like vLLM and SGLang report the token limit."""
         cloud.listing = {"max_model_len": 16}
         async with await opened(cloud, model="tiny") as embedder:
             assert embedder.signature.max_tokens == 16
 
     @pytest.mark.parametrize("status", [200, 404])
-    async def test_a_limit_that_nobody_knows_has_to_be_set(
-        self, cloud: Any, reply: Callable[..., Any], status: int
-    ) -> None:
-        """Otherwise a server might cut texts in silence."""
+    async def test_an_unknown_limit_must_be_set(self, cloud: Any, reply: Callable[..., Any], status: int) -> None:
+        """Otherwise a server might truncate texts silently."""
         cloud.replies["/v1/models"] = [reply(status, {"object": "list", "data": []})]
         with pytest.raises(ConfigError, match=r"max_tokens is missing") as caught:
             await opened(cloud, model="tiny")
         assert caught.value.key == "embeddings.max_tokens"
 
     async def test_a_missing_model_is_named(self, cloud: Any) -> None:
-        """A model that the server lacks is found missing when it is opened."""
+        """Opening a model that the server lacks fails, with its name."""
         with pytest.raises(ModelUnavailableError, match="huge"):
             await opened(cloud, model="huge", max_tokens=16)
 
-    async def test_dimensions_that_are_ignored_are_noticed(self, cloud: Any, reply: Callable[..., Any]) -> None:
-        """A server that does not shorten vectors is not taken at its word."""
+    async def test_ignored_dimensions_are_noticed(self, cloud: Any, reply: Callable[..., Any]) -> None:
+        """Opening fails if the server ignores `dimensions`."""
         cloud.replies[PATH] = [reply(body={"data": [{"index": 0, "embedding": [1.0] * 32}]})]
         with pytest.raises(InvalidVectorError, match="32"):
             await opened(cloud, model="tiny", max_tokens=16, dimensions=8)
 
 
 class TestQuota:
-    """Money that is spent does not come back by waiting."""
+    """A spent quota needs a person."""
 
     async def test_a_spent_quota_is_not_transient(self, cloud: Any, reply: Callable[..., Any]) -> None:
-        """OpenAI answers 429 where the account is empty, as where one is too fast: its code tells them apart."""
+        """OpenAI sends status 429 for a spent quota as well as for too many requests; its error code tells them apart."""
         error = {"message": "You exceeded your current quota.", "type": "x", "code": "insufficient_quota"}
         async with await opened(cloud) as embedder:
             cloud.replies[PATH] = [reply(429, {"error": error})]
@@ -136,20 +135,20 @@ class TestQuota:
 
 
 class TestTokens:
-    """No document is cut in silence."""
+    """Documents are never truncated silently."""
 
     async def test_a_tokenizer_counts(self, cloud: Any, words: Path) -> None:
-        """A file's tokenizer counts whole texts, though the file asks for truncation; prompt and ends included."""
+        """A file counts whole texts, with prompt and special tokens, even if the file sets a truncation."""
         async with await opened(cloud, model="tiny", max_tokens=16, tokenizer=words, document_prompt="d: ") as embedder:
             assert await embedder.count_tokens(["tea", "a b c d e f g h"]) == [4, 11]
 
     async def test_without_a_tokenizer_bytes_are_counted(self, cloud: Any) -> None:
-        """The count of another server's model is never too small: its bytes, and the two ends."""
+        """Without a tokenizer the count is an upper bound: the bytes and two special tokens."""
         async with await opened(cloud, model="tiny", max_tokens=16) as embedder:
             assert await embedder.count_tokens(["tea", "日本"]) == [5, 8]
 
     async def test_openais_models_are_counted_by_tiktoken(self, cloud: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """With the encoding at hand, counts are the encoding's, and a text that looks like a special token is text."""
+        """Tiktoken's encoding counts, and treats a text that looks like a special token as text."""
         import tiktoken
 
         letters = {bytes([byte]): byte for byte in range(256)} | {b"te": 256, b"tea": 257}
@@ -159,22 +158,23 @@ class TestTokens:
         async with await opened(cloud, document_prompt="tea") as embedder:
             assert await embedder.count_tokens(["tea", " milk", "<|endoftext|>"]) == [2, 6, 13]
 
-    async def test_an_encoding_out_of_reach_is_said_once(self, cloud: Any, caplog: pytest.LogCaptureFixture) -> None:
-        """Where tiktoken cannot fetch it, bytes are counted instead, and one warning says so."""
+    async def test_an_encoding_that_cannot_be_fetched(self, cloud: Any, caplog: pytest.LogCaptureFixture) -> None:
+        """If tiktoken cannot fetch it, bytes are counted, after one warning."""
         async with await opened(cloud) as embedder:
             assert await embedder.count_tokens(["tea"]) == [5]
             assert await embedder.count_tokens(["coffee"]) == [8]
         (record,) = [each for each in caplog.records if each.levelno >= logging.WARNING]
-        assert "tiktoken cannot fetch" in record.getMessage()
+        assert "cannot be fetched" in record.getMessage()
 
-    async def test_a_long_query_is_cut(self, cloud: Any, words: Path) -> None:
-        """A query that is too long finds by as much of its beginning as the model reads."""
-        async with await opened(cloud, model="tiny", max_tokens=16, tokenizer=words) as embedder:
-            await embedder.embed_query("tea " * 100)
+    async def test_a_long_query_is_truncated(self, cloud: Any, words: Path) -> None:
+        """Core truncates a query over the token limit, by the counts of the embedder."""
+        model = EmbeddingModel(lambda: opened(cloud, model="tiny", max_tokens=16, tokenizer=words))
+        await model.embed_query("tea " * 100)
+        await model.aclose()
         assert cloud.asked(PATH)[-1]["input"][0].split() == ["tea"] * 14
 
-    async def test_a_file_that_is_no_tokenizer_is_named(self, cloud: Any, tmp_path: Path) -> None:
-        """A tokenizer that cannot be read is an error of the configuration, when the model is opened."""
+    async def test_an_unreadable_tokenizer_is_named(self, cloud: Any, tmp_path: Path) -> None:
+        """Opening fails with a `ConfigError` if the tokenizer cannot be read."""
         (tmp_path / "tokenizer.json").write_text("{}")
         for path in (tmp_path / "tokenizer.json", tmp_path / "missing.json"):
             with pytest.raises(ConfigError, match=path.name) as caught:

@@ -1,4 +1,4 @@
-"""What pattern-core sees of the plugins before a model is opened."""
+"""The plugins before a model is opened: discovery, imports and options."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pattern_cloud.cohere_plugin import CohereOptions
-from pattern_cloud.openai_plugin import OpenAIOptions
+from pattern_cloud.cohere_options import CohereOptions
+from pattern_cloud.openai_options import OpenAIOptions
 from pattern_core.errors import ConfigError
 from pattern_core.hookspecs import EmbeddingSpec
 from pattern_core.toolkit import Secret, load_plugin, structure_options
@@ -18,14 +18,14 @@ from pattern_core.toolkit import Secret, load_plugin, structure_options
 
 @pytest.mark.parametrize(("name", "options"), [("openai", OpenAIOptions), ("cohere", CohereOptions)])
 def test_they_are_found_by_their_names(name: str, options: type) -> None:
-    """The configuration's words `openai` and `cohere` lead to these plugins."""
+    """The names `openai` and `cohere` in a configuration load these plugins."""
     spec = load_plugin(name, EmbeddingSpec)
     assert spec.options is options
     assert spec.semantic
 
 
 def test_describing_imports_no_client() -> None:
-    """Importing the plugins and calling their hooks loads neither a client nor a tokenizer."""
+    """Importing the plugins and calling their hooks imports neither a client nor a tokenizer."""
     program = (
         "import sys\n"
         "from pattern_cloud import cohere_plugin, openai_plugin\n"
@@ -56,20 +56,20 @@ def test_describing_imports_no_client() -> None:
         {"api_key": 5},
     ],
 )
-def test_senseless_options_are_refused(options: type, given: dict[str, Any]) -> None:
-    """An option that makes no sense is an error of the configuration that names it, and shows no password."""
+def test_invalid_options_are_rejected(options: type, given: dict[str, Any]) -> None:
+    """An invalid option is a `ConfigError` that names it and shows no password."""
     with pytest.raises(ConfigError, match=next(iter(given))) as caught:
         structure_options(options, given, section="embeddings", base=Path())
     assert "hunter2" not in str(caught.value)
 
 
-def test_an_encoding_that_does_not_exist_is_refused() -> None:
-    """The choices for `encoding_format` are said."""
+def test_an_unknown_encoding_is_rejected() -> None:
+    """The error lists the choices for `encoding_format`."""
     with pytest.raises(ConfigError, match="base64"):
         structure_options(OpenAIOptions, {"encoding_format": "base46"}, section="embeddings", base=Path())
 
 
 @pytest.mark.parametrize("options", [OpenAIOptions, CohereOptions])
 def test_a_key_is_not_in_the_repr(options: Any) -> None:
-    """Options with a key can be printed."""
+    """The repr of options hides the key."""
     assert "sk-" not in repr(options(api_key=Secret("sk-secret")))

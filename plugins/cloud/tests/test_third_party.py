@@ -1,6 +1,6 @@
-"""The provider ``openai`` with a server that others wrote: infinity-emb from PyPI, with the weights of MiniLM.
+"""The provider ``openai`` with a third-party server: infinity-emb from PyPI, with the weights of MiniLM.
 
-The server's requirements do not go together with those of pattern-core-torch, so it stands in an environment of its own;
+The server's requirements conflict with those of pattern-core-torch, so it needs its own environment;
 ``PATTERN_INFINITY`` names its program.
 """
 
@@ -21,7 +21,8 @@ import numpy as np
 import pytest
 
 from pattern_cloud.openai_embedder import OpenAIEmbedder
-from pattern_cloud.openai_plugin import OpenAIOptions, pattern_embeddings
+from pattern_cloud.openai_options import OpenAIOptions
+from pattern_cloud.openai_plugin import pattern_embeddings
 from pattern_core.testing import EmbedderContract
 
 MODEL: Final = "all-MiniLM-L6-v2"
@@ -100,7 +101,7 @@ def server(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def chosen(server: str, folder: Path) -> OpenAIOptions:
-    """The server's model, and the tokenizer that counts for it."""
+    """The server's model and its tokenizer."""
     return OpenAIOptions(
         model=MODEL, base_url=server, max_tokens=256, tokenizer=folder / "tokenizer.json", batch_size=32
     )
@@ -120,13 +121,13 @@ class TestInfinity(EmbedderContract):
 @pytest.mark.anyio
 @pytest.mark.parametrize("encoding", ["base64", "float"])
 async def test_vectors_are_those_of_the_torch_plugin(server: str, folder: Path, encoding: Any) -> None:
-    """One model gives one vector, by whichever provider: to 1e-4 in each number, documents and queries alike."""
+    """Both providers return the same vectors for one model, to 1e-4 in each number, for documents and queries."""
     embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
-    plugin = pytest.importorskip("pattern_torch.plugin")
+    torch_options = pytest.importorskip("pattern_torch.options")
     options = OpenAIOptions(model=MODEL, base_url=server, max_tokens=256, encoding_format=encoding)
     async with (
         await OpenAIEmbedder.open(options) as remote,
-        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
+        await embedder.TorchEmbedder.open(torch_options.TorchOptions(model=str(folder), device="cpu")) as local,
     ):
         assert remote.signature.dimensions == local.signature.dimensions == 384
         assert np.abs(await remote.embed_documents(TEXTS) - await local.embed_documents(TEXTS)).max() < 1e-4
@@ -135,22 +136,22 @@ async def test_vectors_are_those_of_the_torch_plugin(server: str, folder: Path, 
 
 @pytest.mark.anyio
 async def test_tokens_are_those_of_the_torch_plugin(chosen: OpenAIOptions, folder: Path) -> None:
-    """With the model's tokenizer.json the count is the torch plugin's, beyond the limit as well."""
+    """With the model's tokenizer.json the counts are those of the torch plugin, also beyond the limit."""
     embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
-    plugin = pytest.importorskip("pattern_torch.plugin")
+    torch_options = pytest.importorskip("pattern_torch.options")
     texts = [*TEXTS, "tea " * 5000]
     async with (
         await OpenAIEmbedder.open(chosen) as remote,
-        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
+        await embedder.TorchEmbedder.open(torch_options.TorchOptions(model=str(folder), device="cpu")) as local,
     ):
         assert await remote.count_tokens(texts) == await local.count_tokens(texts)
 
 
 @pytest.mark.anyio
-async def test_the_closest_texts_are_the_same_by_every_way(server: str, folder: Path) -> None:
-    """MiniLM on PyTorch, on ONNX Runtime and from the server finds the same ten texts, in the same order."""
+async def test_the_closest_texts_are_the_same(server: str, folder: Path) -> None:
+    """MiniLM on PyTorch, on ONNX Runtime and on the server finds the same ten texts, in the same order."""
     embedder = pytest.importorskip("pattern_torch.embedder", reason="pattern-core-torch is not installed")
-    plugin = pytest.importorskip("pattern_torch.plugin")
+    torch_options = pytest.importorskip("pattern_torch.options")
     for needed in ("onnxruntime", "onnxscript"):
         pytest.importorskip(needed, reason="pattern-core-torch[onnx] is not installed")
     names = (
@@ -163,8 +164,8 @@ async def test_the_closest_texts_are_the_same_by_every_way(server: str, folder: 
     options = OpenAIOptions(model=MODEL, base_url=server, max_tokens=256)
     async with (
         await OpenAIEmbedder.open(options) as remote,
-        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), device="cpu")) as local,
-        await embedder.TorchEmbedder.open(plugin.TorchOptions(model=str(folder), backend="onnx")) as onnx,
+        await embedder.TorchEmbedder.open(torch_options.TorchOptions(model=str(folder), device="cpu")) as local,
+        await embedder.TorchEmbedder.open(torch_options.TorchOptions(model=str(folder), backend="onnx")) as onnx,
     ):
         found = []
         for way in (local, onnx, remote):

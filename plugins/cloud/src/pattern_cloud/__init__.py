@@ -1,1 +1,1 @@
-"""Embeddings by OpenAI, Cohere and servers that speak OpenAI's API, for pattern-core."""
+"""Embeddings by OpenAI, Cohere and servers with OpenAI's API, for pattern-core."""

@@ -1,4 +1,4 @@
-"""The plugin keeps the contract of `pattern_core.abc.Embedder`."""
+"""The plugin fulfills the contract of `pattern_core.abc.Embedder`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, Final
 import pytest
 
 from pattern_core.testing import EmbedderContract
-from pattern_ollama.plugin import OllamaOptions, pattern_embeddings
+from pattern_ollama.options import OllamaOptions
+from pattern_ollama.plugin import pattern_embeddings
 
 LIVE_HOST: Final = os.environ.get("OLLAMA_HOST")
 
@@ -21,11 +22,11 @@ class TestOllama(EmbedderContract):
     @pytest.fixture
     def options(self, ollama: Any) -> OllamaOptions:
         """The local server."""
-        return OllamaOptions(model="all-minilm", host=ollama.host)
+        return OllamaOptions(model="all-minilm", host=ollama.url)
 
 
 class TestPrompts(EmbedderContract):
-    """A model whose makers ask for prompts, shortened vectors."""
+    """A model with recommended prompts, and shortened vectors."""
 
     spec = pattern_embeddings()
 
@@ -33,12 +34,12 @@ class TestPrompts(EmbedderContract):
     def options(self, ollama: Any) -> OllamaOptions:
         """The local server."""
         ollama.model, ollama.context, ollama.parameters = "embeddinggemma:latest", 2048, ""
-        return OllamaOptions(model="embeddinggemma", host=ollama.host, dimensions=128, batch_size=5)
+        return OllamaOptions(model="embeddinggemma", host=ollama.url, dimensions=128, batch_size=5)
 
 
 @pytest.mark.skipif(LIVE_HOST is None, reason="OLLAMA_HOST is not set: no Ollama server to test against")
 class TestLive(EmbedderContract):
-    """A real server, which pulls the model if it lacks it."""
+    """A real server, which pulls a missing model."""
 
     spec = pattern_embeddings()
 

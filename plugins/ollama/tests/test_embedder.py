@@ -1,4 +1,4 @@
-"""What the embedder asks of the server, and what it makes of the answers."""
+"""The embedder: its requests to the server, and its use of the answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import pytest
 
+from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.errors import ClosedError, ConfigError, EmbeddingError, InvalidVectorError, ModelUnavailableError
 from pattern_ollama.embedder import OllamaEmbedder
-from pattern_ollama.plugin import OllamaOptions
+from pattern_ollama.options import OllamaOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -24,14 +25,14 @@ SHOWN: Final = {"model_info": {"general.architecture": "bert", "bert.context_len
 
 def options(ollama: Any, **given: Any) -> OllamaOptions:
     """Return options for the local server."""
-    return OllamaOptions(**{"model": "all-minilm", "host": ollama.host, **given})
+    return OllamaOptions(**{"model": "all-minilm", "host": ollama.url, **given})
 
 
 class TestRequests:
-    """The server is asked for what the options say."""
+    """Requests follow the options."""
 
-    async def test_a_batch_is_one_request_that_forbids_cutting(self, ollama: Any) -> None:
-        """All texts of a call go in one request, with truncate = false, the window and what else was set."""
+    async def test_a_batch_is_one_request_without_truncation(self, ollama: Any) -> None:
+        """One request holds all texts of a call, with truncate = false, the token limit and the options."""
         chosen = options(ollama, keep_alive="10m", dimensions=64)
         async with await OllamaEmbedder.open(chosen) as embedder:
             before = len(ollama.asked(EMBED))
@@ -46,8 +47,8 @@ class TestRequests:
             "dimensions": 64,
         }
 
-    async def test_what_is_not_set_is_left_to_the_server(self, ollama: Any) -> None:
-        """Without options, neither keep_alive nor dimensions are sent; a number of seconds is sent as one."""
+    async def test_unset_options_are_not_sent(self, ollama: Any) -> None:
+        """Without options, neither keep_alive nor dimensions are sent; seconds are sent as a number."""
         async with (
             await OllamaEmbedder.open(options(ollama)),
             await OllamaEmbedder.open(options(ollama, keep_alive=-1)),
@@ -57,7 +58,7 @@ class TestRequests:
         assert kept["keep_alive"] == -1
 
     async def test_prompts_are_put_before_the_texts(self, ollama: Any) -> None:
-        """A model gets its makers' prompts, or those that are set; the empty one is a choice."""
+        """Texts get the recommended prompts, or those of the options; the empty prompt is a choice."""
         ollama.model = "nomic-embed-text:latest"
         async with await OllamaEmbedder.open(options(ollama, model="nomic-embed-text", document_prompt="")) as embedder:
             await embedder.embed_documents(["tea"])
@@ -66,33 +67,33 @@ class TestRequests:
         assert [body["input"] for body in ollama.asked(EMBED)[1:]] == [["tea"], ["search_query: tea"]]
 
     async def test_the_host_comes_from_the_environment(self, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Without the option, OLLAMA_HOST names the server; the option beats it."""
-        monkeypatch.setenv("OLLAMA_HOST", ollama.host)
+        """OLLAMA_HOST names the server, unless the option does."""
+        monkeypatch.setenv("OLLAMA_HOST", ollama.url)
         async with await OllamaEmbedder.open(OllamaOptions(model="all-minilm")):
             assert ollama.asked(EMBED)
         monkeypatch.setenv("OLLAMA_HOST", "http://127.0.0.1:1")
         async with await OllamaEmbedder.open(options(ollama)):
             assert len(ollama.asked(EMBED)) == 2
 
-    async def test_the_options_say_how_much_at_once(self, ollama: Any) -> None:
-        """Core is told the size of a batch and how many to send at a time."""
+    async def test_limits(self, ollama: Any) -> None:
+        """Batch size and concurrency come from the options."""
         async with await OllamaEmbedder.open(options(ollama, batch_size=7, concurrency=3)) as embedder:
             assert (embedder.max_batch, embedder.concurrency, embedder.max_batch_tokens) == (7, 3, None)
 
 
 class TestSignature:
-    """What changes vectors changes the signature."""
+    """The signature changes with the vectors."""
 
     async def test_it_is_complete(self, ollama: Any) -> None:
-        """It names the model, its digest, the length of the vectors, prompts and limit."""
+        """It names the model, its digest, the dimensions, the prompts and the token limit."""
         async with await OllamaEmbedder.open(options(ollama, dimensions=64, query_prompt="q: ")) as embedder:
             signature = embedder.signature
         assert (signature.provider, signature.model, signature.revision) == ("ollama", "all-minilm", ollama.digest)
         assert (signature.dimensions, signature.normalized, signature.max_tokens) == (64, True, 256)
         assert (signature.query_prompt, signature.document_prompt) == ("q: ", "")
 
-    async def test_another_content_of_the_name_is_another_signature(self, ollama: Any) -> None:
-        """After a pull that brought other weights, the signature differs; a tag that is left out does not matter."""
+    async def test_other_weights_under_one_name_are_another_signature(self, ollama: Any) -> None:
+        """After a pull of other weights the signature differs."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             before = embedder.signature
         ollama.digest = "f" * 64
@@ -106,14 +107,14 @@ class TestSignature:
     async def test_a_model_is_found_under_any_of_its_names(
         self, ollama: Any, reply: Callable[..., Any], name: str
     ) -> None:
-        """The digest is found whether tag, namespace and registry are written out or not."""
+        """The digest is found with and without tag, namespace and registry."""
         ollama.replies["/api/show"] = [reply(body=SHOWN)]
         ollama.replies[EMBED] = [reply(body={"embeddings": [[1.0] * 384]})]
         async with await OllamaEmbedder.open(options(ollama, model=name)) as embedder:
             assert embedder.signature.revision == ollama.digest
 
-    async def test_a_model_that_is_not_listed_has_no_identity(self, ollama: Any, reply: Callable[..., Any]) -> None:
-        """Where the list lacks the model, nothing tells its versions apart, and it is not used."""
+    async def test_an_unlisted_model_is_rejected(self, ollama: Any, reply: Callable[..., Any]) -> None:
+        """A model that the server does not list has no known version, so it is not used."""
         ollama.replies["/api/show"] = [reply(body=SHOWN)]
         with pytest.raises(ModelUnavailableError, match="all-minilm:latest"):
             await OllamaEmbedder.open(options(ollama, model="other"))
@@ -129,43 +130,43 @@ class TestSignature:
             (512, "num_ctx    256", 512, 512),
         ],
     )
-    async def test_the_limit_is_what_the_model_reads(
+    async def test_the_token_limit(
         self, ollama: Any, context: int, parameters: str, chosen: int | None, limit: int
     ) -> None:
-        """It is the option, else the Modelfile's window, else the model's context up to 8,192; and it is asked for."""
+        """It is the option, else the Modelfile's num_ctx, else the model's context up to 8,192; requests set it."""
         ollama.context, ollama.parameters = context, parameters
         async with await OllamaEmbedder.open(options(ollama, max_tokens=chosen)) as embedder:
             assert embedder.signature.max_tokens == limit
         assert ollama.asked(EMBED)[0]["options"] == {"num_ctx": limit}
 
-    async def test_more_than_the_model_reads_is_refused(self, ollama: Any) -> None:
-        """A limit above the model's context is an error of the configuration that says what the model reads."""
+    async def test_a_limit_above_the_models_is_rejected(self, ollama: Any) -> None:
+        """A token limit above the model's context is a `ConfigError` that names the context."""
         with pytest.raises(ConfigError, match="512") as caught:
             await OllamaEmbedder.open(options(ollama, max_tokens=513))
         assert caught.value.key == "embeddings.max_tokens"
 
 
 class TestLength:
-    """No document is cut in silence."""
+    """Documents are never truncated silently."""
 
-    async def test_short_texts_are_counted_without_asking(self, ollama: Any) -> None:
-        """A text of fewer bytes than the model reads tokens is surely short enough: no request is made for it."""
+    async def test_short_texts_are_counted_without_a_request(self, ollama: Any) -> None:
+        """A text with fewer bytes than the token limit needs no request."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             before = len(ollama.requests)
             assert await embedder.count_tokens(["tea", "é" * 100]) == [5, 202]
             assert len(ollama.requests) == before
 
     async def test_longer_texts_are_counted_by_the_model(self, ollama: Any) -> None:
-        """A text of many bytes and few tokens has its true count; one that is refused has more than the limit."""
+        """A text with many bytes and few tokens gets its exact count; a rejected one gets more than the limit."""
         async with await OllamaEmbedder.open(options(ollama, document_prompt="note: ")) as embedder:
             fits, too_long = await embedder.count_tokens(["embarrassment " * 100, "a " * 300])
         assert fits == 103
         assert too_long > 256
         assert not any(body["truncate"] for body in ollama.asked(EMBED))
 
-    async def test_a_server_that_cuts_in_silence_is_seen_through(self, ollama: Any) -> None:
-        """An old server that ignores truncate = false reads up to its limit: such a text counts as too long."""
-        ollama.cuts = True
+    async def test_a_server_that_truncates_silently(self, ollama: Any) -> None:
+        """If an old server ignores truncate = false and reports its limit, the text counts as too long."""
+        ollama.truncates_silently = True
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             (count,) = await embedder.count_tokens(["embarrassment " * 300])
         assert count > 256
@@ -184,38 +185,49 @@ class TestLength:
             (500, {"error": "input is too large to process. increase the physical batch size"}),
         ],
     )
-    async def test_a_refused_text_is_no_passing_failure(
+    async def test_a_rejected_text_is_not_transient(
         self, ollama: Any, reply: Callable[..., Any], reply_: tuple[int, Any]
     ) -> None:
-        """However a version says that a text is too long, the error says what to set, and is not to be repeated."""
+        """For the messages of all versions, the error names the option to set and is not transient."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(*reply_)]
             with pytest.raises(EmbeddingError, match="max_tokens") as caught:
                 await embedder.embed_documents(["tea"])
             assert not caught.value.transient
 
-    @pytest.mark.parametrize("stubborn", [False, True])
-    async def test_a_long_query_is_cut(self, ollama: Any, stubborn: bool) -> None:
-        """A query that is too long finds by its beginning, also where the server refuses to cut."""
-        async with await OllamaEmbedder.open(options(ollama)) as embedder:
-            ollama.refuses_always = stubborn
-            vector = await embedder.embed_query("espresso tea " * 1000)
+    @pytest.mark.parametrize("never_truncates", [False, True])
+    async def test_a_long_query_is_truncated(self, ollama: Any, never_truncates: bool) -> None:
+        """Core truncates a query over the token limit, so that the server does not have to."""
+        ollama.never_truncates = never_truncates
+        model = EmbeddingModel(lambda: OllamaEmbedder.open(options(ollama)))
+        vector = await model.embed_query("espresso tea " * 1000)
+        await model.aclose()
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
+        assert not any(body["truncate"] for body in ollama.asked(EMBED))
+
+    async def test_a_query_for_a_model_with_unknown_limit(self, ollama: Any, reply: Callable[..., Any]) -> None:
+        """If the token limit is unknown, the server truncates queries, but no documents."""
+        ollama.replies["/api/show"] = [reply(body={"model_info": {}})]
+        async with await OllamaEmbedder.open(options(ollama)) as embedder:
+            assert embedder.signature.max_tokens is None
+            await embedder.embed_query("espresso tea " * 1000)
+            with pytest.raises(EmbeddingError, match="max_tokens"):
+                await embedder.embed_documents(["espresso tea " * 1000])
 
 
 class TestFailures:
-    """Each failure becomes an error that says what happened, where, and what to do."""
+    """Each failure becomes an error with the reason, the server and the way out."""
 
-    async def test_a_missing_model_is_named_with_the_way_to_get_it(self, ollama: Any) -> None:
-        """The error says `ollama pull NAME`, and that nothing is gained by repeating."""
+    async def test_a_missing_model_is_named_with_the_command_to_get_it(self, ollama: Any) -> None:
+        """The error says `ollama pull NAME` and is not transient."""
         with pytest.raises(ModelUnavailableError, match="ollama pull nomic-embed-text ") as caught:
             await OllamaEmbedder.open(options(ollama, model="nomic-embed-text"))
         assert (caught.value.provider, caught.value.model) == ("ollama", "nomic-embed-text")
         assert not caught.value.transient
         assert not ollama.asked("/api/pull")
 
-    async def test_a_server_that_is_not_there_is_named(self) -> None:
-        """Where nobody listens the error names host and variable; the server may come."""
+    async def test_an_unreachable_server_is_transient(self) -> None:
+        """If nothing listens, the error names the host and the variable."""
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             host = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -225,10 +237,8 @@ class TestFailures:
         assert caught.value.transient
 
     @pytest.mark.parametrize("host", ["http://[::1", "localhost:port"])
-    async def test_a_host_that_is_none_is_an_error_of_the_configuration(
-        self, monkeypatch: pytest.MonkeyPatch, host: str
-    ) -> None:
-        """A host that cannot be read is named, with where it was written."""
+    async def test_an_invalid_host_is_a_config_error(self, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+        """The error names an invalid host and its source."""
         with pytest.raises(ConfigError, match=r"embeddings\.host"):
             await OllamaEmbedder.open(OllamaOptions(host=host))
         monkeypatch.setenv("OLLAMA_HOST", host)
@@ -255,29 +265,27 @@ class TestFailures:
         transient: bool,
         retry_after: float | None,
     ) -> None:
-        """429 and 5xx may pass and say how long to wait; other refusals stay. What the server said is shown, shortened."""
+        """429 and 5xx are transient, with the time to wait; others are not. The message is shown, shortened."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(status, "<html>gone wrong" + "x" * 10_000, headers)]
             with pytest.raises(EmbeddingError, match="gone wrong") as caught:
                 await embedder.embed_documents(["tea"])
             assert (caught.value.transient, caught.value.retry_after) == (transient, retry_after)
             assert len(str(caught.value)) < 1000
-            assert len(ollama.asked(EMBED)) == 2, "the provider does not repeat"
+            assert len(ollama.asked(EMBED)) == 2, "the embedder does not retry"
             assert (await embedder.embed_documents(["tea"])).shape == (1, 384)
 
-    async def test_a_cut_connection_may_pass(self, ollama: Any, reply: Callable[..., Any]) -> None:
-        """A connection that breaks in the midst of an answer is a passing failure."""
+    async def test_a_broken_connection_is_transient(self, ollama: Any, reply: Callable[..., Any]) -> None:
+        """A connection that breaks in the middle of an answer is a transient failure."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(body={"embeddings": [[1.0] * 384]}, cut=True)]
-            with pytest.raises(EmbeddingError, match="broke the connection off") as caught:
+            with pytest.raises(EmbeddingError, match="the connection to .* broke") as caught:
                 await embedder.embed_documents(["tea"])
             assert caught.value.transient
 
     @pytest.mark.parametrize("slow", [{"wait": True}, {"body": "x" * 1000, "drips": True}])
-    async def test_a_slow_answer_is_not_waited_for(
-        self, ollama: Any, reply: Callable[..., Any], slow: dict[str, Any]
-    ) -> None:
-        """After `timeout` seconds the call ends, also where something comes all the time; the next one works."""
+    async def test_a_slow_answer_times_out(self, ollama: Any, reply: Callable[..., Any], slow: dict[str, Any]) -> None:
+        """A call ends after `timeout` seconds, even if bytes keep coming; the next one works."""
         async with await OllamaEmbedder.open(options(ollama, timeout=0.5)) as embedder:
             ollama.replies[EMBED] = [reply(**slow)]
             with pytest.raises(EmbeddingError, match=r"0\.5 seconds") as caught:
@@ -286,7 +294,7 @@ class TestFailures:
             assert (await embedder.embed_documents(["tea"])).shape == (1, 384)
 
     async def test_a_cancelled_call_leaves_the_client_usable(self, ollama: Any, reply: Callable[..., Any]) -> None:
-        """A call that is cancelled while the server works does not disturb the next one."""
+        """A cancelled call does not disturb the next one."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(wait=True)]
             call = asyncio.create_task(embedder.embed_documents(["tea"]))
@@ -305,27 +313,25 @@ class TestFailures:
             {"embeddings": []},
         ],
     )
-    async def test_vectors_that_cannot_be_right_are_refused(
+    async def test_wrong_vectors_are_rejected(
         self, ollama: Any, reply: Callable[..., Any], body: dict[str, Any]
     ) -> None:
-        """Too few vectors, one of another length, or one of zeros is an error, not a result."""
+        """Too few vectors, a wrong length, and all zeros are errors."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(body=body)]
             with pytest.raises(InvalidVectorError):
                 await embedder.embed_documents(["tea", "coffee"])
 
     @pytest.mark.parametrize("body", ["no JSON", {"vectors": [[1.0]]}, [1]])
-    async def test_an_answer_of_another_kind_is_an_error(
-        self, ollama: Any, reply: Callable[..., Any], body: object
-    ) -> None:
-        """What is no answer of Ollama's is said to be none."""
+    async def test_an_answer_of_another_api(self, ollama: Any, reply: Callable[..., Any], body: object) -> None:
+        """An answer of another API is reported as unreadable."""
         async with await OllamaEmbedder.open(options(ollama)) as embedder:
             ollama.replies[EMBED] = [reply(body=body)]
             with pytest.raises(EmbeddingError, match="cannot be read"):
                 await embedder.embed_documents(["tea"])
 
     @pytest.mark.parametrize("status", [401, 403])
-    async def test_a_refused_key_is_named_and_not_shown(
+    async def test_a_rejected_key_is_named_and_not_shown(
         self,
         ollama: Any,
         reply: Callable[..., Any],
@@ -333,7 +339,7 @@ class TestFailures:
         caplog: pytest.LogCaptureFixture,
         status: int,
     ) -> None:
-        """Where a gateway refuses the key, the error names the variable that holds it; it is not repeated nor shown."""
+        """If a gateway rejects the key, the error names its variable, is not transient and hides the key."""
         monkeypatch.setenv("OLLAMA_API_KEY", "sk-very-secret")
         caplog.set_level(logging.DEBUG)
         ollama.replies["/api/show"] = [reply(status, {"error": "bad key sk-very-secret"})]
@@ -344,14 +350,14 @@ class TestFailures:
         assert "very-secret" not in "".join([*traceback.format_exception(caught.value), caplog.text])
 
     async def test_a_key_that_cannot_be_sent_is_not_shown(self, ollama: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A key of two lines is no header; the error names the variable and not the key."""
+        """A key with a line break cannot be a header; the error names the variable and hides the key."""
         monkeypatch.setenv("OLLAMA_API_KEY", "sk-very-secret\nx")
         with pytest.raises(EmbeddingError, match="OLLAMA_API_KEY") as caught:
             await OllamaEmbedder.open(options(ollama))
         assert "very-secret" not in "".join(traceback.format_exception(caught.value))
 
-    async def test_closing_refuses_what_comes_later(self, ollama: Any) -> None:
-        """After closing, a call is an error that says so."""
+    async def test_a_closed_embedder_rejects_calls(self, ollama: Any) -> None:
+        """A call after closing raises `ClosedError`."""
         embedder = await OllamaEmbedder.open(options(ollama))
         await embedder.aclose()
         with pytest.raises(ClosedError, match="used after it was closed"):
@@ -359,7 +365,7 @@ class TestFailures:
 
 
 class TestPulling:
-    """With `auto_pull` a missing model is pulled, and one sees it coming."""
+    """With `auto_pull` a missing model is pulled, with progress."""
 
     LINES: ClassVar = (
         {"status": "pulling manifest"},
@@ -372,20 +378,20 @@ class TestPulling:
     )
 
     async def test_a_missing_model_is_pulled(self, ollama: Any, caplog: pytest.LogCaptureFixture) -> None:
-        """The model is pulled and used, and the log tells of it in a few lines with how far it has come."""
+        """The model is pulled and used, and a few log lines show the progress."""
         caplog.set_level(logging.INFO, "pattern_ollama")
         ollama.pulled = list(self.LINES)
         async with await OllamaEmbedder.open(options(ollama, model="granite-embedding", auto_pull=True)) as embedder:
             assert embedder.signature.model == "granite-embedding"
         assert ollama.asked("/api/pull") == [{"model": "granite-embedding", "stream": True, "insecure": False}]
-        said = [record.getMessage() for record in caplog.records if record.name.startswith("pattern_ollama")]
-        assert "granite-embedding: pulling 0a109f422b47, 50 % of 1,000 MB" in said
-        assert 5 < len(said) < 20
+        logged = [record.getMessage() for record in caplog.records if record.name.startswith("pattern_ollama")]
+        assert "granite-embedding: pulling 0a109f422b47, 50 % of 1,000 MB" in logged
+        assert 5 < len(logged) < 20
 
     async def test_a_terminal_shows_a_bar(
         self, ollama: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """On a terminal there is a progress bar, on the error stream."""
+        """A terminal gets a progress bar, on the error stream."""
         monkeypatch.setenv("FORCE_COLOR", "1")
         ollama.pulled = list(self.LINES)
         async with await OllamaEmbedder.open(options(ollama, model="granite-embedding", auto_pull=True)):
@@ -394,24 +400,22 @@ class TestPulling:
         assert "pulling 0a109f422b47" in err
         assert "━" in err
 
-    async def test_nothing_is_pulled_where_the_model_is_there(self, ollama: Any) -> None:
+    async def test_an_existing_model_is_not_pulled(self, ollama: Any) -> None:
         """A model that the server has is used as it is."""
         async with await OllamaEmbedder.open(options(ollama, auto_pull=True)):
             assert not ollama.asked("/api/pull")
 
     @pytest.mark.parametrize(
-        ("lines", "said", "transient"),
+        ("lines", "message", "transient"),
         [
             ([{"error": "pull model manifest: file does not exist"}], "no model 'tea'", False),
             ([{"status": "pulling manifest"}, {"error": "max retries exceeded"}], "max retries exceeded", True),
             ([{"status": "pulling manifest"}], "stopped pulling", True),
         ],
     )
-    async def test_a_pull_that_fails_says_why(
-        self, ollama: Any, lines: list[dict[str, str]], said: str, transient: bool
-    ) -> None:
-        """A model that the library lacks, an error on the way and an early end are told apart."""
+    async def test_a_failed_pull(self, ollama: Any, lines: list[dict[str, str]], message: str, transient: bool) -> None:
+        """The error distinguishes a model that the library lacks, an error during the pull and an early end."""
         ollama.pulled = lines
-        with pytest.raises(EmbeddingError, match=said) as caught:
+        with pytest.raises(EmbeddingError, match=message) as caught:
             await OllamaEmbedder.open(options(ollama, model="tea", auto_pull=True))
         assert caught.value.transient == transient

@@ -1,4 +1,4 @@
-"""What pattern-core sees of the plugin before a model is opened."""
+"""The plugin before a model is opened: discovery, imports and options."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 from pattern_core.errors import ConfigError, ValidationError
 from pattern_core.hookspecs import EmbeddingSpec
 from pattern_core.toolkit import load_plugin, structure_options
-from pattern_ollama.plugin import OllamaOptions
+from pattern_ollama.options import OllamaOptions
 
 
 def test_it_is_found_by_its_name() -> None:
-    """The configuration's word `ollama` leads to this plugin."""
+    """The name `ollama` in a configuration loads this plugin."""
     spec = load_plugin("ollama", EmbeddingSpec)
     assert spec.options is OllamaOptions
     assert spec.semantic
 
 
 def test_describing_imports_no_client() -> None:
-    """Importing the plugin and calling its hook loads neither the client nor what it stands on."""
+    """Importing the plugin and calling its hook imports neither the client nor its dependencies."""
     program = (
         "import sys\n"
         "from pattern_ollama.plugin import pattern_embeddings\n"
@@ -47,15 +47,15 @@ def test_describing_imports_no_client() -> None:
         ({"query_prompt": 5}, "query_prompt"),
     ],
 )
-def test_senseless_options_are_refused(given: dict[str, Any], field: str) -> None:
-    """An option that makes no sense is an error that names it."""
+def test_invalid_options_are_rejected(given: dict[str, Any], field: str) -> None:
+    """An invalid option is an error that names it."""
     with pytest.raises(ValidationError) as caught:
         OllamaOptions(**given)
     assert caught.value.field == field
 
 
 @pytest.mark.parametrize("given", [{"timeout": 0}, {"timeout": "soon"}, {"keep_alive": True}, {"auto_pull": "yes"}])
-def test_senseless_values_of_a_file_are_refused(given: dict[str, Any]) -> None:
-    """A value of another type, or a time-out of nothing, is an error of the configuration."""
+def test_invalid_values_of_a_file_are_rejected(given: dict[str, Any]) -> None:
+    """A value of another type, and a time-out of zero, are `ConfigError`s."""
     with pytest.raises(ConfigError, match=next(iter(given))):
         structure_options(OllamaOptions, given, section="embeddings", base=Path())

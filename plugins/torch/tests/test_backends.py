@@ -1,4 +1,4 @@
-"""ONNX Runtime and OpenVINO in the place of PyTorch, other numbers than float32, several devices."""
+"""ONNX Runtime and OpenVINO instead of PyTorch, other number types than float32, several devices."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import pytest
 from pattern_core.errors import ConfigError, EmbeddingError, ValidationError
 from pattern_core.testing import EmbedderContract
 from pattern_torch.embedder import TorchEmbedder
-from pattern_torch.plugin import Backend, Dtype, TorchOptions, pattern_embeddings
+from pattern_torch.options import Backend, Dtype, TorchOptions
+from pattern_torch.plugin import pattern_embeddings
 
 NEEDS: Final = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino")}
 ENGINES: Final = [
@@ -40,24 +41,24 @@ QUESTIONS: Final = (
 
 @pytest.fixture(scope="session")
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where ONNX files are kept, so that one is made for all tests."""
+    """A folder for ONNX files, which all tests share."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.mark.parametrize("backend", ENGINES, scope="class")
 class TestKit(EmbedderContract):
-    """The contract, by each engine."""
+    """The contract, with each engine."""
 
     spec = pattern_embeddings()
 
     @pytest.fixture
     def options(self, minilm: str, cache_dir: Path, backend: Backend) -> TorchOptions:
-        """The real model, by an engine."""
+        """The real model, with an engine."""
         return TorchOptions(model=minilm, backend=backend, cache_dir=cache_dir)
 
 
 class TestTwoDevices(EmbedderContract):
-    """The contract, with two copies of the model at work."""
+    """The contract, with two copies of the model."""
 
     spec = pattern_embeddings()
 
@@ -70,12 +71,12 @@ class TestTwoDevices(EmbedderContract):
 @pytest.mark.anyio
 @pytest.mark.parametrize("backend", ENGINES)
 class TestEngines:
-    """Another engine makes the same vectors of the same weights."""
+    """Each engine makes the same vectors from the same weights."""
 
     async def test_the_same_vectors_and_the_same_answers(
         self, minilm: str, cache_dir: Path, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """On 300 paragraphs every number agrees to 1e-5, questions have the same ten answers, signatures are equal."""
+        """On 300 paragraphs all numbers agree to 1e-5, questions find the same ten answers, and signatures are equal."""
         monkeypatch.syspath_prepend(str(EXAMPLES))
         paragraphs = pytest.importorskip("stdlib_docs", reason="the examples are not here").paragraphs
         texts = [text for _, text in paragraphs()]
@@ -95,8 +96,8 @@ class TestEngines:
         assert signatures[0] == signatures[1]
 
     @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
-    async def test_any_kin_of_bert(self, tiny_model: Callable[[str], Path], kind: str, backend: Backend) -> None:
-        """Texts of every length, one or many at once, beyond the model's limit too, have PyTorch's vectors."""
+    async def test_architectures_of_bert(self, tiny_model: Callable[[str], Path], kind: str, backend: Backend) -> None:
+        """Texts of any length and number, also over the token limit, get PyTorch's vectors."""
         folder = tiny_model(kind)
         texts = ["tea", "coffee in the morning train", "tea " * 30, "search " * 100]
         options = TorchOptions(model=str(folder), device="cpu")
@@ -108,17 +109,17 @@ class TestEngines:
             assert np.abs(await tiny.embed_query(texts[0]) - expected[0]).max() < 1e-5
             assert tiny.signature.max_tokens == (39 if kind == "roberta" else 40)
 
-    async def test_a_file_is_made_once_and_again_where_it_is_broken(
+    async def test_a_file_is_exported_once_and_replaced_if_it_is_broken(
         self, tiny_model: Callable[[str], Path], tmp_path: Path, backend: Backend
     ) -> None:
-        """The ONNX file is kept below cache_dir, outside the model's folder; one that was cut off is replaced."""
+        """The ONNX file is in cache_dir, outside the model's folder; an incomplete file is replaced."""
         folder = tiny_model("bert")
         before = set(folder.rglob("*"))
         options = TorchOptions(model=str(folder), backend=backend, cache_dir=tmp_path / "cache")
         async with await TorchEmbedder.open(options) as tiny:
             expected = await tiny.embed_query("tea")
         (file,) = (tmp_path / "cache").rglob("model.onnx")
-        assert [each.name for each in file.parent.parent.iterdir()] == [file.parent.name], "nothing half-made is left"
+        assert [each.name for each in file.parent.parent.iterdir()] == [file.parent.name], "no temporary files are left"
         made = file.stat().st_mtime_ns
         await (await TorchEmbedder.open(options)).aclose()
         assert file.stat().st_mtime_ns == made
@@ -131,7 +132,7 @@ class TestEngines:
     async def test_other_weights_get_another_file(
         self, tiny_model: Callable[[str], Path], tmp_path: Path, backend: Backend
     ) -> None:
-        """A model whose weights changed under its name is never run by the file of the old ones."""
+        """After a change of the weights under one name, the file of the old weights is not used."""
         import torch
         from safetensors.torch import load_file, save_file
 
@@ -149,7 +150,7 @@ class TestEngines:
     async def test_a_file_that_cannot_be_written_is_a_clear_error(
         self, tiny_model: Callable[[str], Path], tmp_path: Path, backend: Backend
     ) -> None:
-        """Where the cache cannot hold the file, the error names the ways out."""
+        """If the file cannot be written, the error names the ways out."""
         (tmp_path / "cache").write_text("a file, no folder")
         options = TorchOptions(model=str(tiny_model("bert")), backend=backend, cache_dir=tmp_path / "cache")
         with pytest.raises(EmbeddingError, match=r'backend = "torch".*cache_dir'):
@@ -158,13 +159,13 @@ class TestEngines:
 
 @pytest.mark.anyio
 class TestMissingEngines:
-    """An engine that is not installed is named."""
+    """The error for a missing engine names it."""
 
     @pytest.mark.parametrize("backend", ["onnx", "openvino"])
     async def test_the_extra_is_named(
         self, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, backend: Backend
     ) -> None:
-        """Without the engine the error says which extra brings it."""
+        """The error for a missing engine names the extra that installs it."""
         for part in NEEDS[backend]:
             monkeypatch.setitem(sys.modules, part, None)  # an import fails then, as if it were not installed
         with pytest.raises(ConfigError, match=rf"pattern-core-torch\[{backend}\]") as caught:
@@ -173,7 +174,7 @@ class TestMissingEngines:
 
 
 class TestOptions:
-    """What does not go together is refused before anything is loaded."""
+    """Options that conflict are rejected before anything is loaded."""
 
     @pytest.mark.parametrize(
         ("given", "field"),
@@ -185,7 +186,7 @@ class TestOptions:
             ({"device": ["cpu", " "]}, "device"),
         ],
     )
-    def test_it_is_named(self, given: dict[str, Any], field: str) -> None:
+    def test_conflicting_options_are_named(self, given: dict[str, Any], field: str) -> None:
         """The error names the option that does not fit."""
         with pytest.raises(ValidationError) as caught:
             TorchOptions(**given)
@@ -193,24 +194,24 @@ class TestOptions:
         assert caught.value.field.startswith(field)
 
     @pytest.mark.parametrize("given", [{"backend": "candle"}, {"dtype": "int8"}])
-    def test_unknown_choices_are_refused(self, given: dict[str, Any]) -> None:
-        """A backend or a type of numbers that there is not is an error."""
+    def test_unknown_choices_are_rejected(self, given: dict[str, Any]) -> None:
+        """An unknown backend or number type is an error."""
         with pytest.raises(ValueError, match="must be in"):
             TorchOptions(**given)
 
 
 @pytest.mark.anyio
 class TestDtype:
-    """Other numbers make other vectors, under another signature, or are refused."""
+    """Another number type makes other vectors, under another signature, or is rejected."""
 
-    async def test_float16_is_refused_on_a_processor(self, tiny_model: Callable[[str], Path]) -> None:
-        """A CPU is several times slower in float16 than in float32, so the error says what to set in its place."""
+    async def test_float16_is_rejected_on_a_cpu(self, tiny_model: Callable[[str], Path]) -> None:
+        """A CPU is several times slower in float16 than in float32, so the error names an alternative."""
         with pytest.raises(ConfigError, match="bfloat16") as caught:
             await TorchEmbedder.open(TorchOptions(model=str(tiny_model("bert")), device="cpu", dtype="float16"))
         assert caught.value.key == "embeddings.dtype"
 
     async def test_bfloat16_is_another_signature(self, minilm: str) -> None:
-        """Vectors differ by more than rounding, still have length 1, and are never mixed with those of float32."""
+        """Vectors differ from those of float32 by more than rounding, have length 1, and another signature."""
         texts = ["tea after lunch", "the night train to Oslo"]
         found, signatures = [], []
         dtypes: tuple[Dtype, ...] = ("float32", "bfloat16")
@@ -223,10 +224,10 @@ class TestDtype:
         assert signatures[0] != signatures[1]
         assert signatures[1].revision.endswith("-bfloat16")
 
-    async def test_a_model_kept_in_half_precision_computes_in_the_chosen_type(
+    async def test_a_model_stored_in_half_precision_computes_in_the_chosen_type(
         self, tiny_model: Callable[[str], Path]
     ) -> None:
-        """What a model's file holds does not decide: float32 is float32."""
+        """The option dtype decides, and not the number type of the file."""
         import torch
         from sentence_transformers import SentenceTransformer
 
@@ -239,10 +240,10 @@ class TestDtype:
 
 @pytest.mark.anyio
 class TestDevices:
-    """A model is loaded once for each device."""
+    """One copy of the model is loaded on each device."""
 
-    async def test_both_work_and_both_end(self, tiny_model: Callable[[str], Path]) -> None:
-        """Core may have as many calls under way as there are devices; all copies work, and closing ends both threads."""
+    async def test_both_copies_work_and_are_closed(self, tiny_model: Callable[[str], Path]) -> None:
+        """Core may make as many calls at once as there are devices; all copies work, and closing ends both threads."""
         import torch
 
         threads = torch.get_num_threads() + 1

@@ -1,11 +1,12 @@
-"""The plugin keeps the contract of `pattern_core.abc.Embedder`, with a real model."""
+"""The plugin fulfills the contract of `pattern_core.abc.Embedder`, with a real model."""
 
 from __future__ import annotations
 
 import pytest
 
 from pattern_core.testing import EmbedderContract
-from pattern_torch.plugin import TorchOptions, pattern_embeddings
+from pattern_torch.options import TorchOptions
+from pattern_torch.plugin import pattern_embeddings
 
 
 class TestTorch(EmbedderContract):

@@ -1,4 +1,4 @@
-"""What the embedder does with a model: right vectors, prompts and counts, off the event loop."""
+"""The embedder: vectors, prompts and token counts, off the event loop."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pattern_core.errors import ClosedError, ConfigError
 from pattern_torch.embedder import TorchEmbedder
-from pattern_torch.plugin import TorchOptions
+from pattern_torch.options import TorchOptions
 from pattern_torch.weights import find_model
 
 pytestmark = pytest.mark.anyio
@@ -47,12 +47,12 @@ class TestVectors:
         ],
     )
     async def test_meaning_beats_words(self, embedder: TorchEmbedder, question: str, answer: int) -> None:
-        """A question is closest to the text that answers it, though they share hardly a word."""
+        """A question is closest to the text that answers it, even if they share hardly a word."""
         scores = await embedder.embed_documents(FACTS) @ await embedder.embed_query(question)
         assert int(scores.argmax()) == answer
 
-    async def test_they_are_those_of_sentence_transformers(self, embedder: TorchEmbedder, minilm: str) -> None:
-        """The vectors equal those of the bare library, to 1e-5, in the same order, for texts of mixed lengths."""
+    async def test_vectors_are_those_of_sentence_transformers(self, embedder: TorchEmbedder, minilm: str) -> None:
+        """Vectors equal those of the library to 1e-5, in the same order, for texts of mixed lengths."""
         from sentence_transformers import SentenceTransformer
 
         texts = [fact * repeats for repeats in (1, 4, 2) for fact in FACTS]
@@ -62,8 +62,8 @@ class TestVectors:
         assert found.dtype == np.float32
         assert np.abs(found - expected).max() < 1e-5
 
-    async def test_not_normalised_where_that_is_asked(self, tiny_model: Callable[[str], Path]) -> None:
-        """With normalize = false the vectors keep the length that the model gives them, and the signature says so."""
+    async def test_without_normalization(self, tiny_model: Callable[[str], Path]) -> None:
+        """With normalize = false, vectors keep their length, and the signature says so."""
         options = TorchOptions(model=str(tiny_model("bert")), normalize=False)
         async with await TorchEmbedder.open(options) as plain:
             lengths = np.linalg.norm(await plain.embed_documents(["coffee", "tea in the morning"]), axis=1)
@@ -75,7 +75,7 @@ class TestPrompts:
     """Queries and documents get the prompts that the signature names."""
 
     async def test_given_prompts_are_put_before_the_text(self, minilm: str, embedder: TorchEmbedder) -> None:
-        """A query with a prompt has the vector of the prompt and the query as one text, a document likewise."""
+        """A query or document has the vector of its prompt and itself as one text."""
         options = TorchOptions(model=minilm, query_prompt="query: ", document_prompt="note: ")
         async with await TorchEmbedder.open(options) as prompted:
             query = await prompted.embed_query("tea")
@@ -90,7 +90,7 @@ class TestPrompts:
 
     @pytest.mark.parametrize("name", ["bge-small-en-v1.5", "bge-large-en", "BGE-base-EN-v1.5"])
     async def test_bge_gets_its_instruction(self, tiny_model: Callable[[str], Path], name: str) -> None:
-        """A model named as BAAI's gets the instruction of its model card for queries, and none for documents."""
+        """A model with a name of BAAI's gets its model card's instruction for queries, and none for documents."""
         folder = tiny_model("bert").rename(Path(tiny_model("bert")).with_name(name))
         async with await TorchEmbedder.open(TorchOptions(model=str(folder))) as bge:
             assert bge.signature.query_prompt == "Represent this sentence for searching relevant passages: "
@@ -98,8 +98,8 @@ class TestPrompts:
         async with await TorchEmbedder.open(TorchOptions(model=str(folder), query_prompt="")) as bge:
             assert not bge.signature.query_prompt, "the empty prompt is a choice"
 
-    async def test_the_models_own_prompts_are_taken(self, tiny_model: Callable[[str], Path]) -> None:
-        """A model that ships prompts gets them, by the names query and passage."""
+    async def test_the_models_own_prompts_are_used(self, tiny_model: Callable[[str], Path]) -> None:
+        """The prompts named query and passage in a model's configuration are used."""
         folder = tiny_model("bert")
         config = '{"prompts": {"query": "query: ", "passage": "tea: "}, "default_prompt_name": null}'
         (folder / "config_sentence_transformers.json").write_text(config)
@@ -116,25 +116,27 @@ class TestPrompts:
 
 
 class TestTokens:
-    """Tokens are counted as the model would read them."""
+    """Token counts are those of the model."""
 
     async def test_long_texts_are_counted_whole_and_quietly(
         self, embedder: TorchEmbedder, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        """The count goes beyond the model's limit, includes the two special tokens, and nobody warns."""
+        """The count goes beyond the token limit and includes the two special tokens, without a warning."""
         assert embedder.signature.max_tokens == 256
         assert await embedder.count_tokens(["tea", "tea " * 5000]) == [3, 5002]
         assert not caplog.records
         assert capfd.readouterr() == ("", "")
 
     @pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
-    async def test_any_kin_of_bert_reads_up_to_its_limit(self, tiny_model: Callable[[str], Path], kind: str) -> None:
-        """A plain folder of transformers works, with mean pooling, and texts beyond its limit do not break it."""
+    async def test_architectures_of_bert_truncate_at_their_limit(
+        self, tiny_model: Callable[[str], Path], kind: str
+    ) -> None:
+        """A plain folder of transformers works, with mean pooling, also for texts over the token limit."""
         async with await TorchEmbedder.open(TorchOptions(model=str(tiny_model(kind)))) as tiny:
             limit = tiny.signature.max_tokens
             assert limit == (39 if kind == "roberta" else 40)
             short, full, more = await tiny.embed_documents(["tea", "tea " * (limit - 2), "tea " * 100])
-            assert np.allclose(full, more, atol=1e-6), "what is beyond the limit is not read"
+            assert np.allclose(full, more, atol=1e-6), "text beyond the limit has no effect"
             assert not np.allclose(short, full, atol=1e-6)
             assert tiny.signature.dimensions == 32
             assert tiny.signature.revision.endswith("-mean")
@@ -143,8 +145,8 @@ class TestTokens:
 class TestEventLoop:
     """The event loop stays free, and calls can be cancelled."""
 
-    async def test_the_loop_goes_on_while_texts_are_embedded(self, embedder: TorchEmbedder) -> None:
-        """While the model works, other tasks run: never 200 ms without a turn."""
+    async def test_the_loop_stays_free_while_texts_are_embedded(self, embedder: TorchEmbedder) -> None:
+        """While the model works, other tasks run, and never wait for 200 ms."""
         longest = 0.0
         working = asyncio.create_task(embedder.embed_documents([f"{fact} {n}" for n in range(50) for fact in FACTS]))
         turns = 0
@@ -158,7 +160,7 @@ class TestEventLoop:
         assert longest < 0.2
 
     async def test_a_cancelled_call_leaves_the_model_usable(self, embedder: TorchEmbedder) -> None:
-        """Calls that are cancelled, waiting or under way, do not disturb those after them."""
+        """Cancelled calls, waiting or running, do not disturb later ones."""
         expected = await embedder.embed_query(FACTS[0])
         calls = [asyncio.create_task(embedder.embed_documents(FACTS * 10)) for _ in range(3)]
         await asyncio.sleep(0)
@@ -168,8 +170,8 @@ class TestEventLoop:
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
         assert np.allclose(await embedder.embed_query(FACTS[0]), expected, atol=1e-6)
 
-    async def test_closing_waits_frees_and_refuses(self, tiny_model: Callable[[str], Path]) -> None:
-        """Closing lets a call that is under way finish, frees the model and its thread, and refuses what comes later."""
+    async def test_closing(self, tiny_model: Callable[[str], Path]) -> None:
+        """Closing waits for running calls, frees the model and its thread, and rejects later calls."""
         tiny = await TorchEmbedder.open(TorchOptions(model=str(tiny_model("bert"))))
         model = weakref.ref(tiny._models[0]._transformer)
         (worker,) = tiny._threads._threads
@@ -189,17 +191,17 @@ class TestEventLoop:
 
 
 class TestOptions:
-    """Every option is used, or refused."""
+    """Every option is used or rejected."""
 
     @pytest.mark.parametrize("device", ["cuda:99", "warp-drive"])
-    async def test_a_device_that_is_not_there_is_named(self, tiny_model: Callable[[str], Path], device: str) -> None:
-        """An unusable device is an error of the configuration that names it."""
+    async def test_a_missing_device_is_named(self, tiny_model: Callable[[str], Path], device: str) -> None:
+        """An unusable device is a `ConfigError` that names it."""
         with pytest.raises(ConfigError, match=device) as caught:
             await TorchEmbedder.open(TorchOptions(model=str(tiny_model("bert")), device=device))
         assert caught.value.key == "embeddings.device"
 
     async def test_the_batch_size_sets_the_size_of_a_call(self, tiny_model: Callable[[str], Path]) -> None:
-        """`max_batch` grows with the option, and each call of the model reads `batch_size` texts."""
+        """`max_batch` grows with the option, and each call of the model gets `batch_size` texts."""
         sizes = []
         options = TorchOptions(model=str(tiny_model("bert")), batch_size=4)
         async with await TorchEmbedder.open(options) as tiny:
@@ -211,7 +213,7 @@ class TestOptions:
         assert sum(sizes) == tiny.max_batch
 
     async def test_the_number_of_threads_is_set(self, tiny_model: Callable[[str], Path]) -> None:
-        """The option `threads` reaches PyTorch, in the thread where the model works."""
+        """The option `threads` sets PyTorch's threads in the thread of the model."""
         import torch
 
         threads = torch.get_num_threads() + 1

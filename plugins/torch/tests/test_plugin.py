@@ -1,4 +1,4 @@
-"""What pattern-core sees of the plugin before a model is opened."""
+"""The plugin before a model is opened: discovery, imports and options."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from pattern_core.errors import ValidationError
 from pattern_core.hookspecs import EmbeddingSpec
 from pattern_core.toolkit import load_plugin
-from pattern_torch.plugin import TorchOptions
+from pattern_torch.options import TorchOptions
 
 
 @pytest.mark.parametrize("name", ["torch", "candle"])
 def test_it_is_found_by_its_name_and_by_the_older_one(name: str) -> None:
-    """The configuration's words `torch` and `candle` lead to this plugin, whose default is BGE small."""
+    """The names `torch` and `candle` in a configuration load this plugin; its default model is BGE small."""
     spec = load_plugin(name, EmbeddingSpec)
     assert spec.options is TorchOptions
     assert spec.semantic
@@ -24,7 +24,7 @@ def test_it_is_found_by_its_name_and_by_the_older_one(name: str) -> None:
 
 
 def test_describing_imports_nothing_heavy() -> None:
-    """Importing the plugin and calling its hook loads neither torch nor the libraries round it."""
+    """Importing the plugin and calling its hook imports neither torch nor its libraries."""
     program = (
         "import sys\n"
         "from pattern_torch.plugin import pattern_embeddings\n"
@@ -46,8 +46,8 @@ def test_describing_imports_nothing_heavy() -> None:
         ({"query_prompt": 5}, "query_prompt"),
     ],
 )
-def test_senseless_options_are_refused(given: dict[str, Any], field: str) -> None:
-    """An option that makes no sense is an error that names it."""
+def test_invalid_options_are_rejected(given: dict[str, Any], field: str) -> None:
+    """An invalid option is an error that names it."""
     with pytest.raises(ValidationError) as caught:
         TorchOptions(**given)
     assert caught.value.field == field

@@ -1,4 +1,4 @@
-"""The embedder. sentence-transformers and torch are imported when it is opened, off the event loop."""
+"""The embedder of the plugin. Opening it imports sentence-transformers and torch, off the event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pattern_core.abc import Embedder, Signature, Vector
 from pattern_core.errors import ClosedError, EmbeddingError
 
 from .model import Model
-from .plugin import TorchOptions
+from .options import TorchOptions
 from .weights import PROVIDER, find_model
 
 __all__ = ["TorchEmbedder"]
@@ -24,14 +24,13 @@ __all__ = ["TorchEmbedder"]
 T = TypeVar("T")
 
 BATCHES_PER_CALL: Final = 8
-"""More would let texts of like length stand together better; fewer let a query get its turn sooner."""
+"""More batches would group texts by length better; fewer let a query wait less."""
 
 
 class TorchEmbedder(Embedder):
-    """Turns texts into vectors by a model of sentence-transformers: one copy, and one thread, for each device.
+    """An embedder for a model of sentence-transformers, with one copy and one thread for each device.
 
-    `open` makes one. Calls take turns at the copies. One that is cancelled leaves its turn to finish and its result to
-    nobody.
+    `open` makes one. Each copy runs one call at a time. A cancelled call runs to its end, and its result is dropped.
     """
 
     def __init__(self, models: Sequence[Model], options: TorchOptions, threads: ThreadPoolExecutor) -> None:
@@ -46,7 +45,7 @@ class TorchEmbedder(Embedder):
 
     @classmethod
     async def open(cls, options: TorchOptions) -> Self:
-        """Find the model, download it if it has to be, and load it, off the event loop.
+        """Find the model, download it if necessary, and load it, off the event loop.
 
         Args:
             options: The options.
@@ -55,15 +54,15 @@ class TorchEmbedder(Embedder):
             The embedder.
 
         Raises:
-            ModelUnavailableError: The model is not there, cannot be fetched, or is broken.
+            ModelUnavailableError: The model is missing, cannot be downloaded, or is broken.
             EmbeddingError: Its weights are not the published ones, or the backend cannot run it.
-            ConfigError: PyTorch cannot use the device, the backend is not installed, or the device cannot compute in
-                the type of numbers well.
+            ConfigError: PyTorch cannot use the device, the backend is not installed, or the number type does not suit
+                the device.
         """
         devices = options.devices
         threads = ThreadPoolExecutor(max_workers=len(devices), thread_name_prefix="pattern-torch")
 
-        def load() -> list[Model]:  # one after the other: transformers loads only one at a time safely
+        def load() -> list[Model]:  # in turn, since transformers cannot load two at once safely
             folder = find_model(options)
             return [Model(options, folder, device) for device in devices]
 
@@ -104,7 +103,7 @@ class TorchEmbedder(Embedder):
         await asyncio.to_thread(self._release)
 
     def _release(self) -> None:
-        self._threads.shutdown()  # waits for the calls that are under way
+        self._threads.shutdown()  # waits for running calls
         self._idle = SimpleQueue()
         gc.collect()  # sentence-transformers ties models into cycles
 
@@ -115,7 +114,7 @@ class TorchEmbedder(Embedder):
             )
             raise ClosedError(message)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._in_turn, work)
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._with_idle_model, work)
         except Exception as error:
             message = (
                 f"the embedding model {self._options.model!r} failed: {type(error).__name__}: {error}. "
@@ -123,8 +122,8 @@ class TorchEmbedder(Embedder):
             )
             raise EmbeddingError(message, provider=PROVIDER, model=self._options.model) from error
 
-    def _in_turn(self, work: Callable[[Model], T]) -> T:
-        model = self._idle.get()  # there are as many as threads, so one is idle
+    def _with_idle_model(self, work: Callable[[Model], T]) -> T:
+        model = self._idle.get()  # never waits, since there are as many models as threads
         try:
             return work(model)
         finally:

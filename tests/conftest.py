@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""Fixtures of all tests."""
 
 import os
 import subprocess
@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.databases import db, people, wire
+from tests.helpers.databases import db, open_database, people
 
-__all__ = ["db", "people", "wire"]
+__all__ = ["db", "open_database", "people"]
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The library is written for asyncio."""
+    """The asyncio backend, the only one that the library supports."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Vectors are kept among the temporary files, for these tests and what they start, and not in the user's cache."""
+    """Keep cached vectors in a temporary folder, also those of processes that tests start."""
     with pytest.MonkeyPatch.context() as patch:
         for variable in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
             patch.setenv(variable, str(tmp_path_factory.mktemp("cache")))
@@ -31,11 +31,11 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def clean_tree() -> Iterator[None]:
-    """Leave no backups in the tree, where a migration puts those of a configuration that is in no file."""
-    left = Path(__file__).parent.parent / "pattern-backups"
-    assert not left.exists(), f"{left} was left by an earlier run, or by hand; remove it"
+    """Check that no test leaves backups in the source tree, the default folder for a configuration without a file."""
+    backups = Path(__file__).parent.parent / "pattern-backups"
+    assert not backups.exists(), f"{backups} exists; remove it before the tests"
     yield
-    assert not left.exists(), f"a test has left {left}; let it work in a folder of its own"
+    assert not backups.exists(), f"a test has left {backups}; it has to use a temporary folder"
 
 
 RunInstalled = Callable[..., subprocess.CompletedProcess[str]]
@@ -43,9 +43,9 @@ RunInstalled = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_installed(tmp_path: Path) -> RunInstalled:
-    """Run Python where the distribution in a folder is installed: ``run_installed(folder, "-m", "pytest", …)``.
+    """Run Python with the distribution of a folder installed: ``run_installed(folder, "-m", "pytest", …)``.
 
-    It is installed as an editable one is: its sources are on the path, and beside them what its pyproject says.
+    The installation is like an editable one: the sources and the metadata of the distribution are on the path.
     """
 
     def run(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
@@ -56,8 +56,8 @@ def run_installed(tmp_path: Path) -> RunInstalled:
         (info / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
         )
-        words = "\n".join(f"{name} = {value}" for name, value in project["entry-points"]["pattern_core"].items())
-        (info / "entry_points.txt").write_text(f"[pattern_core]\n{words}\n")
+        entries = "\n".join(f"{name} = {value}" for name, value in project["entry-points"]["pattern_core"].items())
+        (info / "entry_points.txt").write_text(f"[pattern_core]\n{entries}\n")
         path = os.pathsep.join([str(site), str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.run(
             [sys.executable, *args],

@@ -17,7 +17,7 @@ from pattern_core.embedding.model import EmbeddingModel
 from pattern_core.maintenance.indexes import read_index_specs, verify_index
 from pattern_core.schema import TABLES
 from pattern_core.testing import LetterEmbedder
-from tests.helpers.databases import Wire, make_people
+from tests.helpers.databases import OpenDatabase, make_people
 
 pytestmark = pytest.mark.anyio
 
@@ -38,8 +38,8 @@ def model(overflow: Overflow) -> EmbeddingModel:
 
 
 @pytest.fixture
-async def db(wire: Wire) -> Database:
-    database = await wire(model("chunk"))
+async def db(open_database: OpenDatabase) -> Database:
+    database = await open_database(model("chunk"))
     await make_people(database)
     return database
 
@@ -200,17 +200,17 @@ class TestKeeping:
 
 
 class TestOtherPolicies:
-    async def test_refused(self, wire: Wire) -> None:
+    async def test_refused(self, open_database: OpenDatabase) -> None:
         """Unless it is configured otherwise, a text that is too long is refused, and nothing was written."""
-        db = await wire(model("error"))
+        db = await open_database(model("error"))
         await make_people(db)
         with pytest.raises(TextTooLongError):
             await db.memories.create(agent_id="archive", label="long", content=FILLER)
         assert await db.memories.count() == 0
 
-    async def test_cut_off(self, wire: Wire) -> None:
+    async def test_cut_off(self, open_database: OpenDatabase) -> None:
         """A text that was cut off is found by its beginning only, and its record says so."""
-        db = await wire(model("truncate"))
+        db = await open_database(model("truncate"))
         await make_people(db)
         made = await db.memories.create(agent_id="archive", label="long", content=f"{ESPRESSO}\n\n{FILLER}")
         embedding = (await db.memories.get(made.id, with_embedding=True)).embedding

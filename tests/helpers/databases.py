@@ -1,3 +1,5 @@
+"""Databases for tests: empty ones, on the in-memory storage and on real engines."""
+
 from __future__ import annotations
 
 import contextlib
@@ -23,12 +25,12 @@ from pattern_core.testing import MemoryStorage, MirrorIndex
 DIMENSIONS = 256
 ENGINES = ["memory", "memory-external", "surreal-embedded", "surreal-embedded-native", "lancedb"]
 
-Wire = Callable[[EmbeddingModel], Awaitable[Database]]
-"""Opens an empty database with a model of the test's own."""
+OpenDatabase = Callable[[EmbeddingModel], Awaitable[Database]]
+"""Opens an empty database with an embedding model."""
 
 
-async def _wired(storage: Storage, vectors: VectorStore, embeddings: EmbeddingModel) -> Database:
-    """Wire a database as `pattern_core.open` does."""
+async def _database(storage: Storage, vectors: VectorStore, embeddings: EmbeddingModel) -> Database:
+    """Return a database, set up as by `pattern_core.open`."""
     await migrate_up(storage, await embeddings.signature())
     metadata = await read_metadata(storage)
     for spec in index_specs(metadata, "cosine"):
@@ -39,7 +41,7 @@ async def _wired(storage: Storage, vectors: VectorStore, embeddings: EmbeddingMo
 async def _in_memory(embeddings: EmbeddingModel, *, external: bool) -> Database:
     storage = MemoryStorage()
     vectors = MirrorIndex(storage, MemoryStorage()) if external else ExactIndex(storage)
-    return await _wired(storage, vectors, embeddings)
+    return await _database(storage, vectors, embeddings)
 
 
 def _hashing() -> EmbeddingModel:
@@ -64,7 +66,7 @@ def _config(engine: str, folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(params=ENGINES)
 async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database, on the storage double and on the real engine with both of its indexes."""
+    """An empty database, on the in-memory storage and on real engines, with each kind of index."""
     if request.param.startswith("memory"):
         async with await _in_memory(_hashing(), external=request.param == "memory-external") as database:
             yield database
@@ -74,8 +76,8 @@ async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Da
 
 
 @pytest.fixture(params=ENGINES)
-async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Wire]:
-    """Open a database on the storage double, or on a real engine."""
+async def open_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenDatabase]:
+    """A function that opens an empty database with an embedding model, on the same storages as `db`."""
     async with contextlib.AsyncExitStack() as opened:
 
         async def open_with(embeddings: EmbeddingModel) -> Database:
@@ -84,7 +86,7 @@ async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
             else:
                 wiring = load_wiring(load_config(_config(request.param, tmp_path)))
                 storage = await wiring.storage()
-                database = await _wired(storage, await wiring.vectors(storage), embeddings)
+                database = await _database(storage, await wiring.vectors(storage), embeddings)
             return await opened.enter_async_context(database)
 
         yield open_with
@@ -92,12 +94,12 @@ async def wire(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 @pytest.fixture
 async def people(db: Database) -> None:
-    """A user, "ada", with two agents, "archive" and "planner"."""
+    """The user "ada" with the agents "archive" and "planner"."""
     await make_people(db)
 
 
 async def make_people(db: Database) -> None:
-    """Make a user, "ada", with two agents, "archive" and "planner"."""
+    """Create the user "ada" with the agents "archive" and "planner"."""
     await db.users.create(id="ada", settings={"theme": "dark"})
     await db.agents.create(user_id="ada", agent_type="archive", name="Archive", id="archive")
     await db.agents.create(user_id="ada", agent_type="planner", name="Planner", id="planner")

@@ -1,4 +1,4 @@
-"""A storage whose process dies."""
+"""A storage whose process dies at a chosen change."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Death", "Dying"]
 
 
 class Death(BaseException):
-    """What a process that dies does not catch."""
+    """Raised where the process dies; no `except Exception` catches it."""
 
 
 class Dying(MemoryStorage):
-    """A storage in memory whose process dies before the n-th of its changes.
+    """An in-memory storage whose process dies before a change of its schema or rows.
 
     Args:
-        data: Where to keep the rows.
-        after: How many changes it survives; None for all.
+        data: The rows; other storages may share them.
+        after: How many changes succeed before the death; None for all.
 
     Attributes:
-        left: How many changes are left; below 0 it has died.
+        left: How many more changes succeed; negative after the death.
     """
 
     def __init__(self, data: MemoryData, after: int | None = None) -> None:

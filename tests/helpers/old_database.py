@@ -1,4 +1,4 @@
-"""A database as version 2 of the schema left it: vectors beside the records."""
+"""A database of schema version 2, which keeps vectors in the tables of the records."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _BATCH: Final = 100
 
 
 async def make_old(config: dict[str, Any], memories: int) -> None:
-    """Make a database as version 2 of the schema did.
+    """Create a database of schema version 2, with memories of an agent "a", messages and tasks.
 
     Args:
         config: The configuration; its model makes the vectors.
-        memories: How many memories it gets, of an agent "a". There are some messages and tasks as well.
+        memories: The number of memories.
     """
     wiring = load_wiring(load_config(config))
     try:
@@ -54,10 +54,11 @@ async def make_old(config: dict[str, Any], memories: int) -> None:
 
 def _records(memories: int) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
-    for table, count, home in (("memory_blocks", memories, "a"), ("messages", 20, "c"), ("tasks", 20, "u")):
+    for table, count, partition in (("memory_blocks", memories, "a"), ("messages", 20, "c"), ("tasks", 20, "u")):
         column, text = str(TABLES[table].partition), TABLES[table].texts[0]
         found[table] = [
-            sample_row(_OLD[table], f"{table} {n}", **{column: home, text: f"word{n} of {table}"}) for n in range(count)
+            sample_row(_OLD[table], f"{table} {n}", **{column: partition, text: f"word{n} of {table}"})
+            for n in range(count)
         ]
     found["messages"].append(sample_row(_OLD["messages"], "messages blank", conversation_id="c", content=" "))
     return found
@@ -72,16 +73,16 @@ async def _embedded(name: str, rows: list[Row], embeddings: EmbeddingModel) -> l
 
 
 async def check_migrated(config: dict[str, Any], memories: int) -> None:
-    """Open a database that `make_old` made, and fail unless it is whole, up to date, and everything is found.
+    """Open a database of `make_old`, and check that it is migrated and that searches find every record.
 
     Args:
         config: The configuration.
-        memories: How many memories it got.
+        memories: The number of memories.
     """
     async with pattern_core.open(config) as db:
-        known = await read_metadata(db.storage)
-        assert known.schema_version == LATEST
-        tables = {vector_table(table, known.in_use.number).name for table in EMBEDDED}
+        metadata = await read_metadata(db.storage)
+        assert metadata.schema_version == LATEST
+        tables = {vector_table(table, metadata.in_use.number).name for table in EMBEDDED}
         assert {name for name in await db.storage.tables() if generation_number(name)} == tables
         for name, rows in _records(memories).items():
             await _check_table(db, TABLES[name], {row["id"]: row for row in rows})
@@ -100,12 +101,12 @@ async def check_migrated(config: dict[str, Any], memories: int) -> None:
 
 async def _check_table(db: pattern_core.Database, table: Table, expected: dict[str, Row]) -> None:
     made = await _embedded(table.name, list(expected.values()), db.embeddings)
-    known = await read_metadata(db.storage)
-    vectors = await db.storage.find(vector_table(table, known.in_use.number), vectors=True)
-    there = {record_id_of(row["id"]): row for row in vectors}
-    assert there.keys() == {row["id"] for row in made if row["embedding"] is not None}
-    assert len(vectors) == len(there)
-    for id, row in there.items():
+    metadata = await read_metadata(db.storage)
+    vectors = await db.storage.find(vector_table(table, metadata.in_use.number), vectors=True)
+    stored = {record_id_of(row["id"]): row for row in vectors}
+    assert stored.keys() == {row["id"] for row in made if row["embedding"] is not None}
+    assert len(vectors) == len(stored)
+    for id, row in stored.items():
         assert np.array_equal(row["embedding"], expected[id]["embedding"])
         assert row["text_hash"] == hash_text(table.text(expected[id]))
     names = [column.name for column in table.columns]

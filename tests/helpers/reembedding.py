@@ -1,4 +1,4 @@
-"""What the tests of another embedding model share: models, a database, and what has to hold of it."""
+"""Helpers for the tests of re-embedding: models, databases and checks."""
 
 from __future__ import annotations
 
@@ -26,17 +26,30 @@ from pattern_core.sessions.direct import DirectSession
 from pattern_core.testing import LetterEmbedder, MemoryData, MemoryStorage, MirrorIndex
 from tests.helpers.dying import Dying
 
-__all__ = ["NEW", "OLD", "WORDS", "Letters", "check", "failing", "fill", "opened", "over", "session"]
+__all__ = [
+    "NEW",
+    "OLD",
+    "WORDS",
+    "Letters",
+    "add_records",
+    "check_embeddings",
+    "embedding_model",
+    "failing_model",
+    "open_in_memory",
+    "session",
+]
 
 OLD: Final = 64
+"""Dimensions of the first model."""
 NEW: Final = 32
+"""Dimensions of the model that replaces it."""
 
 
 WORDS: Final = "tea coffee train lake fox judge paper window garden letter river music".split()  # noqa: SIM905 - reads best
 
 
 class Letters(LetterEmbedder):
-    """Counts pairs of letters in vectors of a length of its own."""
+    """An embedder that counts pairs of letters, with a choice of dimensions."""
 
     def __init__(self, dimensions: int, *, limit: int | None = None) -> None:
         self._dimensions = dimensions
@@ -66,14 +79,17 @@ class Letters(LetterEmbedder):
         return unit
 
 
-def over(embedder: Embedder, **policy: Any) -> EmbeddingModel:
+def embedding_model(embedder: Embedder, **policy: Any) -> EmbeddingModel:
+    """Return the embedding model of an embedder."""
+
     async def load() -> Embedder:
         return embedder
 
     return EmbeddingModel(load, EmbeddingPolicy(**policy))
 
 
-async def fill(db: Database, count: int) -> None:
+async def add_records(db: Database, count: int) -> None:
+    """Create memories, two messages, one of them empty, and a task."""
     memories = [
         {"agent_id": ("archive", "planner")[n % 2], "label": f"m{n}", "content": f"{WORDS[n % 12]} number {n}"}
         for n in range(count)
@@ -85,16 +101,16 @@ async def fill(db: Database, count: int) -> None:
     await db.tasks.create(user_id="ada", title="Write a letter", description="to the judge")
 
 
-async def check(storage: Storage, vectors: VectorStore) -> None:
-    """Fail unless exactly the records with a text have vectors in use, of their text as it is, by one model."""
-    known = await read_metadata(storage)
-    assert known.active is not None
+async def check_embeddings(storage: Storage, vectors: VectorStore) -> None:
+    """Check that exactly the records with a text have vectors, of their current text and by the active model."""
+    metadata = await read_metadata(storage)
+    assert metadata.active is not None
     for table in EMBEDDED:
-        rows = await storage.find(vector_table(table, known.active.number), vectors=True)
+        rows = await storage.find(vector_table(table, metadata.active.number), vectors=True)
         expected = {row["id"]: hash_text(table.text(row)) for row in await storage.find(table) if table.text(row)}
         assert {record_id_of(row["id"]): row["text_hash"] for row in rows} == expected
-        assert {row["signature"] for row in rows} <= {known.active.signature.digest}
-        assert {row["embedding"].shape for row in rows} <= {(known.active.signature.dimensions,)}
+        assert {row["signature"] for row in rows} <= {metadata.active.signature.digest}
+        assert {row["embedding"].shape for row in rows} <= {(metadata.active.signature.dimensions,)}
     for spec in await read_index_specs(storage, "cosine"):
         assert (await verify_index(storage, vectors, spec)).ok
 
@@ -103,8 +119,8 @@ def session(db: Database) -> DirectSession:
     return db._session
 
 
-def failing(*, after: int) -> Letters:
-    """A model that fails after a number of calls."""
+def failing_model(*, after: int) -> Letters:
+    """Return a model that fails after a number of calls."""
     model = Letters(NEW)
     left = after
 
@@ -119,21 +135,21 @@ def failing(*, after: int) -> Letters:
 
 
 @contextlib.asynccontextmanager
-async def opened(
+async def open_in_memory(
     data: MemoryData, model: Letters, *, dying: int | None = None, mirror: MemoryData | None = None
 ) -> AsyncIterator[Database]:
-    """Open a database in memory as another process would, with one that may die."""
+    """Open an in-memory database as another process would; the process may die after some changes."""
     storage = Dying(data)
-    embeddings = over(model, cache=False)
+    embeddings = embedding_model(model, cache=False)
     await migrate_up(storage, await embeddings.signature())
-    known = await read_metadata(storage)
-    embeddings.require(known.signature or model.signature)
+    metadata = await read_metadata(storage)
+    embeddings.require(metadata.signature or model.signature)
     vectors = ExactIndex(storage) if mirror is None else MirrorIndex(storage, MemoryStorage(mirror))
-    for spec in index_specs(known, "cosine"):
+    for spec in index_specs(metadata, "cosine"):
         await vectors.create(spec)
     if dying is not None:
         storage.left = dying
-    db = Database(load_config({}), DirectSession(storage, vectors, embeddings, known, metric="cosine"))
+    db = Database(load_config({}), DirectSession(storage, vectors, embeddings, metadata, metric="cosine"))
     try:
         await db.catch_up()
         yield db

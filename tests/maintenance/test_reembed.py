@@ -25,9 +25,20 @@ from pattern_core.maintenance.reembedding.reembed import reembed
 from pattern_core.schema import EMBEDDED, TABLES
 from pattern_core.sessions.direct import DirectSession
 from pattern_core.testing import MemoryData, MemoryStorage, MirrorIndex
-from tests.helpers.databases import Wire, make_people
+from tests.helpers.databases import OpenDatabase, make_people
 from tests.helpers.dying import Death
-from tests.helpers.reembedding import NEW, OLD, WORDS, Letters, check, failing, fill, opened, over, session
+from tests.helpers.reembedding import (
+    NEW,
+    OLD,
+    WORDS,
+    Letters,
+    add_records,
+    check_embeddings,
+    embedding_model,
+    failing_model,
+    open_in_memory,
+    session,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -41,11 +52,11 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def db(wire: Wire) -> Database:
+async def db(open_database: OpenDatabase) -> Database:
     """A database whose vectors have 64 dimensions, with memories, a message, and a task."""
-    database = await wire(over(Letters(OLD)))
+    database = await open_database(embedding_model(Letters(OLD)))
     await make_people(database)
-    await fill(database, 40)
+    await add_records(database, 40)
     return database
 
 
@@ -55,21 +66,21 @@ class TestRunning:
         before = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
         steps: list[tuple[int, int]] = []
         model = Letters(NEW)
-        outcome = await reembed(session(db), over(model), progress=lambda *step: steps.append(step))
+        outcome = await reembed(session(db), embedding_model(model), progress=lambda *step: steps.append(step))
 
         assert (outcome.signature, outcome.generation, outcome.switched) == (model.signature, 2, True)
         assert outcome.embedded == 42
         assert steps[0] == (0, 43)
         assert steps[-1] == (43, 43)
         assert (await db.embeddings.signature()).dimensions == NEW
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
         after = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
         assert sorted(after) == sorted(before)
         assert (await db.messages.search("fox", conversation_id="thread"))[0].record.content.endswith("fox.")
         assert len(await db.tasks.search("letter", user_id="ada")) == 1
         await db.memories.create(agent_id="archive", label="new", content="a zeppelin")
         assert (await db.memories.search_semantic("archive", "a zeppelin", limit=1))[0].memory.label == "new"
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
         states = {each.number: each.state for each in (await read_metadata(db.storage)).generations}
         assert states == {1: "retired", 2: "active"}
@@ -78,7 +89,7 @@ class TestRunning:
         assert vector_table(MEMORIES, 1).name not in await db.storage.tables()
         assert await drop_retired(session(db)) == []
         assert [(each.number, each.state) for each in await db.generations()] == [(2, "active")]
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_while_it_is_used(self, db: Database) -> None:
         """What is written, changed and deleted during the run is not missed; searches find as much as ever."""
@@ -108,7 +119,7 @@ class TestRunning:
         async def change() -> None:
             try:
                 for model in (Letters(NEW), Letters(16), Letters(OLD)):
-                    outcome = await reembed(session(db), over(model))
+                    outcome = await reembed(session(db), embedding_model(model))
                     assert outcome.switched
             finally:
                 ended.set()
@@ -122,7 +133,7 @@ class TestRunning:
 
         assert least == 15
         assert await db.storage.count(EMBEDDING_QUEUE) == 0
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_searches_use_the_old_vectors_until_the_switch(self, db: Database) -> None:
         """During the run a search compares with the old vectors, by the old model; a write makes the old vectors, too."""
@@ -134,7 +145,7 @@ class TestRunning:
             seen.append(session(db).active.number)
 
         model.before_each = look
-        running = asyncio.create_task(reembed(session(db), over(model)))
+        running = asyncio.create_task(reembed(session(db), embedding_model(model)))
         for _ in queries:
             hits = await db.memories.search_semantic("archive", "tea number 0", limit=40)
             if session(db).active.number == 1:
@@ -145,45 +156,45 @@ class TestRunning:
     async def test_nothing_to_do(self, db: Database) -> None:
         """Where the model is the one that is in use, nothing happens, unless new vectors are asked for."""
         model = Letters(OLD)
-        outcome = await reembed(session(db), over(model))
+        outcome = await reembed(session(db), embedding_model(model))
         assert (outcome.switched, outcome.generation, model.texts) == (False, 1, [])
-        outcome = await reembed(session(db), over(model), again=True)
+        outcome = await reembed(session(db), embedding_model(model), again=True)
         assert (outcome.switched, outcome.generation, outcome.embedded) == (True, 2, 42)
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_the_way_back_embeds_what_has_changed(self, db: Database) -> None:
         """Going back to a model whose vectors are kept embeds only what was written since, and forgets what is gone."""
-        await reembed(session(db), over(Letters(NEW)))
+        await reembed(session(db), embedding_model(Letters(NEW)))
         await db.memories.upsert("archive", "m0", "a new text")
         await db.memories.upsert("archive", "fresh", "another new text")
         await db.memories.delete((await db.memories.by_label("planner", "m1")).id)
         model = Letters(OLD)
-        outcome = await reembed(session(db), over(model, cache=False))
+        outcome = await reembed(session(db), embedding_model(model, cache=False))
 
         assert (outcome.generation, outcome.embedded) == (1, 2)
         assert {"a new text", "another new text"} <= set(model.texts)
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_the_way_back_after_a_record_has_moved(self, db: Database) -> None:
         """A record that belongs to another agent by now is found there, though its text is as the old vectors have it."""
         await db.memories.create(agent_id="archive", label="x", content="espresso before ten", id="moved")
-        await reembed(session(db), over(Letters(NEW)))
+        await reembed(session(db), embedding_model(Letters(NEW)))
         await db.memories.delete("moved")
         await db.memories.create(agent_id="planner", label="x", content="espresso before ten", id="moved")
-        await reembed(session(db), over(Letters(OLD)))
+        await reembed(session(db), embedding_model(Letters(OLD)))
         (hit,) = await db.memories.search_semantic("planner", "espresso before ten", limit=1)
         assert hit.record.id == "moved"
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
 
 class TestEstimate:
-    async def test_what_it_would_take(self, wire: Wire) -> None:
+    async def test_what_it_would_take(self, open_database: OpenDatabase) -> None:
         """The estimate counts records and tokens, and reckons time and cost from a sample."""
-        db = await wire(over(Letters(OLD)))
+        db = await open_database(embedding_model(Letters(OLD)))
         await make_people(db)
-        await fill(db, 40)
+        await add_records(db, 40)
         found = await estimate_reembedding(
-            session(db), over(Letters(NEW, limit=12), price_per_million_tokens=2.0, overflow="truncate")
+            session(db), embedding_model(Letters(NEW, limit=12), price_per_million_tokens=2.0, overflow="truncate")
         )
 
         texts = [text for table in EMBEDDED for row in await db.storage.find(table) if (text := table.text(row))]
@@ -198,51 +209,51 @@ class TestEstimate:
     async def test_of_what_is_half_done(self, db: Database) -> None:
         """What has its new vectors already does not count again."""
         with pytest.raises(EmbeddingError):
-            await reembed(session(db), over(failing(after=3)))
-        found = await estimate_reembedding(session(db), over(Letters(NEW)))
+            await reembed(session(db), embedding_model(failing_model(after=3)))
+        found = await estimate_reembedding(session(db), embedding_model(Letters(NEW)))
         assert 0 < found.done < found.records
 
-    async def test_without_records(self, wire: Wire) -> None:
+    async def test_without_records(self, open_database: OpenDatabase) -> None:
         """An empty database takes nothing, and is switched at once."""
-        db = await wire(over(Letters(OLD)))
-        found = await estimate_reembedding(session(db), over(Letters(NEW), price_per_million_tokens=1.0))
+        db = await open_database(embedding_model(Letters(OLD)))
+        found = await estimate_reembedding(session(db), embedding_model(Letters(NEW), price_per_million_tokens=1.0))
         assert (found.records, found.tokens, found.seconds, found.cost) == (0, 0, 0, 0)
-        assert (await reembed(session(db), over(Letters(NEW)))).switched
+        assert (await reembed(session(db), embedding_model(Letters(NEW)))).switched
 
 
 class TestCutOff:
     async def test_a_model_that_fails(self, db: Database) -> None:
         """After a failure everything is as it was, and the next run embeds only what is missing."""
         with pytest.raises(EmbeddingError, match="had enough"):
-            await reembed(session(db), over(failing(after=3), cache=False))
+            await reembed(session(db), embedding_model(failing_model(after=3), cache=False))
         assert (await db.embeddings.signature()).dimensions == OLD
         assert len(await db.memories.search_semantic("archive", "fox", limit=40)) == 20
         await db.memories.upsert("archive", "m0", "changed meanwhile")
         model = Letters(NEW)
-        outcome = await reembed(session(db), over(model))
+        outcome = await reembed(session(db), embedding_model(model))
         assert outcome.switched
         assert 0 < outcome.embedded < 42
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_a_cancelled_run(self, db: Database) -> None:
         """A run that is cancelled leaves searches as they were, and can be gone on with."""
         model, begun = Letters(NEW), asyncio.Event()
         model.before_each = begun.set
-        running = asyncio.create_task(reembed(session(db), over(model)))
+        running = asyncio.create_task(reembed(session(db), embedding_model(model)))
         await begun.wait()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
         assert len(await db.memories.search_semantic("archive", "fox", limit=40)) == 20
-        assert (await reembed(session(db), over(Letters(NEW)))).switched
-        await check(db.storage, db.vectors)
+        assert (await reembed(session(db), embedding_model(Letters(NEW)))).switched
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_another_model_is_half_made(self, db: Database) -> None:
         """Half-made vectors of one model are in the way of a third, until they are abandoned."""
         with pytest.raises(EmbeddingError):
-            await reembed(session(db), over(failing(after=1)))
+            await reembed(session(db), embedding_model(failing_model(after=1)))
         with pytest.raises(ReembedError, match="half built"):
-            await reembed(session(db), over(Letters(16)))
+            await reembed(session(db), embedding_model(Letters(16)))
         abandoned = await abandon(session(db))
         assert abandoned is not None
         assert abandoned.number == 2
@@ -250,22 +261,22 @@ class TestCutOff:
         assert vector_table(MEMORIES, 2).name not in await db.storage.tables()
         await db.memories.upsert("archive", "m0", "nobody waits for this")
         assert await db.storage.count(EMBEDDING_QUEUE) == 0
-        outcome = await reembed(session(db), over(Letters(16)))
+        outcome = await reembed(session(db), embedding_model(Letters(16)))
         assert outcome.generation == 3  # a number is never used again
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)
 
     async def test_too_long_for_the_new_model(self, db: Database) -> None:
         """A text that the new model does not read as a whole stops the run, unless it is told what to do."""
         await db.memories.create(agent_id="archive", label="long", content="word " * 50)
         with pytest.raises(TextTooLongError):
-            await reembed(session(db), over(Letters(NEW, limit=100)))
-        outcome = await reembed(session(db), over(Letters(NEW, limit=100), overflow="chunk"))
+            await reembed(session(db), embedding_model(Letters(NEW, limit=100)))
+        outcome = await reembed(session(db), embedding_model(Letters(NEW, limit=100), overflow="chunk"))
         assert outcome.switched
         (hit,) = await db.memories.search_semantic("archive", "word word", limit=1)
         assert hit.memory.label == "long"
         assert hit.passage is not None
         # The same model with another policy: what was cut into chunks is whole again.
-        outcome = await reembed(session(db), over(Letters(NEW, limit=100), overflow="truncate"), again=True)
+        outcome = await reembed(session(db), embedding_model(Letters(NEW, limit=100), overflow="truncate"), again=True)
         embedding = (await db.memories.get(hit.record.id, with_embedding=True)).embedding
         assert embedding is not None
         assert embedding.truncated
@@ -280,7 +291,7 @@ class TestCutOff:
                 return generator.standard_normal((len(texts), NEW)).astype(np.float32)
 
         with pytest.raises(ReembedError, match="differs from what"):
-            await reembed(session(db), over(Fickle(NEW), cache=False))
+            await reembed(session(db), embedding_model(Fickle(NEW), cache=False))
         assert (await db.embeddings.signature()).dimensions == OLD
 
 
@@ -291,22 +302,22 @@ async def test_killed_before_any_change(external: bool) -> None:
     while True:
         data: MemoryData = {}
         mirror: MemoryData | None = {} if external else None
-        async with opened(data, Letters(OLD), mirror=mirror) as db:
+        async with open_in_memory(data, Letters(OLD), mirror=mirror) as db:
             await make_people(db)
-            await fill(db, 20)
-        async with opened(data, Letters(OLD), dying=survived, mirror=mirror) as db:
+            await add_records(db, 20)
+        async with open_in_memory(data, Letters(OLD), dying=survived, mirror=mirror) as db:
             with contextlib.suppress(Death):
-                await reembed(session(db), over(Letters(NEW)))
+                await reembed(session(db), embedding_model(Letters(NEW)))
         switched = (await read_metadata(MemoryStorage(data))).active
         assert switched is not None
         if switched.number == 2:
             break
-        async with opened(data, Letters(OLD), mirror=mirror) as db:
+        async with open_in_memory(data, Letters(OLD), mirror=mirror) as db:
             assert len(await db.memories.search_semantic("archive", "number", limit=40)) == 10
             await db.memories.upsert("archive", "m0", "changed after the death")
-            await check(db.storage, db.vectors)
-            assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
-            await check(db.storage, db.vectors)
+            await check_embeddings(db.storage, db.vectors)
+            assert (await reembed(session(db), embedding_model(Letters(NEW)), take_over=True)).switched
+            await check_embeddings(db.storage, db.vectors)
         survived += 1
     assert survived > 8
 
@@ -323,9 +334,9 @@ class Cut(MirrorIndex):
 async def test_killed_between_two_indexes() -> None:
     """An index that is there when a run is gone on with learns of what is written from then on, and of what was before."""
     data, mirror = MemoryData({}), MemoryData({})
-    async with opened(data, Letters(OLD), mirror=mirror) as db:
+    async with open_in_memory(data, Letters(OLD), mirror=mirror) as db:
         await make_people(db)
-        await fill(db, 20)
+        await add_records(db, 20)
         dying = DirectSession(
             db.storage,
             Cut(db.storage, MemoryStorage(mirror)),
@@ -334,10 +345,10 @@ async def test_killed_between_two_indexes() -> None:
             metric="cosine",
         )
         with pytest.raises(Death):
-            await reembed(dying, over(Letters(NEW)))
-    async with opened(data, Letters(OLD), mirror=mirror) as db:
+            await reembed(dying, embedding_model(Letters(NEW)))
+    async with open_in_memory(data, Letters(OLD), mirror=mirror) as db:
         await db.memories.upsert("archive", "m0", "a zeppelin over the lake")
-        assert (await reembed(session(db), over(Letters(NEW)), take_over=True)).switched
+        assert (await reembed(session(db), embedding_model(Letters(NEW)), take_over=True)).switched
         (hit,) = await db.memories.search_semantic("archive", "a zeppelin over the lake", limit=1)
         assert hit.memory.label == "m0"
-        await check(db.storage, db.vectors)
+        await check_embeddings(db.storage, db.vectors)

@@ -1,4 +1,4 @@
-"""Plugins, as real distributions on the path: found by name, loaded alone, and told what is wrong with them."""
+"""Discovery and loading of plugins, with real distributions on the path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pattern_storage():
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution: a module, and the metadata that pip would write."""
+    """A function that installs a distribution: a module, with the metadata that pip writes."""
 
     def _install(distribution: str, module: str, source: str, *names: str) -> None:
         site = tmp_path / distribution
@@ -49,8 +49,8 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return _install
 
 
-def test_a_good_one(install: Install) -> None:
-    """A plugin is found by the name of its entry point and described."""
+def test_a_valid_plugin(install: Install) -> None:
+    """A plugin is found by the name of its entry point, with its distribution, version and roles."""
     install("acme-store", "acme_store", GOOD, "acme")
 
     assert load_plugin("acme", StorageSpec).summary == "keeps things"
@@ -58,14 +58,14 @@ def test_a_good_one(install: Install) -> None:
     assert (info.distribution, info.version, info.roles, info.error) == ("acme-store", "1.5", (Role.STORAGE,), None)
 
 
-def test_the_built_in_ones() -> None:
-    """The core brings an exact vector search and a lexical embedder, through the same door as everybody."""
+def test_built_in_plugins() -> None:
+    """The core's own plugins, exact search and the hashing embedder, load like any other."""
     assert load_plugin("exact", VectorSpec).metrics == {"cosine", "euclidean", "manhattan"}
     assert load_plugin("hashing", EmbeddingSpec).semantic is False
 
 
-def test_one_that_is_not_installed() -> None:
-    """A published plugin that is missing says which extra to install; any other, which names there are."""
+def test_a_missing_plugin() -> None:
+    """An error about a missing plugin names the extra to install, or suggests an installed one."""
     with pytest.raises(PluginNotFoundError, match="Did you mean 'hashing'") as caught:
         load_plugin("hashin", EmbeddingSpec)
     assert caught.value.name == "hashin"
@@ -77,14 +77,14 @@ def test_one_that_is_not_installed() -> None:
 
 
 def test_the_wrong_role(install: Install) -> None:
-    """A plugin that does not play the wanted role says which it plays."""
+    """An error about a plugin without the wanted role names the roles that it has."""
     install("acme-store", "acme_store", GOOD, "acme")
     with pytest.raises(PluginNotFoundError, match="does not offer embeddings. It offers storage"):
         load_plugin("acme", EmbeddingSpec)
 
 
-def test_two_of_one_name(install: Install) -> None:
-    """Two distributions that claim one name are an error that names both, and others still work."""
+def test_two_plugins_with_one_name(install: Install) -> None:
+    """Two distributions with one plugin name are an error that names both; other plugins still load."""
     install("acme-store", "acme_store", GOOD, "acme")
     install("other-store", "other_store", GOOD, "acme", "other")
     with pytest.raises(DuplicatePluginError, match="acme-store, other-store") as caught:
@@ -92,12 +92,12 @@ def test_two_of_one_name(install: Install) -> None:
 
     assert caught.value.distributions == ("acme-store", "other-store")
     assert load_plugin("other", StorageSpec).summary == "keeps things"
-    claims = [info for info in installed_plugins() if info.name == "acme"]
-    assert [info.error is not None for info in claims] == [True, True]
+    found = [info for info in installed_plugins() if info.name == "acme"]
+    assert [info.error is not None for info in found] == [True, True]
 
 
 def test_one_distribution_twice_on_the_path(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same distribution found twice, as an editable install beside a folder can be, is one plugin."""
+    """A distribution that is on the path twice, such as an editable install beside its folder, is one plugin."""
     install("acme-store", "acme_store", GOOD, "acme")
     monkeypatch.setattr(sys, "path", [sys.path[0], *sys.path])
 
@@ -117,8 +117,8 @@ def test_one_distribution_twice_on_the_path(install: Install, monkeypatch: pytes
         (GOOD.replace("return StorageSpec", "return dict"), "must return a StorageSpec"),
     ],
 )
-def test_broken_ones(install: Install, source: str, hint: str) -> None:
-    """A broken plugin is an error that says what is wrong with it; it does no harm to those that are not named."""
+def test_broken_plugins(install: Install, source: str, hint: str) -> None:
+    """An error about a broken plugin names the cause; other plugins still load."""
     install("broken-dist", "broken_module", source, "broken")
     with pytest.raises(PluginError, match="broken") as caught:
         load_plugin("broken", StorageSpec)
@@ -128,7 +128,7 @@ def test_broken_ones(install: Install, source: str, hint: str) -> None:
     assert "cosine" in load_plugin("exact", VectorSpec).metrics
 
 
-def test_only_the_named_one_is_imported(install: Install) -> None:
+def test_only_the_named_plugin_is_imported(install: Install) -> None:
     """Loading one plugin imports no other."""
     install("acme-store", "acme_store", GOOD, "acme")
     install("broken-dist", "broken_module", "raise RuntimeError('imported')", "broken")
@@ -138,8 +138,8 @@ def test_only_the_named_one_is_imported(install: Install) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_vector_search_over_certain_storages(install: Install) -> None:
-    """A vector search that works over some storages only is refused over others, before anything is opened."""
+async def test_a_vector_search_for_certain_storages(install: Install) -> None:
+    """A vector search that supports certain storages is rejected for others, before anything is opened."""
     install(
         "third-memory",
         "third_memory",

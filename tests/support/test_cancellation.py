@@ -1,4 +1,4 @@
-"""Work that nobody can cut off."""
+"""Work that is shielded from cancellation."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_cancelled_meanwhile(*, fails: bool) -> None:
-    """The work is done to its end, and then whoever awaits it is cancelled, whether the work failed or not."""
-    begun, go_on, done = asyncio.Event(), asyncio.Event(), False
+async def test_a_cancelled_caller_waits_for_the_work(*, fails: bool) -> None:
+    """A cancelled caller waits until the work ends, and then gets `CancelledError`, also if the work failed."""
+    begun, release, done = asyncio.Event(), asyncio.Event(), False
 
     async def work() -> None:
         nonlocal done
         begun.set()
-        await go_on.wait()
+        await release.wait()
         done = True
         if fails:
             raise ValueError
@@ -29,15 +29,15 @@ async def test_cancelled_meanwhile(*, fails: bool) -> None:
     for _ in range(3):
         task.cancel()
         await asyncio.sleep(0)
-    go_on.set()
+    release.set()
     with pytest.raises(asyncio.CancelledError) as caught:
         await task
     assert done
     assert isinstance(caught.value.__cause__, ValueError) == fails
 
 
-async def test_an_error_comes_out() -> None:
-    """Where nobody is cancelled, an error of the work is told."""
+async def test_an_error_is_raised() -> None:
+    """Without a cancellation, the caller gets the error of the work."""
 
     async def work() -> None:
         raise ValueError

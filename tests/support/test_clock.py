@@ -1,4 +1,4 @@
-"""Times and ids never run backwards within a process."""
+"""Times and ids that never decrease within a process."""
 
 import threading
 import time
@@ -13,22 +13,22 @@ from hypothesis import strategies as st
 from pattern_core.support.clock import new_id, utc_now
 
 
-def test_times_are_aware_and_now() -> None:
-    """A time is in UTC, a plain datetime, and close to the system's clock."""
+def test_a_time_is_the_current_time_in_utc() -> None:
+    """A time is a plain datetime in UTC, close to the time of the system clock."""
     moment = utc_now()
     assert moment.utcoffset() == timedelta()
     assert moment.tzinfo is UTC
     assert abs(moment - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_each_time_is_later_than_the_one_before() -> None:
-    """Times rise strictly, however fast they are asked for."""
+def test_times_increase() -> None:
+    """Each time is later than the one before, also in a fast loop."""
     moments = [utc_now() for _ in range(5000)]
     assert all(first < second for first, second in pairwise(moments))
 
 
-def test_a_clock_that_is_set_back_does_not_run_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the system's clock jumps back, times and ids go on rising."""
+def test_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the system clock is set back, times and ids still increase."""
     times, ids = [utc_now()], [new_id()]
     past = time.time_ns() - 3_600 * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: past)
@@ -39,14 +39,14 @@ def test_a_clock_that_is_set_back_does_not_run_backwards(monkeypatch: pytest.Mon
 
 
 @given(count=st.integers(2, 500))
-def test_ids_sort_in_the_order_of_their_making(count: int) -> None:
-    """Ids made one after the other sort, as texts, in that order."""
+def test_ids_sort_by_creation(count: int) -> None:
+    """Ids sort as texts in the order of their creation."""
     ids = [new_id() for _ in range(count)]
     assert ids == sorted(set(ids))
 
 
 def test_an_id_is_a_uuid_of_version_7() -> None:
-    """An id reads as a UUID with version 7, the variant of RFC 9562, and the time it was made."""
+    """An id is a UUID of version 7 (RFC 9562) with the current time."""
     before = time.time_ns() // 10**6
     text = new_id()
     value = uuid.UUID(text)
@@ -56,8 +56,8 @@ def test_an_id_is_a_uuid_of_version_7() -> None:
     assert before - 1000 <= value.int >> 80 <= time.time_ns() // 10**6 + 1000
 
 
-def test_ids_of_many_threads_are_all_different() -> None:
-    """Threads that make ids at once never make the same one, and each sees its own rise."""
+def test_ids_of_threads_are_unique() -> None:
+    """Ids made in several threads at once are unique, and increase in each thread."""
     made: list[list[str]] = [[] for _ in range(8)]
 
     def make(ids: list[str]) -> None:

@@ -19,7 +19,7 @@ HINTS = ServiceHints(timeout="Wait.", unreachable="Connect.", unreadable="Look."
 
 
 class TooLongError(EmbeddingError):
-    """A class of a plugin's own."""
+    """An error class of a plugin."""
 
 
 SERVICE = EmbeddingService(
@@ -34,23 +34,23 @@ SERVICE = EmbeddingService(
 
 
 class TransportError(Exception):
-    """As the class of httpx."""
+    """Named like the class of httpx."""
 
 
 class ConnectError(TransportError):
-    """As the class of httpx."""
+    """Named like the class of httpx."""
 
 
 class TimeoutException(TransportError):  # noqa: N818 - as httpx names it
-    """As the class of httpx."""
+    """Named like the class of httpx."""
 
 
 class ReadTimeout(TimeoutException):
-    """As the class of httpx."""
+    """Named like the class of httpx."""
 
 
 class LocalProtocolError(TransportError):
-    """As the class of httpx."""
+    """Named like the class of httpx."""
 
 
 async def raised(error: Exception, **given: Any) -> EmbeddingError:
@@ -204,7 +204,7 @@ class TestVectors:
     )
     @pytest.mark.parametrize("dimensions", [None, 2])
     async def test_unusable_vectors(self, vectors: list[Any], dimensions: int | None) -> None:
-        """A wrong number, a wrong length, zeros, NaN and what is no vector are errors with provider and model."""
+        """Wrong counts, wrong lengths, zeros, NaN and other values are errors that name provider and model."""
         with pytest.raises(InvalidVectorError, match="Acme") as caught:
             SERVICE.check_vectors(vectors, 2, dimensions)
         assert (caught.value.provider, caught.value.model) == ("acme", "small")

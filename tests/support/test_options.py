@@ -1,4 +1,4 @@
-"""Options of plugins: strict types, near misses named, paths absolute, secrets never shown."""
+"""Options of plugins: strict types, suggestions for typing errors, absolute paths, hidden secrets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Options:
     headers: dict[str, str] = attrs.field(factory=dict)
     names: list[str] = attrs.field(factory=list)
     inner: Inner = attrs.field(factory=Inner)
-    place: Path | None = None
+    location: Path | None = None
 
 
 def structure(base: Path = Path("/base"), **given: Any) -> Options:
@@ -43,7 +43,7 @@ def structure(base: Path = Path("/base"), **given: Any) -> Options:
 
 
 def test_every_type() -> None:
-    """Values of the right types are taken; paths become absolute from the base, an absolute one stays."""
+    """Values of the right types are accepted. A relative path starts from the base folder."""
     made = structure(
         path="db",
         key="k",
@@ -63,7 +63,7 @@ def test_every_type() -> None:
     assert (made.headers, made.names, made.inner) == ({"a": "b"}, ["n"], Inner(2))
     assert structure(path="/other").path == Path("/other")
     assert structure().path == Path("/base/data")
-    assert structure(either=5, key=Secret("s"), place="p").place == Path("/base/p")
+    assert structure(either=5, key=Secret("s"), location="p").location == Path("/base/p")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_type() -> None:
     ],
 )
 def test_wrong_values(given: dict[str, Any], hint: str) -> None:
-    """No value is turned into one of another type; the error names the option, the file and what is expected."""
+    """A value of another type is an error, not converted. The error names option, file and expected type."""
     with pytest.raises(ConfigError) as caught:
         structure(**given)
 
@@ -98,8 +98,8 @@ def test_wrong_values(given: dict[str, Any], hint: str) -> None:
     assert caught.value.source == "pattern.toml"
 
 
-def test_unknown_and_missing() -> None:
-    """An unknown option names the nearest known one; a missing one is named."""
+def test_unknown_and_missing_options() -> None:
+    """An error about an unknown option suggests the closest name; one about a missing option names it."""
     with pytest.raises(UnknownOptionError, match="Did you mean 'strict'"):
         structure(strct=True)
     with pytest.raises(ConfigError, match="database.url is missing"):
@@ -116,8 +116,8 @@ def test_a_secret_of_the_wrong_type_is_not_shown(value: object) -> None:
     assert caught.value.__cause__ is None
 
 
-def test_a_secret() -> None:
-    """A secret shows in nothing and is given out only when asked for."""
+def test_a_secret_is_hidden() -> None:
+    """A secret is in no text and no repr; only `reveal` returns it."""
     secret = Secret("hunter2")
 
     assert "hunter2" not in f"{secret} {secret!r} {structure(key='hunter2')}"

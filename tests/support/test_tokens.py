@@ -1,4 +1,4 @@
-"""Token counts without a tokenizer."""
+"""The upper bound of a token count, without a tokenizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a field may hold."""
+"""The values that a field accepts."""
 
 import json
 import math
@@ -35,7 +35,7 @@ anything = st.recursive(
 
 
 def nested(depth: int) -> dict[str, Any]:
-    """Make a JSON object of some depth, its own level counted."""
+    """Return a JSON object with a number of levels."""
     value: dict[str, Any] = {}
     for _ in range(depth - 1):
         value = {"a": value}
@@ -43,18 +43,18 @@ def nested(depth: int) -> dict[str, Any]:
 
 
 class TestJson:
-    """JSON objects."""
+    """Values of JSON fields."""
 
     @given(value=st.dictionaries(texts, json_values, max_size=5))
-    def test_json_is_accepted_as_it_is(self, value: dict[str, Any]) -> None:
-        """Every JSON object is accepted, unchanged, and survives being written as JSON."""
+    def test_json_is_accepted_unchanged(self, value: dict[str, Any]) -> None:
+        """Every JSON object is accepted and kept unchanged."""
         settings = User(settings=value).settings
         assert settings == value
         assert json.loads(json.dumps(settings)) == value
 
     @given(value=anything)
-    def test_what_is_accepted_is_json(self, value: Any) -> None:
-        """Whatever is given, it is refused with `ValidationError`, or what is kept survives as strict JSON."""
+    def test_accepted_values_are_json(self, value: Any) -> None:
+        """Any value is either rejected with a `ValidationError` or kept as strict JSON."""
         try:
             settings = User(settings={"a": value}).settings
         except ValidationError as error:
@@ -67,7 +67,7 @@ class TestJson:
         assert len(str(refusal)) < 2000
 
     @pytest.mark.parametrize(
-        ("value", "place", "message"),
+        ("value", "path", "message"),
         [
             ({"a": {"b": [1, {"c": {1}}]}}, "settings['a']['b'][1]['c']", "is not a JSON value"),
             ({"a": [1, 2**63]}, "settings['a'][1]", "does not fit into 64 bits"),
@@ -85,14 +85,14 @@ class TestJson:
             (None, "settings", "expected a dict, got None"),
         ],
     )
-    def test_the_place_of_what_is_wrong_is_named(self, value: Any, place: str, message: str) -> None:
-        """The error says where inside the object the value is that cannot be kept."""
+    def test_the_error_names_the_path(self, value: Any, path: str, message: str) -> None:
+        """The error names the path of the wrong value within the object."""
         with pytest.raises(ValidationError, match=message) as error:
             User(settings=value)
-        assert error.value.field == place
+        assert error.value.field == path
 
     def test_depth_has_a_limit(self) -> None:
-        """An object is accepted down to the limit and refused below it; one that contains itself is refused, too."""
+        """Objects over the depth limit are rejected, also those that contain themselves."""
         assert User(settings=nested(MAX_JSON_DEPTH)).settings == nested(MAX_JSON_DEPTH)
         with pytest.raises(ValidationError, match="nested deeper than 64 levels"):
             User(settings=nested(MAX_JSON_DEPTH + 1))
@@ -102,7 +102,7 @@ class TestJson:
             User(settings=endless)
 
     def test_mappings_and_tuples_become_dicts_and_lists(self) -> None:
-        """Other mappings and tuples are kept as plain dicts and lists, at every depth."""
+        """Mappings and tuples become plain dicts and lists at every depth."""
         value = MappingProxyType({"a": OrderedDict(b=(1, (2,)))})
         copied = as_json(value)
         assert copied == {"a": {"b": [1, [2]]}}
@@ -111,12 +111,12 @@ class TestJson:
 
     @given(value=json_values)
     def test_a_copy_shares_nothing(self, value: Any) -> None:
-        """A copy is equal and holds none of the dicts and lists of the original."""
+        """A copy is equal and shares no dict or list with the original."""
 
         def containers(each: Any) -> set[int]:
             inner = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
             own = {id(each)} if isinstance(each, dict | list) else set()
-            return own.union(*(containers(part) for part in inner))
+            return own.union(*(containers(child) for child in inner))
 
         copied = as_json(value)
         assert copied == value
@@ -128,36 +128,36 @@ class TestTexts:
 
     @given(text=texts)
     def test_every_text_is_accepted(self, text: str) -> None:
-        """Every text that UTF-8 can write is accepted, NUL included."""
+        """Every text that UTF-8 can encode is accepted, including NUL."""
         assert check_text(text, "here", "field") == text
 
     @given(text=st.text(alphabet=st.characters(categories=["Cs"]), min_size=1))
-    def test_half_a_surrogate_pair_is_refused(self, text: str) -> None:
-        """What UTF-8 cannot write is refused, with its position."""
+    def test_a_lone_surrogate_is_rejected(self, text: str) -> None:
+        """A text that UTF-8 cannot encode is rejected with the position of the error."""
         with pytest.raises(ValidationError, match="position 1"):
             check_text("x" + text, "here", "field")
 
     @pytest.mark.parametrize("value", [None, 1, b"x", ["x"]])
-    def test_something_else_is_refused(self, value: object) -> None:
-        """What is no text is refused."""
+    def test_other_types_are_rejected(self, value: object) -> None:
+        """A value that is no text is rejected."""
         with pytest.raises(ValidationError, match=r"here\.field: expected a text, got"):
             check_text(value, "here", "field")
 
     @pytest.mark.parametrize("id", ["a", "x" * 512, "😀" * 512, "\x00", " ", "a' OR '1'='1"])
-    def test_ids(self, id: str) -> None:
-        """An id is any text of 1 to 512 characters."""
+    def test_valid_ids(self, id: str) -> None:
+        """An id is a text of 1 to 512 characters."""
         assert check_id(id, "here") == id
 
     @pytest.mark.parametrize("id", ["", "x" * 513, "x" * 1_000_000, None, 1, "\ud800"])
-    def test_wrong_ids(self, id: object) -> None:
-        """Anything else is refused in a message of bearable length."""
+    def test_invalid_ids(self, id: object) -> None:
+        """Other values are rejected, with a message of limited length."""
         with pytest.raises(ValidationError, match=r"here\.id: ") as error:
             check_id(id, "here")
         assert len(str(error.value)) < 500
 
 
 class TestTimes:
-    """Times."""
+    """Datetimes."""
 
     @given(
         moment=st.datetimes(
@@ -166,26 +166,26 @@ class TestTimes:
             timezones=st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone),
         )
     )
-    def test_the_instant_stays(self, moment: datetime) -> None:
-        """An aware time becomes the same instant in UTC, to the microsecond."""
+    def test_the_instant_is_kept(self, moment: datetime) -> None:
+        """An aware datetime becomes the same instant in UTC, exact to the microsecond."""
         found = as_utc(moment)
         assert found == moment
         assert found.tzinfo is UTC
         assert type(found) is datetime
 
     def test_a_subclass_becomes_a_plain_datetime(self) -> None:
-        """A subclass of datetime, as pandas has one, is not kept."""
+        """A subclass of datetime, such as that of pandas, becomes a plain datetime."""
 
-        class Stamp(datetime):
-            """A time of another library."""
+        class Timestamp(datetime):
+            """A datetime of another library."""
 
-        found = as_utc(Stamp(2024, 2, 29, 12, 0, 0, 7, tzinfo=UTC))
+        found = as_utc(Timestamp(2024, 2, 29, 12, 0, 0, 7, tzinfo=UTC))
         assert type(found) is datetime
         assert found == datetime(2024, 2, 29, 12, 0, 0, 7, tzinfo=UTC)
 
-    @pytest.mark.parametrize("value", [None, "2024-02-29", datetime(2024, 2, 29)])  # noqa: DTZ001 - that is the point
-    def test_the_rest_is_left_to_the_validator(self, value: object) -> None:
-        """What is no aware time is handed on as it is."""
+    @pytest.mark.parametrize("value", [None, "2024-02-29", datetime(2024, 2, 29)])  # noqa: DTZ001 - the mistake under test
+    def test_other_values_are_left_to_the_validator(self, value: object) -> None:
+        """A value that is no aware datetime is returned unchanged."""
         assert as_utc(value) is value
 
 
@@ -193,8 +193,8 @@ class TestVectors:
     """Vectors."""
 
     @given(value=st_numpy.arrays(np.float32, st.integers(1, 9), elements=st.floats(width=32, allow_nan=False)))
-    def test_what_is_accepted_can_be_compared(self, value: np.ndarray[Any, np.dtype[np.float32]]) -> None:
-        """A vector is refused exactly where it holds infinity or nothing but zeros; else it is kept bit for bit."""
+    def test_finite_vectors_are_accepted(self, value: np.ndarray[Any, np.dtype[np.float32]]) -> None:
+        """A vector with infinities or only zeros is rejected; any other is kept bit for bit, in a read-only copy."""
         usable = bool(np.isfinite(value).all() and value.any())
         if not usable:
             with pytest.raises(InvalidVectorError):
@@ -208,7 +208,7 @@ class TestVectors:
             vector[0] = 1
 
     def test_numbers_become_float32(self) -> None:
-        """A list of numbers is as good as an array."""
+        """A list of numbers is accepted like an array."""
         assert as_vector([1, 2.5, True], 3).tolist() == [1, 2.5, 1]
 
     @pytest.mark.parametrize(
@@ -226,17 +226,17 @@ class TestVectors:
             (None, "got"),
         ],
     )
-    def test_refused(self, value: object, message: str) -> None:
-        """What has no direction, or is no vector, is refused."""
+    def test_unusable_vectors_are_rejected(self, value: object, message: str) -> None:
+        """A value without a direction, or that is no vector, is rejected."""
         with pytest.raises(InvalidVectorError, match=message):
             as_vector(value)
 
     def test_the_wrong_length(self) -> None:
-        """A vector of other dimensions is refused with both shapes."""
+        """A vector of another length is rejected, with both shapes in the message."""
         with pytest.raises(InvalidVectorError, match=r"expected a vector of shape \[4\], got \[3\]"):
             as_vector([1, 2, 3], 4)
 
-    def test_what_overflows_float32(self) -> None:
-        """A number that does not fit into float32 is refused, not kept as infinity."""
+    def test_numbers_over_the_range_of_float32(self) -> None:
+        """A number over the range of float32 is rejected, and not kept as infinity."""
         with pytest.raises(InvalidVectorError, match="NaN or infinity"):
             as_vector([1e39, 1])

@@ -1,4 +1,4 @@
-"""The exact index, beyond what the contract asks: loading, concurrency, odd numbers, errors."""
+"""The exact index beyond its contract: loading, concurrency, unusual numbers and errors."""
 
 import asyncio
 import subprocess
@@ -27,7 +27,7 @@ METRICS = ("cosine", "euclidean", "manhattan")
 
 
 class SlowStorage(MemoryStorage):
-    """A storage whose scans wait, batch by batch, until they are let go; it counts them."""
+    """A storage whose scans wait before each batch until the test lets them continue. It counts the scans."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,29 +52,29 @@ class SlowStorage(MemoryStorage):
 
 
 async def fill(storage: Storage, **partitions: str) -> None:
-    """Write one record for each name, in the partition that it names."""
+    """Write one task for each keyword, in the partition that is its value."""
     await storage.commit([Put(TASKS, row(id, partition)) for id, partition in partitions.items()])
 
 
 def row(id: str, partition: str) -> dict[str, object]:
-    """A task with a vector that belongs to its id."""
+    """Return a task with a vector that depends on its id."""
     return sample_row(TASKS, id, user_id=partition, embedding=sample_vector(id))
 
 
 def change(id: str, partition: str, *, gone: bool = False) -> VectorChange:
-    """What the index is told of such a task."""
+    """Return the change of the index for such a task."""
     return VectorChange(id, partition, None if gone else sample_vector(id))
 
 
 async def ids_in(index: VectorStore, *partitions: str) -> set[str]:
-    """All records that a search in some partitions finds."""
+    """Return the ids of all tasks that a search in some partitions finds."""
     matches = await index.search(TASKS, sample_vector("query"), partitions=partitions, limit=100)
     return set(matches.ids)
 
 
 @pytest.fixture
 async def storage() -> MemoryStorage:
-    """A storage with the tasks' table."""
+    """A storage with the table of tasks."""
     storage = MemoryStorage()
     await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
     return storage
@@ -82,14 +82,14 @@ async def storage() -> MemoryStorage:
 
 @pytest.fixture
 async def slow() -> SlowStorage:
-    """A storage whose scans wait."""
+    """A storage with the table of tasks, whose scans wait."""
     storage = SlowStorage()
     await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
     return storage
 
 
-async def opened(storage: Storage, metric: str = "cosine", dimensions: int = DIMENSIONS) -> ExactIndex:
-    """An index over a storage, made for the tasks."""
+async def open_index(storage: Storage, metric: str = "cosine", dimensions: int = DIMENSIONS) -> ExactIndex:
+    """Return an index of tasks over a storage."""
     index = ExactIndex(storage)
     await index.create(IndexSpec(TASKS, dimensions, metric))
     return index
@@ -101,18 +101,18 @@ class TestInAThread(VectorStoreContract):
     spec = exact.pattern_vectors()
 
     @pytest.fixture(autouse=True)
-    def _all_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Every search is taken for a large one."""
+    def _no_inline_searches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Run every search in a thread, as a large one."""
         monkeypatch.setattr(exact, "_INLINE_ELEMENTS", -1)
 
 
 class TestLoading:
-    """A partition is read when it is first searched, and agrees with what happens meanwhile."""
+    """An index reads a partition at its first search, and applies the changes made meanwhile."""
 
-    async def test_nothing_is_read_before_it_is_searched(self, slow: SlowStorage) -> None:
-        """Creating an index, and changes to partitions that nobody has searched, read nothing and keep nothing."""
+    async def test_nothing_is_loaded_before_a_search(self, slow: SlowStorage) -> None:
+        """Creating an index and changing partitions that no search has used reads and keeps nothing."""
         slow.go.set()
-        index = await opened(slow)
+        index = await open_index(slow)
         await fill(slow, a="p")
         await index.apply(TASKS, [change("a", "p")])
         assert slow.scans == 0
@@ -122,9 +122,9 @@ class TestLoading:
         assert (details["loaded_partitions"], details["loaded_vectors"]) == (1, 1)
 
     async def test_missing_partitions_are_read_in_one_scan(self, slow: SlowStorage) -> None:
-        """A search in several partitions reads those that are missing together, each once."""
+        """A search in several partitions reads those that are not loaded in one scan."""
         slow.go.set()
-        index = await opened(slow)
+        index = await open_index(slow)
         await fill(slow, a="p", b="q", c="r")
         assert await ids_in(index, "p") == {"a"}
         assert await ids_in(index, "p", "q", "r", "none") == {"a", "b", "c"}
@@ -132,8 +132,8 @@ class TestLoading:
         assert slow.scans == 2
 
     async def test_searches_share_a_scan(self, slow: SlowStorage) -> None:
-        """Searches in a partition that is being read wait for it and do not read it again."""
-        index = await opened(slow)
+        """Searches in a partition that is being read wait for that scan, and start no other."""
+        index = await open_index(slow)
         await fill(slow, a="p", b="q")
         first = asyncio.create_task(ids_in(index, "p"))
         await slow.begun.wait()
@@ -144,8 +144,8 @@ class TestLoading:
         assert slow.scans == 2
 
     async def test_a_loaded_partition_is_searched_while_another_is_read(self, slow: SlowStorage) -> None:
-        """Reading one partition does not hold up searches and changes in others."""
-        index = await opened(slow)
+        """Searches and changes in one partition do not wait for the scan of another."""
+        index = await open_index(slow)
         await fill(slow, a="p", b="q")
         slow.go.set()
         await ids_in(index, "p")
@@ -161,8 +161,8 @@ class TestLoading:
 
     @pytest.mark.parametrize("metric", METRICS)
     async def test_changes_during_a_scan_win(self, slow: SlowStorage, metric: str) -> None:
-        """What `apply` is told while a partition is being read counts more than what the scan saw."""
-        index = await opened(slow, metric)
+        """A change that is applied during a scan replaces the scanned row."""
+        index = await open_index(slow, metric)
         await fill(slow, stays="p", goes="p", leaves="p", changes="p", other="q")
         await fill(slow, x="loaded")
         slow.go.set()
@@ -193,10 +193,10 @@ class TestLoading:
         assert matches.ids == ("changes",)
         assert matches.scores[0] == pytest.approx({"cosine": 1}.get(metric, 0), abs=1e-6)
 
-    async def test_a_record_that_was_moved_and_not_yet_told(self, slow: SlowStorage) -> None:
-        """A scan that finds a record which the index has elsewhere takes it over: it is never in two places."""
+    async def test_a_moved_record_whose_change_is_pending(self, slow: SlowStorage) -> None:
+        """A scan that finds a record in another partition than the index moves it; it is never in both."""
         slow.go.set()
-        index = await opened(slow)
+        index = await open_index(slow)
         await fill(slow, a="p")
         assert await ids_in(index, "p") == {"a"}
         await fill(slow, a="q")  # committed, but `apply` comes later
@@ -205,9 +205,9 @@ class TestLoading:
         await index.apply(TASKS, [change("a", "q")])
         assert await ids_in(index, "p", "q") == {"a"}
 
-    async def test_a_cancelled_load_is_begun_again(self, slow: SlowStorage) -> None:
-        """When the search that reads a partition is cancelled, one that waits for it reads it itself."""
-        index = await opened(slow)
+    async def test_a_cancelled_load_is_repeated(self, slow: SlowStorage) -> None:
+        """If a search is cancelled while it reads a partition, another one that waits reads it."""
+        index = await open_index(slow)
         await fill(slow, a="p")
         first = asyncio.create_task(ids_in(index, "p"))
         await slow.begun.wait()
@@ -220,9 +220,9 @@ class TestLoading:
         assert await second == {"a"}
         assert slow.scans == 2
 
-    async def test_an_index_made_anew_forgets_what_was_being_read(self, slow: SlowStorage) -> None:
-        """A scan for an index that was dropped meanwhile leaves nothing in the next one."""
-        index = await opened(slow)
+    async def test_a_scan_for_a_dropped_index(self, slow: SlowStorage) -> None:
+        """A scan for an index that was dropped meanwhile adds nothing to the next one."""
+        index = await open_index(slow)
         await fill(slow, a="p")
         loading = asyncio.create_task(ids_in(index, "p"))
         await slow.begun.wait()
@@ -234,8 +234,8 @@ class TestLoading:
         assert await ids_in(index, "p") == set()
 
     async def test_a_failed_scan_can_be_repeated(self, storage: MemoryStorage) -> None:
-        """After a scan that failed, the next search reads again."""
-        index = await opened(storage)
+        """After a failed scan, the next search scans again."""
+        index = await open_index(storage)
         await storage.commit([Put(TASKS, sample_row(TASKS, "a", user_id="p", embedding=sample_vector("a", 3)))])
         with pytest.raises(StorageError):
             await ids_in(index, "p")
@@ -244,15 +244,15 @@ class TestLoading:
 
 
 class TestLargeSearches:
-    """A search in a thread."""
+    """Searches in a thread."""
 
     async def test_changes_wait_for_a_search_in_a_thread(
         self, storage: MemoryStorage, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Rows do not change while a thread reads them: every search sees each record whole, before or after."""
+        """Rows do not change during a search in a thread: a search sees all changes of one `apply` or none."""
         monkeypatch.setattr(exact, "_INLINE_ELEMENTS", -1)
         dimensions, count = 64, 3000
-        index = await opened(storage, "manhattan", dimensions)
+        index = await open_index(storage, "manhattan", dimensions)
         low, high = (np.full(dimensions, value, dtype=np.float32) for value in (1, 2))
         rows = [sample_row(TASKS, f"t{n:04}", user_id="p", embedding=low) for n in range(count)]
         await storage.commit([Put(TASKS, each) for each in rows])
@@ -260,40 +260,40 @@ class TestLargeSearches:
         allowed = {-2.0 * dimensions, -1.0 * dimensions}
 
         async def flip() -> None:
-            for turn in range(10):
-                vector = high if turn % 2 == 0 else low
+            for number in range(10):
+                vector = high if number % 2 == 0 else low
                 await index.apply(TASKS, [VectorChange(each["id"], "p", vector) for each in rows])
 
-        async def look() -> None:
+        async def search() -> None:
             for _ in range(10):
                 matches = await index.search(TASKS, query, partitions=["p"], limit=count)
                 assert len(matches.ids) == count
                 assert len(set(matches.scores)) == 1  # all changes of one `apply`, or none
                 assert set(matches.scores) <= allowed
 
-        await asyncio.gather(flip(), look(), look())
+        await asyncio.gather(flip(), search(), search())
 
-    async def test_the_loop_turns_during_a_large_search(self, storage: MemoryStorage) -> None:
-        """A search over more numbers than are compared at once lets other tasks go on."""
+    async def test_other_tasks_run_during_a_large_search(self, storage: MemoryStorage) -> None:
+        """Other tasks of the event loop run during a large search."""
         dimensions, count = 256, 20_000
-        index = await opened(storage, "euclidean", dimensions)
+        index = await open_index(storage, "euclidean", dimensions)
         vectors = np.random.default_rng(0).standard_normal((count, dimensions)).astype(np.float32)
-        await ids_in_empty(index, dimensions)
+        await load_empty_partition(index, dimensions)
         await index.apply(TASKS, [VectorChange(f"t{n:05}", "p", vector) for n, vector in enumerate(vectors)])
         task = asyncio.create_task(index.search(TASKS, vectors[7], partitions=["p"], limit=3))
         await asyncio.sleep(0)  # the search begins
-        turns = 0
-        while not task.done():
-            turns += 1
+        iterations = 0
+        while not task.result():
+            iterations += 1
             await asyncio.sleep(0)
-        assert turns > 1
+        assert iterations > 1
         matches = await task
         distances = np.linalg.norm(vectors.astype(np.float64) - vectors[7], axis=1)
         assert matches.ids == tuple(f"t{n:05}" for n in np.argsort(distances)[:3])
 
 
-async def ids_in_empty(index: VectorStore, dimensions: int) -> None:
-    """Load the partition ``p`` while it holds nothing, so that changes go straight into it."""
+async def load_empty_partition(index: VectorStore, dimensions: int) -> None:
+    """Load the partition ``p`` while it is empty, so that changes go directly into it."""
     assert (await index.search(TASKS, np.ones(dimensions, dtype=np.float32), partitions=["p"], limit=1)).ids == ()
 
 
@@ -302,7 +302,7 @@ Case = tuple[dict[str, Vector], Vector, int]
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Records with vectors of three dimensions, some of them the same; a query; and a limit."""
+    """Draw tasks with vectors of three dimensions, some of them equal, a query, and a limit."""
     numbers = st.floats(width=32, allow_nan=False, allow_infinity=False) | st.sampled_from([-1.0, 0.0, 1.0])
     vectors = st.lists(numbers, min_size=3, max_size=3).filter(any).map(lambda each: np.array(each, dtype=np.float32))
     pool = draw(st.lists(vectors, min_size=1, max_size=4))
@@ -313,18 +313,18 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 class TestExactness:
-    """The fast way finds what the slow way would."""
+    """Searches return the same as scoring and sorting every vector."""
 
     @given(case=cases())
     @pytest.mark.parametrize("metric", METRICS)
     async def test_search_equals_scoring_one_by_one(self, metric: str, case: Case) -> None:
-        """For any finite vectors, tiny and huge ones and repeats included, search is score by score the full sort."""
+        """For any finite vectors, tiny, huge and repeated ones included, the scores are those of a full sort."""
         records, query, limit = case
         storage = MemoryStorage()
         await storage.apply_schema(CreateTable(TASKS, 3))
         rows = [sample_row(TASKS, id, user_id=id[-1], embedding=vector) for id, vector in records.items()]
         await storage.commit([Insert(TASKS, each) for each in rows])
-        index = await opened(storage, metric, 3)
+        index = await open_index(storage, metric, 3)
         matches = await index.search(TASKS, query, partitions="0123456789", limit=limit)
         scores = {id: score(query, vector, metric) for id, vector in records.items()}
         best = sorted(scores, key=lambda each: (-scores[each], each))[:limit]
@@ -333,13 +333,13 @@ class TestExactness:
         assert matches.exact
 
     @pytest.mark.parametrize("metric", METRICS)
-    async def test_neighbours_that_float32_cannot_tell_apart(self, storage: MemoryStorage, metric: str) -> None:
-        """Vectors that lie close together and far from the origin are ranked as float64 ranks them."""
+    async def test_vectors_that_float32_cannot_distinguish(self, storage: MemoryStorage, metric: str) -> None:
+        """Vectors that are close together and far from the origin are ranked as with float64."""
         generator = np.random.default_rng(0)
-        index = await opened(storage, metric, 64)
-        await ids_in_empty(index, 64)
-        centre = 1000 * generator.standard_normal(64)
-        points = (centre + 0.01 * generator.standard_normal((500, 64))).astype(np.float32)
+        index = await open_index(storage, metric, 64)
+        await load_empty_partition(index, 64)
+        center = 1000 * generator.standard_normal(64)
+        points = (center + 0.01 * generator.standard_normal((500, 64))).astype(np.float32)
         records = {f"t{n:03}": point for n, point in enumerate(points)}
         await index.apply(TASKS, [VectorChange(id, "p", vector) for id, vector in records.items()])
         for query in points[:20]:
@@ -349,10 +349,10 @@ class TestExactness:
 
     @pytest.mark.parametrize("metric", METRICS)
     async def test_a_partition_of_equal_vectors(self, storage: MemoryStorage, metric: str) -> None:
-        """Thousands of equal vectors, at places that BLAS treats differently, come by id with one score."""
-        index = await opened(storage, metric, 383)
+        """Thousands of equal vectors have one score and come by id, also at offsets that BLAS computes differently."""
+        index = await open_index(storage, metric, 383)
         vector, query = sample_vector("same", 383), sample_vector("query", 383)
-        await ids_in_empty(index, 383)
+        await load_empty_partition(index, 383)
         order = [f"t{n:04}" for n in np.random.default_rng(0).permutation(3001)]
         await index.apply(TASKS, [VectorChange(id, "p", vector) for id in order])
         await index.apply(TASKS, [VectorChange(f"t{n:04}", "p", None) for n in range(0, 3001, 7)])
@@ -361,31 +361,31 @@ class TestExactness:
         assert matches.ids == tuple(left[:50])
         assert len(set(matches.scores)) == 1
 
-    async def test_no_limit_finds_nothing(self, storage: MemoryStorage) -> None:
-        """A limit of 0 gives no match."""
-        index = await opened(storage)
+    async def test_a_limit_of_zero(self, storage: MemoryStorage) -> None:
+        """A limit of 0 returns no match."""
+        index = await open_index(storage)
         await fill(storage, a="p")
         assert (await index.search(TASKS, sample_vector("a"), partitions=["p"], limit=0)).ids == ()
 
 
 class TestErrors:
-    """What it refuses, and how it says so."""
+    """Errors and their messages."""
 
     async def test_an_unknown_metric(self, storage: MemoryStorage) -> None:
-        """An unknown metric is refused with the nearest known one."""
+        """An error about an unknown metric suggests the closest name."""
         with pytest.raises(ConfigError, match=r"Did you mean 'cosine'\?") as caught:
-            await opened(storage, "cosin")
+            await open_index(storage, "cosin")
         assert caught.value.key == "vectors.metric"
 
     async def test_a_table_without_vectors(self, storage: MemoryStorage) -> None:
-        """An index of a table that has no vector, or no partition, is refused."""
+        """A table without vectors or without a partition cannot have an index."""
         index = ExactIndex(storage)
         for table in (TABLES["users"], attrs.evolve(TASKS, partition=None)):
             with pytest.raises(StorageError, match=table.name):
                 await index.create(IndexSpec(table, DIMENSIONS, "cosine"))
 
     async def test_no_index(self, storage: MemoryStorage) -> None:
-        """Using an index that was not made says how to make it."""
+        """An error about a missing index names the call that creates it."""
         index = ExactIndex(storage)
         with pytest.raises(StorageError, match=r"tasks has no vector index. Create it with create"):
             await ids_in(index, "p")
@@ -393,9 +393,9 @@ class TestErrors:
             await index.count(TASKS)
 
     @pytest.mark.parametrize("vector", [[0.0] * 8, [np.nan] * 8, [np.inf] * 8, [1.0] * 7, [[1.0] * 8]])
-    async def test_a_change_that_cannot_be_compared(self, storage: MemoryStorage, vector: object) -> None:
-        """A change with an unusable vector is refused, and those beside it in the same call are not applied."""
-        index = await opened(storage)
+    async def test_a_change_with_an_unusable_vector(self, storage: MemoryStorage, vector: object) -> None:
+        """A change with an unusable vector is rejected, with all other changes of the call."""
+        index = await open_index(storage)
         assert await ids_in(index, "p") == set()
         bad = VectorChange("bad", "p", np.array(vector, dtype=np.float32))
         with pytest.raises(InvalidVectorError):
@@ -403,9 +403,9 @@ class TestErrors:
         assert await ids_in(index, "p") == set()
 
     @pytest.mark.parametrize("vector", [[0.0] * 8, [np.nan, *[1.0] * 7], [1.0] * 7, [1.0] * 16])
-    async def test_a_stored_vector_that_cannot_be_compared(self, storage: MemoryStorage, vector: list[float]) -> None:
-        """A record whose stored vector is unusable is named, with the way out."""
-        index = await opened(storage)
+    async def test_an_unusable_stored_vector(self, storage: MemoryStorage, vector: list[float]) -> None:
+        """An error about an unusable stored vector names the record and the command that replaces it."""
+        index = await open_index(storage)
         await fill(storage, a="p", c="p")
         bad = sample_row(TASKS, "b", user_id="p", embedding=np.array(vector, dtype=np.float32))
         await storage.commit([Insert(TASKS, bad)])
@@ -413,10 +413,10 @@ class TestErrors:
             await ids_in(index, "p")
 
 
-def test_importing_it_is_cheap() -> None:
-    """The plugin's module loads neither Arrow nor an engine."""
+def test_the_import_is_cheap() -> None:
+    """Importing the plugin imports neither Arrow nor an engine."""
     code = (
         "import sys, pattern_core.search.exact; print(sorted({'pyarrow', 'torch', 'surrealdb'} & sys.modules.keys()))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""An external index agrees with the storage, whatever happens between the two commits."""
+"""The agreement of an external index with its storage, across failures between the two commits."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ VECTORS = vector_table(TABLES["tasks"], 1)
 
 
 def vector(seed: int) -> Vector:
-    """A vector, float32 ``[DIMENSIONS]``."""
+    """Return a random vector, float32 ``[DIMENSIONS]``."""
     drawn: Vector = np.random.default_rng(seed).standard_normal(DIMENSIONS).astype(np.float32)
     return drawn
 
 
-class Unreliable(MirrorIndex):
-    """An index that can be out of reach, and can be slow to take what it is told."""
+class UnreliableIndex(MirrorIndex):
+    """An index that can be unreachable or slow, and whose process can die after a change."""
 
     down = False
     dying = False
@@ -70,37 +70,37 @@ class Unreliable(MirrorIndex):
 
 @attrs.define
 class Process:
-    """What one process has of a database: its storage, its index, and what keeps them in agreement."""
+    """The storage, the index and the indexer of one process."""
 
     storage: Storage
-    vectors: Unreliable
+    vectors: UnreliableIndex
     outbox: OutboxIndexer
-    turn: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     async def write(self, id: str, seed: int | None, user: str = "ada") -> None:
-        """Write a task with a vector, or delete it."""
+        """Write a task with a vector; without a seed, delete it."""
         write: Write
         if seed is None:
             write, change = Delete(VECTORS, id), VectorChange(id, user, None)
         else:
             row = sample_row(VECTORS, id, partition=user, embedding=vector(seed), revision=seed + 1)
             write, change = Put(VECTORS, row), VectorChange(id, user, vector(seed))
-        async with self.turn:
+        async with self.lock:
             await self.outbox.commit([write], [(VECTORS, change)])
 
     async def closest(self, seed: int, user: str = "ada") -> tuple[str, ...]:
-        """Search as a session does."""
-        await self.outbox.catch_up(self.turn)
+        """Search as a session does: after pending updates."""
+        await self.outbox.catch_up(self.lock)
         return (await self.vectors.search(VECTORS, vector(seed), partitions=[user], limit=3)).ids
 
     async def entries(self) -> int:
-        """Count what stands in the outbox."""
+        """Count the entries of the outbox."""
         return await self.storage.count(OUTBOX)
 
 
 @pytest.fixture
-async def places() -> tuple[MemoryData, MemoryData]:
-    """Where the records and the index are kept, set up."""
+async def stores() -> tuple[MemoryData, MemoryData]:
+    """The data of a database and of its index, set up."""
     records: MemoryData = {}
     index: MemoryData = {}
     storage = MemoryStorage(records)
@@ -108,19 +108,19 @@ async def places() -> tuple[MemoryData, MemoryData]:
     return records, index
 
 
-async def start(places: tuple[MemoryData, MemoryData], *, shared: bool = True) -> Process:
-    """Open the database in another process."""
-    storage = MemoryStorage(places[0])
-    vectors = Unreliable(storage, MemoryStorage(places[1]))
+async def start(stores: tuple[MemoryData, MemoryData], *, shared: bool = True) -> Process:
+    """Open the database as another process."""
+    storage = MemoryStorage(stores[0])
+    vectors = UnreliableIndex(storage, MemoryStorage(stores[1]))
     for spec in await read_index_specs(storage, "cosine"):
         await vectors.create(spec)
     return Process(storage, vectors, OutboxIndexer(storage, vectors, shared=shared))
 
 
 @pytest.fixture(params=[True, False], ids=["shared", "alone"])
-async def process(places: tuple[MemoryData, MemoryData], request: pytest.FixtureRequest) -> AsyncIterator[Process]:
+async def process(stores: tuple[MemoryData, MemoryData], request: pytest.FixtureRequest) -> AsyncIterator[Process]:
     """A process that has the database open, alone or with others."""
-    started = await start(places, shared=request.param)
+    started = await start(stores, shared=request.param)
     yield started
     await started.outbox.flush()
 
@@ -135,13 +135,13 @@ async def spec_of(process: Process) -> IndexSpec:
 
 
 class TestOutbox:
-    async def test_only_external_indexes_have_one(self, process: Process) -> None:
-        """An index that lives with the storage, or in this process, is told at once; another one has an outbox."""
+    async def test_only_external_indexes_have_an_outbox(self, process: Process) -> None:
+        """An index in the storage or in the process is updated at once; an external one has an outbox."""
         assert isinstance(make_indexer(process.storage, ExactIndex(process.storage)), ImmediateIndexer)
         assert isinstance(make_indexer(process.storage, process.vectors), OutboxIndexer)
 
     async def test_a_write_is_found_at_once(self, process: Process) -> None:
-        """A write that was acknowledged is found, a deleted record is not, and the outbox is empty in the end."""
+        """Searches find an acknowledged write at once, and no deleted record. The outbox is empty at the end."""
         await process.write("t1", 1)
         await process.write("t2", 2)
         assert await process.closest(2) == ("t2", "t1")
@@ -151,16 +151,16 @@ class TestOutbox:
         assert await process.entries() == 0
 
     async def test_a_crash_after_the_commit(
-        self, process: Process, places: tuple[MemoryData, MemoryData], caplog: pytest.LogCaptureFixture
+        self, process: Process, stores: tuple[MemoryData, MemoryData], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """What was committed before the index had learned of it is found by the next process, before it searches."""
+        """After a crash between the two commits, the next process updates the index before it searches."""
         await process.write("t1", 1)
         process.vectors.down = True
         with caplog.at_level(logging.WARNING, "pattern_core"):
             await process.write("t1", 2)
             await process.write("t2", 3)
         assert "1 updates of the vector index are pending" in caplog.text
-        another = await start(places)
+        another = await start(stores)
         assert (await status(another)).pending == 2
         assert not (await status(another)).ok
         assert (await another.closest(3))[0] == "t2"
@@ -168,7 +168,7 @@ class TestOutbox:
         assert (await status(another)).ok
 
     async def test_a_search_is_never_silently_incomplete(self, process: Process) -> None:
-        """While the index cannot be told, writes stand and searches fail; once it can, they find everything."""
+        """While the index is unreachable, writes succeed and searches fail; afterwards, searches find all."""
         process.vectors.down = True
         await process.write("t1", 1)
         with pytest.raises(StorageError, match="out of reach"):
@@ -176,8 +176,8 @@ class TestOutbox:
         process.vectors.down = False
         assert await process.closest(1) == ("t1",)
 
-    async def test_a_table_that_is_gone(self, process: Process) -> None:
-        """What an index has yet to learn of a table that was removed meanwhile is in nobody's way."""
+    async def test_a_dropped_table(self, process: Process) -> None:
+        """Pending updates of a table that was dropped meanwhile are discarded."""
         process.vectors.down = True
         await process.write("t1", 1)
         process.vectors.down = False
@@ -187,7 +187,7 @@ class TestOutbox:
         assert await process.entries() == 0
 
     async def test_a_batch_that_fails_leaves_no_entry(self, process: Process) -> None:
-        """A commit that is refused writes nothing to the outbox, and what was done with is still removed later."""
+        """A rejected commit leaves nothing in the outbox, and completed entries are still removed later."""
         await process.write("t1", 1)
         change = VectorChange("t1", "ada", vector(2))
         with pytest.raises(ConflictError):
@@ -197,7 +197,7 @@ class TestOutbox:
         assert await process.entries() == 0
 
     async def test_a_large_batch_is_removed_at_once(self, process: Process) -> None:
-        """Entries that are done with do not pile up: a few wait for the next commit, many do not wait."""
+        """Many completed entries are removed at once; a few wait for the next commit."""
         rows = [sample_row(VECTORS, f"t{n}", partition="ada", embedding=vector(n)) for n in range(100)]
         changes: list[IndexChange] = [(VECTORS, VectorChange(row["id"], "ada", row["embedding"])) for row in rows]
         await process.outbox.commit([Insert(VECTORS, row) for row in rows], changes)
@@ -206,11 +206,11 @@ class TestOutbox:
             await process.write(f"u{n}", n)
             assert await process.entries() <= 1
 
-    async def test_the_slower_of_two_processes_does_not_win(
-        self, process: Process, places: tuple[MemoryData, MemoryData]
+    async def test_a_late_update_does_not_replace_a_newer_one(
+        self, process: Process, stores: tuple[MemoryData, MemoryData]
     ) -> None:
-        """A process that tells the index late, and what is old by then, looks again and puts it right."""
-        another = await start(places)
+        """A process that updates the index late reads the record again and corrects its update."""
+        another = await start(stores)
         await process.write("t1", 1)
         process.vectors.gate, process.vectors.arrived = asyncio.Event(), asyncio.Event()
         gate = process.vectors.gate
@@ -223,11 +223,11 @@ class TestOutbox:
         assert await another.closest(3, "grace") == ("t1",)
         assert (await verify_index(another.storage, another.vectors, await spec_of(another))).ok
 
-    async def test_the_slower_of_two_processes_does_not_bring_back_what_is_gone(
-        self, process: Process, places: tuple[MemoryData, MemoryData]
+    async def test_a_late_update_does_not_restore_a_deleted_record(
+        self, process: Process, stores: tuple[MemoryData, MemoryData]
     ) -> None:
-        """A process that tells the index late of a record that another has deleted leaves nothing there."""
-        another = await start(places)
+        """A process that updates the index late, after another one has deleted the record, leaves no vector."""
+        another = await start(stores)
         process.vectors.gate, process.vectors.arrived = asyncio.Event(), asyncio.Event()
         gate = process.vectors.gate
         late = asyncio.create_task(process.write("t1", 2))
@@ -238,13 +238,13 @@ class TestOutbox:
         assert await another.closest(2) == ()
         assert await another.vectors.count(VECTORS) == 0
 
-    @pytest.mark.parametrize("who", ["a new process", "the other process"])
-    async def test_a_process_that_dies_having_told_the_index_something_old(
-        self, places: tuple[MemoryData, MemoryData], who: str, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("searcher", ["a new process", "the other process"])
+    async def test_a_process_that_dies_after_a_late_update(
+        self, stores: tuple[MemoryData, MemoryData], searcher: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What a dead process has told the index late is put right by any other, however far that one was."""
+        """Any other process corrects the late update of a dead process."""
         monkeypatch.setattr(outboxes, "_AGAIN_S", 0)
-        one, other = await start(places), await start(places)
+        one, other = await start(stores), await start(stores)
         await one.write("t1", 1)
         one.vectors.gate, one.vectors.arrived, one.vectors.dying = asyncio.Event(), asyncio.Event(), True
         gate = one.vectors.gate
@@ -253,27 +253,27 @@ class TestOutbox:
         await other.write("t1", 3, user="grace")
         assert await other.closest(3, "grace") == ("t1",)
         gate.set()
-        for _ in range(10):  # it tells the index, and then no more
+        for _ in range(10):  # until it has updated the index, but not the outbox
             await asyncio.sleep(0)
         assert (await other.vectors.search(VECTORS, vector(2), partitions=["ada"], limit=1)).ids == ("t1",)
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
-        looking = other if who == "the other process" else await start(places)
-        assert await looking.closest(3, "grace") == ("t1",)
-        assert await looking.closest(3, "ada") == ()
+        reader = other if searcher == "the other process" else await start(stores)
+        assert await reader.closest(3, "grace") == ("t1",)
+        assert await reader.closest(3, "ada") == ()
 
-    async def test_what_a_dead_process_left_goes_when_it_is_old(
-        self, places: tuple[MemoryData, MemoryData], monkeypatch: pytest.MonkeyPatch
+    async def test_old_entries_of_a_dead_process_are_removed(
+        self, stores: tuple[MemoryData, MemoryData], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Entries and claims whose owner must have died are carried out once more, and removed."""
-        one = await start(places)
+        """Entries and claims older than the lease of their owner are applied again, and removed."""
+        one = await start(stores)
         one.vectors.dying = True
         dead = asyncio.create_task(one.write("t1", 2))
         for _ in range(20):
             await asyncio.sleep(0)
         dead.cancel()
         await asyncio.gather(dead, return_exceptions=True)
-        other = await start(places)
+        other = await start(stores)
         assert await other.closest(2) == ("t1",)
         assert await other.entries() == 1
         monkeypatch.setattr(outboxes, "LEASE_S", -1)
@@ -295,11 +295,11 @@ class TestOutbox:
         st.booleans(),
     )
     async def test_any_history(self, events: list[tuple[str, str, int | None, str]], shared: bool) -> None:
-        """After any writes, failures of the index and deaths of the process, the index agrees with the storage."""
+        """After any sequence of writes, index failures and crashes, the index agrees with the storage."""
         records: MemoryData = {}
-        places = (records, MemoryData())
+        stores = (records, MemoryData())
         await migrate_up(MemoryStorage(records), attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
-        process = await start(places, shared=shared)
+        process = await start(stores, shared=shared)
         for event, id, seed, user in events:
             process.vectors.down = event == "fail"
             if event == "search":
@@ -307,19 +307,19 @@ class TestOutbox:
             else:
                 await process.write(id, seed, user)
             if event == "crash":
-                process = await start(places, shared=shared)
+                process = await start(stores, shared=shared)
         process.vectors.down = False
         await process.closest(0)
         await process.outbox.flush()
         report = await verify_index(process.storage, process.vectors, await spec_of(process))
         assert report.ok, report
-        if not shared:  # with others, what a dead process has left stays until it is certain that it is dead
+        if not shared:  # in a shared database, entries of a dead process stay until their lease ends
             assert await process.entries() == 0
 
 
-class TestUpkeep:
-    async def test_what_is_wrong_is_found_and_mended(self, process: Process) -> None:
-        """`verify_index` finds what is missing, elsewhere, different, or too much; `rebuild_index` puts it right."""
+class TestMaintenance:
+    async def test_verify_and_rebuild(self, process: Process) -> None:
+        """`verify_index` finds missing, moved, different and surplus vectors; `rebuild_index` corrects them."""
         for n in range(6):
             await process.write(chunk_id(f"t{n}", 0), n)
         spec = await spec_of(process)
@@ -343,37 +343,37 @@ class TestUpkeep:
         await process.outbox.flush()
         assert (await status(process)).ok
 
-    async def test_a_missing_index_is_told(self, process: Process) -> None:
-        """The status of a table whose index was dropped says so."""
+    async def test_the_status_of_a_missing_index(self, process: Process) -> None:
+        """The status of a table shows that its index is missing."""
         await process.write("t1", 1)
         await process.vectors.drop(VECTORS)
         assert attrs.evolve(await status(process), pending=0) == IndexStatus(VECTORS.name, 1, None, 0)
 
-    async def test_an_index_of_another_database_is_made_anew(
-        self, process: Process, places: tuple[MemoryData, MemoryData]
+    async def test_an_index_of_another_database_is_rebuilt(
+        self, process: Process, stores: tuple[MemoryData, MemoryData]
     ) -> None:
-        """An index that belongs to another database is not taken for one's own."""
+        """An index of another database is rebuilt, not used."""
         await process.write("t1", 1)
         other: MemoryData = {}
         await migrate_up(MemoryStorage(other), attrs.evolve(LetterEmbedder().signature, dimensions=DIMENSIONS))
-        stranger = await start((other, places[1]))
-        assert await stranger.vectors.count(VECTORS) == 0
-        assert await stranger.closest(1) == ()
-        back = await start(places)
+        other_database = await start((other, stores[1]))
+        assert await other_database.vectors.count(VECTORS) == 0
+        assert await other_database.closest(1) == ()
+        back = await start(stores)
         assert await back.closest(1) == ("t1",)
 
     async def test_a_database_that_was_never_set_up(self) -> None:
-        """Without a signature there are no indexes, and the error says what to do."""
+        """A database without a signature has no indexes; the error names the remedy."""
         with pytest.raises(StorageError, match="not set up yet"):
             await read_index_specs(MemoryStorage(), "cosine")
 
 
-class TestPlaces:
-    """Which external index is kept up is known to the database."""
+class TestIndexLocations:
+    """The database records which external index is kept up to date."""
 
     @staticmethod
-    async def opened(records: MemoryData, index: MemoryData | None) -> tuple[Database, VectorStore]:
-        """Open a database as `pattern_core.open` does, with an external index or with one of its own."""
+    async def open_database(records: MemoryData, index: MemoryData | None) -> tuple[Database, VectorStore]:
+        """Open a database as `pattern_core.open` does, with an external index or an index of its own."""
 
         async def load() -> LetterEmbedder:
             return LetterEmbedder()
@@ -382,35 +382,37 @@ class TestPlaces:
         embeddings = EmbeddingModel(load)
         await migrate_up(storage, await embeddings.signature())
         vectors = ExactIndex(storage) if index is None else MirrorIndex(storage, MemoryStorage(index))
-        known = await record_index_location(storage, await read_metadata(storage), vectors)
-        for spec in index_specs(known, "cosine"):
+        metadata = await record_index_location(storage, await read_metadata(storage), vectors)
+        for spec in index_specs(metadata, "cosine"):
             await vectors.create(spec)
-        return Database(load_config({}), DirectSession(storage, vectors, embeddings, known, metric="cosine")), vectors
+        return Database(
+            load_config({}), DirectSession(storage, vectors, embeddings, metadata, metric="cosine")
+        ), vectors
 
-    async def test_an_index_that_was_left_behind_is_made_anew(self) -> None:
-        """An index that was not told of everything, since another or none was in use, does not pass for complete."""
+    async def test_an_outdated_index_is_rebuilt(self) -> None:
+        """An index that missed updates while another or none was in use is rebuilt."""
         records: MemoryData = {}
-        places: list[MemoryData | None] = [{}, None, {}]
-        first, _ = await self.opened(records, places[0])
+        indexes: list[MemoryData | None] = [{}, None, {}]
+        first, _ = await self.open_database(records, indexes[0])
         async with first:
             await first.users.create(id="u")
             await first.agents.create(user_id="u", agent_type="a", name="A", id="a")
-        for turn, place in enumerate([*places, places[0], places[2], places[0], places[0], None, places[2]]):
-            db, vectors = await self.opened(records, place)
+        for number, index in enumerate([*indexes, indexes[0], indexes[2], indexes[0], indexes[0], None, indexes[2]]):
+            db, vectors = await self.open_database(records, index)
             async with db:
-                await db.memories.create(agent_id="a", label=f"{turn}", content=f"number {turn}")
+                await db.memories.create(agent_id="a", label=f"{number}", content=f"number {number}")
                 found = await db.memories.search_semantic("a", "number", limit=100)
-                assert len(found) == turn + 1
+                assert len(found) == number + 1
                 status = await index_status(db.storage, vectors, vector_table(TABLES["memory_blocks"], 1))
-                assert status.vectors == status.indexed == turn + 1
+                assert status.vectors == status.indexed == number + 1
 
-    async def test_two_at_once_have_to_have_the_same(self) -> None:
-        """A session whose writes the index of another one would not learn of is told so before it writes."""
+    async def test_sessions_must_use_the_same_index(self) -> None:
+        """A session cannot write once another one has opened the database with another index."""
         records: MemoryData = {}
-        first, _ = await self.opened(records, None)
+        first, _ = await self.open_database(records, None)
         await first.users.create(id="u")
         await first.agents.create(user_id="u", agent_type="a", name="A", id="a")
-        second, _ = await self.opened(records, {})
+        second, _ = await self.open_database(records, {})
         with pytest.raises(StorageError, match="another vector search"):
             await first.memories.create(agent_id="a", label="x", content="not written")
         await second.memories.create(agent_id="a", label="y", content="written")

@@ -283,7 +283,7 @@ class TestLargeSearches:
         task = asyncio.create_task(index.search(TASKS, vectors[7], partitions=["p"], limit=3))
         await asyncio.sleep(0)  # the search begins
         iterations = 0
-        while not task.result():
+        while not task.done():
             iterations += 1
             await asyncio.sleep(0)
         assert iterations > 1

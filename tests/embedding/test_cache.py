@@ -1,4 +1,4 @@
-"""The cache of vectors: what it finds, what it forgets, and what happens when its file is no good."""
+"""The cache of vectors: lookups, eviction, damaged files and concurrent use."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SIGNATURE = Signature(provider="p", model="m", revision="1", dimensions=4, norma
 
 
 def vector(n: int) -> Vector:
-    """A vector, float32 ``[4]``."""
+    """Return a vector, float32 ``[4]``."""
     made: Vector = np.array([n, 0.1, -0.0, 1e-30], dtype=np.float32)
     return made
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file that is not there yet, in a folder that is not there yet."""
+    """A file in a folder; neither exists."""
     return tmp_path / "cache" / "vectors.sqlite"
 
 
@@ -45,8 +45,8 @@ async def cache(path: Path) -> AsyncIterator[VectorCache]:
     await made.aclose()
 
 
-async def test_to_the_bit(cache: VectorCache) -> None:
-    """A vector comes back to the bit, for the text that it was kept for."""
+async def test_vectors_are_kept_bit_for_bit(cache: VectorCache) -> None:
+    """A cached vector is returned bit for bit, for its own text."""
     await cache.put(SIGNATURE, "document", {"a": vector(1), "b\x00\ud800": vector(2)})
     found = await cache.get(SIGNATURE, "document", ["b\x00\ud800", "c", "a", "a"])
 
@@ -60,15 +60,15 @@ async def test_to_the_bit(cache: VectorCache) -> None:
     "change", [{"model": "n"}, {"revision": "2"}, {"normalized": False}, {"query_prompt": "q"}, {"max_tokens": 5}]
 )
 async def test_another_signature(cache: VectorCache, change: dict[str, Any]) -> None:
-    """What another model has made, or the same one otherwise, is not found."""
+    """Vectors of another signature or of another purpose are not found."""
     await cache.put(SIGNATURE, "document", {"a": vector(1)})
 
     assert await cache.get(attrs.evolve(SIGNATURE, **change), "document", ["a"]) == {}
     assert await cache.get(SIGNATURE, "query", ["a"]) == {}
 
 
-async def test_it_stays_small(path: Path) -> None:
-    """Beyond its size, the vectors that were not used for longest go, and the new ones are there."""
+async def test_eviction(path: Path) -> None:
+    """Over the size limit, the least recently used vectors are removed, and not the newest."""
     cache = VectorCache(path, 100_000)
     for start in range(0, 6000, 500):
         await cache.put(SIGNATURE, "document", {f"{n}": vector(n) for n in range(start, start + 500)})
@@ -81,8 +81,8 @@ async def test_it_stays_small(path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs file modes")
-async def test_others_cannot_read_it(cache: VectorCache, path: Path) -> None:
-    """The file is the user's alone, and holds no text."""
+async def test_the_file_is_private(cache: VectorCache, path: Path) -> None:
+    """Only the user can read the file, and it contains no text."""
     await cache.put(SIGNATURE, "document", {"a very secret text": vector(1)})
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -90,7 +90,7 @@ async def test_others_cannot_read_it(cache: VectorCache, path: Path) -> None:
 
 
 async def test_a_damaged_file(path: Path) -> None:
-    """A file that is no database is made anew."""
+    """A file that is no database is replaced."""
     path.parent.mkdir()
     path.write_bytes(b"this is no database at all" * 100)
     cache = VectorCache(path, 1_000_000)
@@ -101,7 +101,7 @@ async def test_a_damaged_file(path: Path) -> None:
 
 
 async def test_a_file_damaged_in_the_middle(path: Path) -> None:
-    """Damage that shows only when the file is read ends that cache, and the next one begins: it does not stay useless."""
+    """A file whose damage shows only on reading is replaced, and the cache then works."""
     kept = {f"{n}": vector(n) for n in range(2000)}
     cache = VectorCache(path, 1_000_000)
     await cache.put(SIGNATURE, "document", kept)
@@ -116,8 +116,8 @@ async def test_a_file_damaged_in_the_middle(path: Path) -> None:
     await cache.aclose()
 
 
-async def test_a_place_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where there can be no file, there is no cache: it is said once, and nothing fails."""
+async def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a writable folder there is no cache: one warning is logged, and no call fails."""
     (tmp_path / "file").write_text("in the way")
     cache = VectorCache(tmp_path / "file" / "vectors.sqlite", 1_000_000)
     with caplog.at_level(logging.WARNING, "pattern_core"):
@@ -129,8 +129,8 @@ async def test_a_place_that_cannot_be_written(tmp_path: Path, caplog: pytest.Log
     await cache.aclose()
 
 
-async def test_two_share_it(cache: VectorCache, path: Path) -> None:
-    """Two openers of one file find what the other keeps, also when they write at once."""
+async def test_two_caches_share_a_file(cache: VectorCache, path: Path) -> None:
+    """Two caches with one file find each other's vectors, also if both write at once."""
     other = VectorCache(path, 1_000_000)
     await asyncio.gather(
         *(
@@ -146,7 +146,7 @@ async def test_two_share_it(cache: VectorCache, path: Path) -> None:
 
 
 async def test_closed(cache: VectorCache) -> None:
-    """A closed cache is empty, and closing twice does nothing."""
+    """A closed cache finds nothing, and can be closed again."""
     await cache.put(SIGNATURE, "document", {"a": vector(1)})
     await cache.aclose()
     await cache.aclose()
@@ -155,7 +155,7 @@ async def test_closed(cache: VectorCache) -> None:
 
 
 async def test_cancelled(cache: VectorCache) -> None:
-    """A call that is cancelled harms neither the file nor the next call."""
+    """A cancelled call damages neither the file nor the next call."""
     call = asyncio.create_task(cache.put(SIGNATURE, "document", {f"{n}": vector(n) for n in range(2000)}))
     await asyncio.sleep(0)
     call.cancel()
@@ -165,8 +165,8 @@ async def test_cancelled(cache: VectorCache) -> None:
     assert len(await cache.get(SIGNATURE, "document", ["a"])) == 1
 
 
-async def test_use_is_noted(cache: VectorCache, path: Path) -> None:
-    """What is used again is not the first to go."""
+async def test_use_is_recorded(cache: VectorCache, path: Path) -> None:
+    """A lookup records the time of use, which delays the eviction."""
     await cache.put(SIGNATURE, "document", {"old": vector(1)})
     await cache.aclose()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -180,8 +180,8 @@ async def test_use_is_noted(cache: VectorCache, path: Path) -> None:
     assert used > 5
 
 
-def test_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The cache is in the user's folder for caches."""
+def test_the_location(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is in the user's cache directory."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
     if sys.platform != "darwin":

@@ -1,4 +1,4 @@
-"""Texts that are longer than the model reads: embedded in parts, found by any of them, once."""
+"""Texts over the token limit: embedded in chunks, and found once, by any chunk."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILLER = "\n\n".join(f"Line {n} of a long and rather dull report." for n in rang
 
 
 def model(overflow: Overflow) -> EmbeddingModel:
-    """A model that reads 300 characters."""
+    """Return a model with a limit of 300 characters."""
 
     async def load() -> Embedder:
         return LetterEmbedder()
@@ -44,20 +44,20 @@ async def db(open_database: OpenDatabase) -> Database:
     return database
 
 
-async def rows(db: Database) -> int:
-    """How many vectors there are of memories."""
+async def count_vectors(db: Database) -> int:
+    """Return the number of vectors of memories."""
     return await db.storage.count(VECTORS)
 
 
-async def check(db: Database) -> None:
-    """Fail unless the index agrees with the vectors."""
+async def check_index(db: Database) -> None:
+    """Check that the index agrees with the stored vectors."""
     for spec in await read_index_specs(db.storage, "cosine"):
         assert (await verify_index(db.storage, db.vectors, spec)).ok
 
 
-class TestFinding:
-    async def test_by_any_part_once(self, db: Database) -> None:
-        """A long memory is found by each of its parts, comes once, and the hit tells which part it was."""
+class TestSearch:
+    async def test_a_record_is_found_once_by_any_chunk(self, db: Database) -> None:
+        """A long memory is found once, by any of its chunks, and the hit contains the matching passage."""
         content = f"{ESPRESSO}\n\n{FILLER}\n\n{ZEPPELIN}\n\n{FILLER}\n\n{QUIZ}"
         long = await db.memories.create(agent_id="archive", label="long", content=content)
         short = await db.memories.create(agent_id="archive", label="short", content="Something else altogether.")
@@ -72,10 +72,10 @@ class TestFinding:
             assert passage in content
             assert hits[1].passage is None
         assert [hit.record.id for hit in await db.memories.search_semantic("archive", QUIZ, limit=1)] == [long.id]
-        await check(db)
+        await check_index(db)
 
-    async def test_many_parts_do_not_crowd_others_out(self, db: Database) -> None:
-        """However many parts of one record are the closest, as many records are found as there are."""
+    async def test_many_chunks_do_not_reduce_the_hits(self, db: Database) -> None:
+        """If many chunks of one record are the closest, a search still returns as many records as there are."""
         await db.memories.create(agent_id="archive", label="long", content="\n\n".join([FILLER] * 5))
         others = [{"agent_id": "archive", "label": f"{n}", "content": f"Number {n}: {QUIZ}"} for n in range(8)]
         await db.memories.create_many(others)
@@ -85,7 +85,7 @@ class TestFinding:
         assert len({hit.memory.label for hit in hits}) == len(hits) == 9
 
     async def test_with_a_filter(self, db: Database) -> None:
-        """A filter keeps long records that fit, however many others are closer."""
+        """A search with a filter finds a long record, however many other records are closer."""
         kept = await db.memories.create(
             agent_id="archive", label="kept", content=f"{FILLER}\n\n{ZEPPELIN}", metadata={"kept": True}
         )
@@ -99,8 +99,8 @@ class TestFinding:
         assert [hit.record.id for hit in hits] == [kept.id]
         assert ZEPPELIN in (hits[0].passage or "")
 
-    async def test_the_first_one_with_a_filter(self, db: Database) -> None:
-        """A filter knows at once that there are records in parts, also of the one that is the first."""
+    async def test_the_first_chunks_with_a_filter(self, db: Database) -> None:
+        """A search with a filter finds the first record with chunks as soon as it is written."""
         closer = [{"agent_id": "archive", "label": f"{n}", "content": ZEPPELIN} for n in range(12)]
         await db.memories.create_many(closer)
         assert await db.memories.search_semantic("archive", ZEPPELIN, where=Field("label") == "long") == []
@@ -109,13 +109,13 @@ class TestFinding:
         (hit,) = await db.memories.search_semantic("archive", ZEPPELIN, limit=1, where=Field("label") == "long")
         assert hit.memory.label == "long"
 
-    async def test_another_agent_sees_none_of_it(self, db: Database) -> None:
-        """The parts belong to the agent as the record does."""
+    async def test_another_agent_does_not_find_chunks(self, db: Database) -> None:
+        """A search for another agent finds no chunk of the record."""
         await db.memories.create(agent_id="archive", label="long", content=f"{FILLER}\n\n{ZEPPELIN}")
         assert await db.memories.search_semantic("planner", ZEPPELIN) == []
 
     async def test_in_a_transaction(self, db: Database) -> None:
-        """What a transaction has written is found by any of its parts before it ends, and after."""
+        """A search finds the chunks of a transaction's records, in the transaction and after it."""
         async with db.transaction() as tx:
             await tx.memories.create(agent_id="archive", label="long", content=f"{FILLER}\n\n{ZEPPELIN}")
             (hit,) = await tx.memories.search_semantic("archive", ZEPPELIN)
@@ -128,9 +128,9 @@ class TestFinding:
         assert again.score == pytest.approx(hit.score, abs=1e-5)
 
 
-class TestKeeping:
-    async def test_what_is_recorded(self, db: Database) -> None:
-        """A record tells its vectors, and which part of the text each was made of."""
+class TestStorage:
+    async def test_vectors_and_spans(self, db: Database) -> None:
+        """An embedding holds the vectors, and the span of the text that each was made of."""
         content = f"{ESPRESSO}\n\n{FILLER}"
         made = await db.memories.create(agent_id="archive", label="long", content=content)
         embedding = (await db.memories.get(made.id, with_embedding=True)).embedding
@@ -143,52 +143,52 @@ class TestKeeping:
         alone = await db.embeddings.embed_documents(texts)
         assert np.allclose(embedding.vectors, [each.vectors[0] for each in alone], atol=1e-6)
 
-    async def test_parts_come_and_go_with_the_text(self, db: Database) -> None:
-        """A text that becomes longer or shorter leaves no part behind, nor does a record that is deleted."""
+    async def test_chunks_follow_the_text(self, db: Database) -> None:
+        """An update or deletion of a record removes the chunks of its previous text."""
         made = await db.memories.create(agent_id="archive", label="x", content=FILLER)
-        long = await rows(db)
+        long = await count_vectors(db)
         assert long > 4
         made = await db.memories.update(made, content=f"{FILLER}\n\n{FILLER}")
-        assert await rows(db) > long
+        assert await count_vectors(db) > long
         made = await db.memories.update(made, content=FILLER)
-        assert await rows(db) == long
+        assert await count_vectors(db) == long
         made = await db.memories.update(made, description="the text stays")
-        assert await rows(db) == long
+        assert await count_vectors(db) == long
         made = await db.memories.update(made, content="short")
-        assert await rows(db) == 1
+        assert await count_vectors(db) == 1
         assert await db.memories.search_semantic("archive", FILLER[:200]) != []
         made = await db.memories.update(made, content=FILLER)
-        assert await rows(db) == long
-        await check(db)
+        assert await count_vectors(db) == long
+        await check_index(db)
         await db.memories.delete(made)
-        assert await rows(db) == 0
+        assert await count_vectors(db) == 0
         assert await db.memories.search_semantic("archive", FILLER[:200]) == []
-        await check(db)
+        await check_index(db)
 
-    async def test_a_cascade_takes_all_parts(self, db: Database) -> None:
-        """Deleting an agent with its memories leaves no vector of them."""
+    async def test_a_cascade_deletes_all_chunks(self, db: Database) -> None:
+        """Deleting an agent with its memories deletes all their vectors."""
         await db.memories.create(agent_id="archive", label="long", content=FILLER)
         await db.memories.create(agent_id="archive", label="short", content="short")
         await db.memories.create(agent_id="planner", label="short", content="short")
         await db.agents.delete("archive", cascade=True)
 
-        assert await rows(db) == 1
-        await check(db)
+        assert await count_vectors(db) == 1
+        await check_index(db)
 
-    async def test_that_there_are_chunks_is_noted_once(self, db: Database) -> None:
-        """The first long text changes what the database says of itself; short ones before and all after do not."""
+    async def test_the_first_chunks_are_recorded_once(self, db: Database) -> None:
+        """The first text with chunks changes the metadata; short texts and later chunks do not."""
         before = (await read_metadata(db.storage)).revision
         await db.memories.create(agent_id="archive", label="short", content="short")
         assert (await read_metadata(db.storage)).revision == before
         for label in ("one", "two", "three"):
             await db.memories.create(agent_id="archive", label=label, content=FILLER)
-        known = await read_metadata(db.storage)
-        assert known.revision == before + 1
-        assert known.active is not None
-        assert known.active.has_chunks
+        metadata = await read_metadata(db.storage)
+        assert metadata.revision == before + 1
+        assert metadata.active is not None
+        assert metadata.active.has_chunks
 
     async def test_messages_and_tasks(self, db: Database) -> None:
-        """Long messages and tasks are found by any part, too."""
+        """Long messages and tasks are found by any chunk, too."""
         thread = await db.conversations.create(user_id="ada", agent_id="archive")
         said = await db.messages.create(conversation_id=thread.id, role="user", content=f"{FILLER}\n\n{ZEPPELIN}")
         task = await db.tasks.create(user_id="ada", title="Write", description=f"{FILLER}\n\n{QUIZ}")
@@ -200,16 +200,16 @@ class TestKeeping:
 
 
 class TestOtherPolicies:
-    async def test_refused(self, open_database: OpenDatabase) -> None:
-        """Unless it is configured otherwise, a text that is too long is refused, and nothing was written."""
+    async def test_error(self, open_database: OpenDatabase) -> None:
+        """By default a text over the token limit is an error, and nothing is written."""
         db = await open_database(model("error"))
         await make_people(db)
         with pytest.raises(TextTooLongError):
             await db.memories.create(agent_id="archive", label="long", content=FILLER)
         assert await db.memories.count() == 0
 
-    async def test_cut_off(self, open_database: OpenDatabase) -> None:
-        """A text that was cut off is found by its beginning only, and its record says so."""
+    async def test_truncate(self, open_database: OpenDatabase) -> None:
+        """A truncated text is embedded up to the limit, and its embedding is marked as truncated."""
         db = await open_database(model("truncate"))
         await make_people(db)
         made = await db.memories.create(agent_id="archive", label="long", content=f"{ESPRESSO}\n\n{FILLER}")
@@ -221,17 +221,17 @@ class TestOtherPolicies:
         assert await db.storage.count(VECTORS, ~Field("ends_at").is_null()) == 1
 
 
-def closeness(query: Vector, vectors: Sequence[Vector]) -> float:
-    """The cosine similarity of the closest of unit vectors."""
+def best_similarity(query: Vector, vectors: Sequence[Vector]) -> float:
+    """Return the highest cosine similarity of a query with unit vectors."""
     return max(float(query @ vector) for vector in vectors)
 
 
-async def test_a_record_counts_by_its_closest_part(db: Database) -> None:
-    """The score of a hit is that of the closest of the record's vectors."""
+async def test_the_score_is_that_of_the_closest_chunk(db: Database) -> None:
+    """The score of a hit is the score of the record's closest vector."""
     made = await db.memories.create(agent_id="archive", label="long", content=f"{FILLER}\n\n{ZEPPELIN}")
     embedding = (await db.memories.get(made.id, with_embedding=True)).embedding
     (hit,) = await db.memories.search_semantic("archive", ZEPPELIN)
 
     assert embedding is not None
     query = await db.embeddings.embed_query(ZEPPELIN)
-    assert hit.score == pytest.approx(closeness(query, list(embedding.vectors)), abs=1e-4)
+    assert hit.score == pytest.approx(best_similarity(query, list(embedding.vectors)), abs=1e-4)

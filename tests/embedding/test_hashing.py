@@ -1,4 +1,4 @@
-"""The built-in lexical embedder: deterministic, quick, and never at a loss."""
+"""The built-in lexical embedder: deterministic, fast, with a vector for every text."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TestHashing(EmbedderContract):
 
 
 class TestRetrieval:
-    """Texts of like words are found, in any form and script."""
+    """Questions find texts with the same words, in any form and script."""
 
     @pytest.mark.parametrize(
         ("question", "answer"),
@@ -76,15 +76,15 @@ class TestRetrieval:
         ],
     )
     async def test_a_question_finds_the_text_with_its_words(self, question: str, answer: int) -> None:
-        """Case, width and endings do not matter; a script without spaces is found by a part of it."""
+        """Case, width and endings do not matter; in a script without spaces, a part of a word matches."""
         async with HashingEmbedder(HashingOptions()) as embedder:
             scores = await embedder.embed_documents(FACTS) @ await embedder.embed_query(question)
         assert int(scores.argmax()) == answer
         second, first = sorted(scores)[-2:]
         assert first > 2 * abs(second)
 
-    async def test_it_says_that_it_is_not_semantic(self) -> None:
-        """The provider is found by its name, and declares that it goes by words."""
+    async def test_it_is_not_semantic(self) -> None:
+        """The spec of the provider declares that it is lexical, and its signature has no token limit."""
         spec = load_plugin("hashing", EmbeddingSpec)
         assert not spec.semantic
         async with await spec.open(spec.options()) as embedder:
@@ -92,7 +92,7 @@ class TestRetrieval:
 
 
 class TestDeterminism:
-    """A text has one vector, for ever."""
+    """A text always gets the same vector."""
 
     def test_the_vectors_of_revision_1(self) -> None:
         """Stored vectors stay comparable. If this fails, change `REVISION` along with the expected values."""
@@ -100,8 +100,8 @@ class TestDeterminism:
         for text, expected in EXPECTED.items():
             assert hashing._embed(text, 16) == pytest.approx(expected, abs=1e-4)
 
-    def test_every_process_agrees(self) -> None:
-        """The vector does not depend on Python's seed for hashes."""
+    def test_processes_agree(self) -> None:
+        """A vector does not depend on Python's hash seed."""
         program = (
             "import sys; from pattern_core.embedding import hashing; "
             "sys.stdout.buffer.write(hashing._embed('Ada drinks espresso', 1024).tobytes())"
@@ -115,27 +115,27 @@ class TestDeterminism:
 
 
 class TestAnyText:
-    """No text is without a direction."""
+    """Every text has a vector."""
 
     @given(st.text(min_size=1), st.sampled_from([16, 64, 1024]))
     def test_every_text_has_a_vector_of_length_one(self, text: str, dimensions: int) -> None:
-        """Whatever the text, lone surrogates included, its vector is finite and of length 1."""
+        """Every text, even one with lone surrogates, has a finite vector of length 1."""
         vector = hashing._embed(text, dimensions)
         assert vector.dtype == np.float32
         assert vector.shape == (dimensions,)
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
     @pytest.mark.parametrize("text", ["\x00", "😀", "?!", "\u200b", "_", "\ud800"])
-    def test_texts_without_words_are_told_apart(self, text: str) -> None:
-        """What has no words still has a direction of its own."""
+    def test_texts_without_words_differ(self, text: str) -> None:
+        """Different texts without words have different vectors."""
         others = [other for other in ("\x00", "😀", "?!", "\u200b", "_", "\ud800", "word") if other != text]
         vector = hashing._embed(text, 1024)
         assert max(abs(vector @ hashing._embed(other, 1024)) for other in others) < 0.5
 
-    def test_signs_that_cancel_leave_no_zero_vector(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Two features of one place and opposite signs would give zeros: the text as a whole gets a place."""
+    def test_features_that_cancel_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If two features cancel out, the vector is made from a hash of the whole text."""
         hashes = {"a": 5, "b": 5 | 1 << 63}
-        features = {word: (np.array([place], np.uint64), np.array([1.0])) for word, place in hashes.items()}
+        features = {word: (np.array([value], np.uint64), np.array([1.0])) for word, value in hashes.items()}
         monkeypatch.setattr(hashing, "_features", features.__getitem__)
         vector = hashing._embed("a b", 16)
         assert sorted(vector) == [0.0] * 15 + [1.0]
@@ -145,34 +145,34 @@ class TestUse:
     """Options, speed and closing."""
 
     @pytest.mark.parametrize("dimensions", [0, 15, 65_537, "1024", True])
-    def test_dimensions_out_of_range_are_refused(self, dimensions: object) -> None:
-        """The option is an integer from 16 to 65,536; anything else is an error of the configuration."""
+    def test_dimensions_out_of_range(self, dimensions: object) -> None:
+        """Dimensions are an integer from 16 to 65,536; any other value is a configuration error."""
         with pytest.raises(ConfigError, match="dimensions"):
             structure_options(HashingOptions, {"dimensions": dimensions}, section="embeddings", base=Path())
 
     async def test_dimensions_are_used(self) -> None:
-        """The option is the length of the vectors and stands in the signature."""
+        """The option is the length of the vectors, and part of the signature."""
         async with HashingEmbedder(HashingOptions(dimensions=100)) as embedder:
             assert (await embedder.embed_query("tea")).shape == (100,)
             assert embedder.signature.dimensions == 100
 
-    async def test_the_loop_goes_on_while_much_is_embedded(self) -> None:
-        """Large texts are embedded in a thread: never 200 ms without a turn for others."""
+    async def test_large_texts_do_not_block_the_event_loop(self) -> None:
+        """Large texts are embedded in a thread: the event loop never blocks for 200 ms."""
         text = " ".join(f"word{n}" for n in range(20_000))
         async with HashingEmbedder(HashingOptions()) as embedder:
             working = asyncio.create_task(embedder.embed_documents([text] * 4))
-            longest, turns = 0.0, 0
+            longest, iterations = 0.0, 0
             while not working.done():
                 before = time.perf_counter()
                 await asyncio.sleep(0)
                 longest = max(longest, time.perf_counter() - before)
-                turns += 1
+                iterations += 1
             assert (await working).shape == (4, 1024)
-        assert turns > 10
+        assert iterations > 10
         assert longest < 0.2
 
-    async def test_a_closed_embedder_refuses(self) -> None:
-        """After `aclose` every call is a `ClosedError`."""
+    async def test_a_closed_embedder(self) -> None:
+        """A closed embedder raises `ClosedError`."""
         embedder = HashingEmbedder(HashingOptions())
         await embedder.aclose()
         with pytest.raises(ClosedError, match="is closed"):

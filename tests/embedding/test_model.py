@@ -1,4 +1,4 @@
-"""The way from texts to vectors: batches, repeats, limits, and the signature that vectors are tied to."""
+"""From texts to vectors: batches, repeats, limits, retries, and the signature of the vectors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 class WordCounter(Embedder):
-    """A model of three numbers: words, characters, and one. It reads five words and takes three texts at once."""
+    """An embedder with three dimensions: words, characters and 1. Its limits are five words and three texts a call."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -51,13 +51,13 @@ class WordCounter(Embedder):
 
 
 @attrs.frozen
-class Loaded:
+class Setup:
     embeddings: EmbeddingModel
     model: WordCounter
     loads: list[None]
 
 
-def wire(overflow: Overflow = "error") -> Loaded:
+def set_up(overflow: Overflow = "error") -> Setup:
     model, loads = WordCounter(), list[None]()
 
     async def load() -> Embedder:
@@ -65,51 +65,51 @@ def wire(overflow: Overflow = "error") -> Loaded:
         loads.append(None)
         return model
 
-    return Loaded(EmbeddingModel(load, EmbeddingPolicy(overflow=overflow)), model, loads)
+    return Setup(EmbeddingModel(load, EmbeddingPolicy(overflow=overflow)), model, loads)
 
 
 async def test_batches_and_repeats() -> None:
-    """Texts go to the model in batches that it takes, each text once, and come back in the order given."""
-    wired = wire()
+    """Each text is embedded once, in batches within the limit, and vectors come in the order of the texts."""
+    setup = set_up()
     texts = ["a", "b b", "a", "c c c", "d", "b b", "e e"]
-    found = await wired.embeddings.embed_documents(texts)
+    found = await setup.embeddings.embed_documents(texts)
     vectors = [vector for each in found for vector in each.vectors]
 
-    assert wired.model.calls == [["a", "b b", "c c c"], ["d", "e e"]]
+    assert setup.model.calls == [["a", "b b", "c c c"], ["d", "e e"]]
     assert all(each.spans == (None,) for each in found)
     assert [vector[0] for vector in vectors] == [1, 2, 1, 3, 1, 2, 2]
     assert all(vector.dtype == np.float32 and not vector.flags.writeable for vector in vectors)
-    assert await wired.embeddings.embed_documents([]) == []
+    assert await setup.embeddings.embed_documents([]) == []
 
 
-async def test_loaded_once() -> None:
-    """However many ask at once, the model is loaded once; closing lets it go, and twice is no harm."""
-    wired = wire()
-    assert wired.embeddings.loaded is None
-    await asyncio.gather(*(wired.embeddings.embed_query("x") for _ in range(5)))
-    assert wired.embeddings.loaded is wired.model
-    await wired.embeddings.aclose()
-    await wired.embeddings.aclose()
+async def test_the_model_is_loaded_once() -> None:
+    """Concurrent calls load the model once; closing it twice closes it once."""
+    setup = set_up()
+    assert setup.embeddings.loaded is None
+    await asyncio.gather(*(setup.embeddings.embed_query("x") for _ in range(5)))
+    assert setup.embeddings.loaded is setup.model
+    await setup.embeddings.aclose()
+    await setup.embeddings.aclose()
 
-    assert (len(wired.loads), wired.model.closed) == (1, 1)
+    assert (len(setup.loads), setup.model.closed) == (1, 1)
 
 
-async def test_too_long() -> None:
-    """A text that is longer than the model reads is refused before anything is embedded, and says which it is."""
-    wired = wire()
+async def test_a_text_over_the_limit() -> None:
+    """A text over the token limit is an error that names its position, before anything is embedded."""
+    setup = set_up()
     with pytest.raises(TextTooLongError, match="7 tokens, and the embedding model's limit is 5") as caught:
-        await wired.embeddings.embed_documents(["a", "a", "one two three four five six seven"])
+        await setup.embeddings.embed_documents(["a", "a", "one two three four five six seven"])
 
     assert (caught.value.tokens, caught.value.limit, caught.value.position) == (7, 5, 2)
-    assert wired.model.calls == []
-    assert len(await wired.embeddings.embed_documents(["one two three four five"])) == 1
+    assert setup.model.calls == []
+    assert len(await setup.embeddings.embed_documents(["one two three four five"])) == 1
 
 
-async def test_chunks_have_to_be_asked_for() -> None:
-    """With ``overflow = "chunk"`` the model reads a longer text in parts, which cover all that is not white space."""
-    wired = wire("chunk")
+async def test_chunks() -> None:
+    """With ``overflow = "chunk"`` a long text is embedded in chunks that cover all but its white space."""
+    setup = set_up("chunk")
     long = "One two three.\n\nFour five six seven eight nine. " + "word " * 40 + "\n\nThe end of it."
-    found = await wired.embeddings.embed_documents(["short", long, "short", "four words are enough"])
+    found = await setup.embeddings.embed_documents(["short", long, "short", "four words are enough"])
 
     assert [each.spans for each in (found[0], found[2], found[3])] == [(None,)] * 3
     spans = [span for span in found[1].spans if span is not None]
@@ -121,39 +121,39 @@ async def test_chunks_have_to_be_asked_for() -> None:
     assert [int(vector[0]) for vector in found[1].vectors] == [len(chunk.split()) for chunk in chunks]
 
 
-async def test_chunks_of_repeated_parts() -> None:
-    """Parts that are equal, in one text or in several, are embedded once, and progress still counts every text."""
-    wired = wire("chunk")
+async def test_repeated_chunks() -> None:
+    """Equal chunks, of one text or several, are embedded once, and progress counts every text."""
+    setup = set_up("chunk")
     long = "\n\n".join(["a b c d"] * 20)
     done: list[int] = []
-    found = await wired.embeddings.embed_documents([long, f"{long}\n\nx", long, "x"], progress=done.append)
+    found = await setup.embeddings.embed_documents([long, f"{long}\n\nx", long, "x"], progress=done.append)
 
     assert sum(done) == 4
     assert [len(each.vectors) for each in found] == [20, 21, 20, 1]
-    assert sorted(text for call in wired.model.calls for text in call) == ["a b c d", "x"]
+    assert sorted(text for call in setup.model.calls for text in call) == ["a b c d", "x"]
 
 
-async def test_what_cannot_be_cut() -> None:
-    """A text of which the model reads not even one character is refused, rather than cut for ever."""
+async def test_a_text_that_cannot_be_chunked() -> None:
+    """If not even one character is within the limit, the text is an error, and not chunked forever."""
 
-    class Blind(WordCounter):
+    class NoText(WordCounter):
         async def count_tokens(self, texts: Sequence[str]) -> list[int]:
             return [9 for _ in texts]
 
     async def load() -> Embedder:
-        return Blind()
+        return NoText()
 
     with pytest.raises(TextTooLongError):
         await EmbeddingModel(load, EmbeddingPolicy(overflow="chunk")).embed_documents(["any text"])
 
 
-async def test_truncation_has_to_be_asked_for() -> None:
-    """With ``overflow = "truncate"`` the model gets as much of the text as it reads."""
-    wired = wire("truncate")
+async def test_truncation() -> None:
+    """With ``overflow = "truncate"`` the model gets as much of the text as it embeds."""
+    setup = set_up("truncate")
     texts = ["one two three four five six", "short", "a " * 400]
-    assert len(await wired.embeddings.embed_documents(texts)) == 3
+    assert len(await setup.embeddings.embed_documents(texts)) == 3
 
-    ((first, second, third),) = wired.model.calls
+    ((first, second, third),) = setup.model.calls
     assert texts[0].startswith(first)
     assert len(first.split()) in {4, 5}
     assert second == "short"
@@ -161,9 +161,9 @@ async def test_truncation_has_to_be_asked_for() -> None:
 
 
 async def test_another_signature() -> None:
-    """A model of another signature is refused, when it is loaded or where it was; a refused one is let go."""
+    """A model of another signature is rejected, before or after it is loaded, and then closed."""
     stored = attrs.evolve(WordCounter().signature, revision="2")
-    early, late = wire(), wire()
+    early, late = set_up(), set_up()
     await early.embeddings.signature()
     with pytest.raises(SignatureMismatchError) as caught:
         early.embeddings.require(stored)
@@ -177,12 +177,12 @@ async def test_another_signature() -> None:
 
 
 async def test_the_same_signature() -> None:
-    """A model of the stored signature is used."""
-    wired = wire()
-    wired.embeddings.require(Signature.from_json(WordCounter().signature.to_json()))
+    """A model of the stored signature is accepted."""
+    setup = set_up()
+    setup.embeddings.require(Signature.from_json(WordCounter().signature.to_json()))
 
-    assert len(await wired.embeddings.embed_query("x")) == 3
-    assert (await wired.embeddings.health()).details == {
+    assert len(await setup.embeddings.embed_query("x")) == 3
+    assert (await setup.embeddings.health()).details == {
         "loaded": True,
         "dimensions": 3,
         "embedded": 1,
@@ -190,29 +190,29 @@ async def test_the_same_signature() -> None:
     }
 
 
-async def test_health_loads_nothing() -> None:
-    """Asking for health loads no model, and says what is expected as far as that is known."""
-    wired = wire()
-    assert (await wired.embeddings.health()).engine == "not known yet"
-    wired.embeddings.require(WordCounter().signature)
+async def test_health_does_not_load_the_model() -> None:
+    """The health of a model that is not loaded names the required signature, if there is one."""
+    setup = set_up()
+    assert (await setup.embeddings.health()).engine == "not known yet"
+    setup.embeddings.require(WordCounter().signature)
 
-    assert "words" in (await wired.embeddings.health()).engine
-    assert wired.loads == []
+    assert "words" in (await setup.embeddings.health()).engine
+    assert setup.loads == []
 
 
 @pytest.mark.parametrize("text", ["", " \t\n", None, 5, "\ud800"])
-async def test_queries_that_are_none(text: str) -> None:
-    """A blank query, and one that is no text, is refused without asking the model."""
-    wired = wire()
+async def test_invalid_queries(text: str) -> None:
+    """A blank query, or one that is no text, is rejected before the model is loaded."""
+    setup = set_up()
     with pytest.raises(ValidationError):
-        await wired.embeddings.embed_query(text)
+        await setup.embeddings.embed_query(text)
 
-    assert wired.loads == []
+    assert setup.loads == []
 
 
 @pytest.mark.parametrize("answer", [ConnectionError("refused"), None, [[1.0, 2.0]], "text"])
 async def test_a_model_that_fails(answer: object) -> None:
-    """Whatever a model raises or returns that cannot be used is an error of ours."""
+    """Every exception and every unusable result of a model becomes an `EmbeddingError`."""
 
     class Broken(WordCounter):
         async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -230,22 +230,22 @@ async def test_a_model_that_fails(answer: object) -> None:
         await embeddings.embed_query("x")
 
 
-async def test_closed() -> None:
-    """A closed model is not loaded again, and one that is being loaded is let go."""
-    wired = wire()
-    loading = asyncio.create_task(wired.embeddings.embed_query("x"))
+async def test_a_closed_model() -> None:
+    """A closed model is not loaded again, and one that is being loaded is closed."""
+    setup = set_up()
+    loading = asyncio.create_task(setup.embeddings.embed_query("x"))
     await asyncio.sleep(0)
-    await wired.embeddings.aclose()
+    await setup.embeddings.aclose()
     await asyncio.gather(loading, return_exceptions=True)
     with pytest.raises(ClosedError):
-        await wired.embeddings.embed_documents(["x"])
+        await setup.embeddings.embed_documents(["x"])
 
-    assert wired.embeddings.loaded is None
-    assert wired.model.closed == len(wired.loads) == 1
+    assert setup.embeddings.loaded is None
+    assert setup.model.closed == len(setup.loads) == 1
 
 
-async def test_a_model_with_a_limit_counts() -> None:
-    """An embedder that has a limit and cannot count tokens says so to its author."""
+async def test_a_model_with_a_limit_must_count_tokens() -> None:
+    """An embedder with a limit that cannot count tokens raises an error that names its class."""
 
     class Forgetful(WordCounter):
         count_tokens = Embedder.count_tokens
@@ -257,12 +257,12 @@ async def test_a_model_with_a_limit_counts() -> None:
         await EmbeddingModel(load).embed_documents(["x"])
 
 
-class Moody(WordCounter):
-    """A model behind a service that fails now and then: what it raises is said in advance, call by call."""
+class FailingService(WordCounter):
+    """An embedder for a service that raises given errors, call by call."""
 
-    def __init__(self, *moods: EmbeddingError | None, at_once: int = 1, tokens: int | None = None) -> None:
+    def __init__(self, *failures: EmbeddingError | None, at_once: int = 1, tokens: int | None = None) -> None:
         super().__init__()
-        self.moods = list(moods)
+        self.failures = list(failures)
         self.attempts = 0
         self.busy = 0
         self.busiest = 0
@@ -285,14 +285,14 @@ class Moody(WordCounter):
         self.busiest = max(self.busiest, self.busy)
         try:
             await asyncio.sleep(0)
-            if self.moods and (mood := self.moods.pop(0)) is not None:
-                raise mood
+            if self.failures and (failure := self.failures.pop(0)) is not None:
+                raise failure
             return await super().embed_documents(texts)
         finally:
             self.busy -= 1
 
 
-def over(model: Embedder, *, deadline: float = 60, cache: VectorCache | None = None) -> EmbeddingModel:
+def embedding_model(model: Embedder, *, deadline: float = 60, cache: VectorCache | None = None) -> EmbeddingModel:
     async def load() -> Embedder:
         return model
 
@@ -300,111 +300,111 @@ def over(model: Embedder, *, deadline: float = 60, cache: VectorCache | None = N
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, in seconds, without waiting: the loop's clock is moved on instead."""
-    waited: list[float] = []
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The waits, in seconds; the clock of the event loop moves instead of the test waiting."""
+    delays: list[float] = []
     loop_time = asyncio.BaseEventLoop.time
     real_sleep = asyncio.sleep
 
     async def sleep(delay: float, result: object = None) -> None:
         if delay > 0:
-            waited.append(delay)
+            delays.append(delay)
         await real_sleep(0)
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: loop_time(loop) + sum(waited))
-    return waited
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: loop_time(loop) + sum(delays))
+    return delays
 
 
-def busy(retry_after: float | None = None) -> EmbeddingError:
+def service_busy(retry_after: float | None = None) -> EmbeddingError:
     return EmbeddingError("the service is busy", transient=True, retry_after=retry_after)
 
 
-class TestFailuresForAWhile:
-    async def test_only_what_failed_is_sent_again(self, pauses: list[float]) -> None:
-        """A batch that fails for a while is repeated, alone, after a pause; the others are sent once."""
-        model = Moody(None, busy(), busy(), None)
-        vectors = await over(model).embed_documents(["a", "b", "c", "d d", "e"])
+class TestRetries:
+    async def test_only_failed_batches_are_repeated(self, waits: list[float]) -> None:
+        """A batch that fails transiently is repeated after a delay; the other batches are sent once."""
+        model = FailingService(None, service_busy(), service_busy(), None)
+        vectors = await embedding_model(model).embed_documents(["a", "b", "c", "d d", "e"])
 
         assert model.calls == [["a", "b", "c"], ["d d", "e"]]
         assert model.attempts == 4
         assert len(vectors) == 5
-        assert len(pauses) == 2
-        assert pauses[0] <= 0.5
-        assert pauses[1] <= 1.0
+        assert len(waits) == 2
+        assert waits[0] <= 0.5
+        assert waits[1] <= 1.0
 
-    async def test_the_service_says_when(self, pauses: list[float]) -> None:
-        """Nobody calls again before the time that the service asks for, not even for another batch."""
-        model = Moody(busy(retry_after=7), at_once=2)
-        await over(model).embed_documents(["a", "b", "c", "d"])
+    async def test_retry_after(self, waits: list[float]) -> None:
+        """No batch is sent before the time that the service asks for."""
+        model = FailingService(service_busy(retry_after=7), at_once=2)
+        await embedding_model(model).embed_documents(["a", "b", "c", "d"])
 
-        assert max(pauses) == pytest.approx(7, abs=0.1)
+        assert max(waits) == pytest.approx(7, abs=0.1)
         assert model.attempts == 3
 
-    async def test_not_for_ever(self, pauses: list[float]) -> None:
-        """When the deadline has passed, or would pass before the service may be called, the failure is told."""
-        model = Moody(*[busy() for _ in range(99)])
+    async def test_the_deadline(self, waits: list[float]) -> None:
+        """The error is raised once the deadline has passed, or if the next attempt would be after it."""
+        model = FailingService(*[service_busy() for _ in range(99)])
         with pytest.raises(EmbeddingError, match="busy"):
-            await over(model, deadline=10).embed_documents(["a"])
-        assert sum(pauses) <= 10
-        assert model.attempts == len(pauses) + 1 > 3
-        pauses.clear()
+            await embedding_model(model, deadline=10).embed_documents(["a"])
+        assert sum(waits) <= 10
+        assert model.attempts == len(waits) + 1 > 3
+        waits.clear()
         with pytest.raises(EmbeddingError, match="busy"):
-            await over(Moody(busy(retry_after=11)), deadline=10).embed_documents(["a"])
-        assert pauses == []
+            await embedding_model(FailingService(service_busy(retry_after=11)), deadline=10).embed_documents(["a"])
+        assert waits == []
 
-    async def test_what_will_fail_again_is_not_repeated(self, pauses: list[float]) -> None:
-        """An error that is not for a while (a wrong key) is told at once."""
-        model = Moody(EmbeddingError("401"))
+    async def test_permanent_errors(self, waits: list[float]) -> None:
+        """An error that is not transient, such as a wrong key, is raised at once."""
+        model = FailingService(EmbeddingError("401"))
         with pytest.raises(EmbeddingError, match="401"):
-            await over(model).embed_documents(["a"])
-        assert (model.attempts, pauses) == (1, [])
+            await embedding_model(model).embed_documents(["a"])
+        assert (model.attempts, waits) == (1, [])
 
-    async def test_counting_is_repeated_as_well(self, pauses: list[float]) -> None:
-        """A service that counts tokens may fail for a while, too."""
+    async def test_token_counts_are_repeated(self, waits: list[float]) -> None:
+        """A token count that fails transiently is repeated."""
 
-        class Counting(Moody):
+        class Counting(FailingService):
             async def count_tokens(self, texts: Sequence[str]) -> list[int]:
-                if self.moods and (mood := self.moods.pop(0)) is not None:
-                    raise mood
+                if self.failures and (failure := self.failures.pop(0)) is not None:
+                    raise failure
                 return await super().count_tokens(texts)
 
-        assert len(await over(Counting(busy())).embed_documents(["a"])) == 1
-        assert len(pauses) == 1
+        assert len(await embedding_model(Counting(service_busy())).embed_documents(["a"])) == 1
+        assert len(waits) == 1
 
-    async def test_queries_are_repeated_as_well(self, pauses: list[float]) -> None:
-        """A query is as patient as a document."""
-        assert len(await over(Moody(busy(), None)).embed_query("a")) == 3
-        assert len(pauses) == 1
+    async def test_queries_are_repeated(self, waits: list[float]) -> None:
+        """A query that fails transiently is repeated."""
+        assert len(await embedding_model(FailingService(service_busy(), None)).embed_query("a")) == 3
+        assert len(waits) == 1
 
 
-class TestPacking:
+class TestBatches:
     async def test_tokens_of_a_batch(self) -> None:
-        """A batch has no more texts, and no more tokens in all, than one call takes."""
-        model = Moody(tokens=4)
-        await over(model).embed_documents(["a a a", "b", "c c", "d d", "e", "f", "g", "h h h h h"])
+        """A batch stays within the limits of texts and of tokens for a call."""
+        model = FailingService(tokens=4)
+        await embedding_model(model).embed_documents(["a a a", "b", "c c", "d d", "e", "f", "g", "h h h h h"])
 
         assert model.calls == [["a a a", "b"], ["c c", "d d"], ["e", "f", "g"], ["h h h h h"]]
 
-    async def test_some_at_once(self) -> None:
-        """As many calls are under way as the model takes, and no more."""
-        model = Moody(at_once=3)
-        await over(model).embed_documents([f"{n}" for n in range(40)])
+    async def test_concurrent_calls(self) -> None:
+        """As many calls run at once as the model allows."""
+        model = FailingService(at_once=3)
+        await embedding_model(model).embed_documents([f"{n}" for n in range(40)])
 
         assert model.busiest == 3
 
-    async def test_a_failure_ends_the_others(self) -> None:
-        """When one batch fails for good, the calls beside it have ended before that is told."""
-        model = Moody(EmbeddingError("no"), at_once=4)
+    async def test_a_failure_cancels_other_batches(self) -> None:
+        """If one batch fails permanently, the other calls have ended when the error is raised."""
+        model = FailingService(EmbeddingError("no"), at_once=4)
         with pytest.raises(EmbeddingError, match="no"):
-            await over(model).embed_documents([f"{n}" for n in range(40)])
+            await embedding_model(model).embed_documents([f"{n}" for n in range(40)])
 
         assert model.busy == 0
 
-    async def test_cancelled(self) -> None:
-        """A call that is cancelled leaves nothing running."""
-        model = Moody(at_once=2)
-        call = asyncio.create_task(over(model).embed_documents([f"{n}" for n in range(40)]))
+    async def test_cancellation(self) -> None:
+        """A cancelled call leaves no other call running."""
+        model = FailingService(at_once=2)
+        call = asyncio.create_task(embedding_model(model).embed_documents([f"{n}" for n in range(40)]))
         await model.begun.wait()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
@@ -412,30 +412,30 @@ class TestPacking:
         assert call.cancelled()
         assert model.busy == 0
 
-    async def test_repeats_cost_nothing(self) -> None:
-        """Of 10,000 texts of which 9,000 are repeats, 1,000 are embedded, and all are told as done."""
-        model, done = Moody(), list[int]()
+    async def test_repeats_are_embedded_once(self) -> None:
+        """Of 10,000 texts with 9,000 repeats, 1,000 are embedded, and progress counts all."""
+        model, done = FailingService(), list[int]()
         texts = [f"text {n % 1000}" for n in range(10_000)]
-        vectors = await over(model).embed_documents(texts, progress=done.append)
+        vectors = await embedding_model(model).embed_documents(texts, progress=done.append)
 
         assert sum(map(len, model.calls)) == 1000
         assert sum(done) == len(vectors) == 10_000
 
 
-class TestCached:
+class TestCache:
     @pytest.fixture
     def cache(self, tmp_path: Path) -> VectorCache:
         """A cache in a file."""
         return VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000)
 
     async def test_nothing_is_embedded_twice(self, cache: VectorCache, tmp_path: Path) -> None:
-        """Another run, over the same file, asks the model for nothing that was embedded before."""
+        """A second run with the same file embeds nothing that is in the cache."""
         texts = ["a", "b b", "a", "é\x00"]
-        first = await over(Moody(), cache=cache).embed_documents(texts)
-        await over(Moody(), cache=cache).embed_query("a")
+        first = await embedding_model(FailingService(), cache=cache).embed_documents(texts)
+        await embedding_model(FailingService(), cache=cache).embed_query("a")
         await cache.aclose()
-        again = Moody()
-        embeddings = over(again, cache=VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000))
+        again = FailingService()
+        embeddings = embedding_model(again, cache=VectorCache(tmp_path / "cache" / "vectors.sqlite", 1_000_000))
         done: list[int] = []
 
         second = await embeddings.embed_documents(texts, progress=done.append)
@@ -446,34 +446,36 @@ class TestCached:
         assert (await embeddings.health()).details["from_cache"] == 4
         await embeddings.aclose()
 
-    async def test_what_was_done_before_a_failure_is_kept(self, cache: VectorCache) -> None:
-        """After a failure, another call embeds only what is missing."""
+    async def test_vectors_made_before_a_failure_are_kept(self, cache: VectorCache) -> None:
+        """After a failure, the next call embeds only the missing texts."""
         with pytest.raises(EmbeddingError):
-            await over(Moody(None, EmbeddingError("no")), cache=cache).embed_documents(["a", "b", "c", "d", "e"])
-        again = Moody()
-        await over(again, cache=cache).embed_documents(["a", "b", "c", "d", "e"])
+            await embedding_model(FailingService(None, EmbeddingError("no")), cache=cache).embed_documents(
+                ["a", "b", "c", "d", "e"]
+            )
+        again = FailingService()
+        await embedding_model(again, cache=cache).embed_documents(["a", "b", "c", "d", "e"])
 
         assert again.calls == [["d", "e"]]
 
-    async def test_a_query_is_no_document(self, cache: VectorCache) -> None:
-        """A text that was embedded to be found is embedded anew to find others by."""
-        model = Moody()
-        embeddings = over(model, cache=cache)
+    async def test_a_query_is_not_a_document(self, cache: VectorCache) -> None:
+        """The cached vector of a document is not used for a query with the same text."""
+        model = FailingService()
+        embeddings = embedding_model(model, cache=cache)
         await embeddings.embed_documents(["a"])
         await embeddings.embed_query("a")
 
         assert model.calls == [["a"], ["a"]]
 
-    async def test_a_text_that_was_cut_off_does_not_pass_for_one_that_fits(self, cache: VectorCache) -> None:
-        """What was embedded with ``overflow = "truncate"`` does not hide that the text is too long."""
+    async def test_a_truncated_text_still_exceeds_the_limit(self, cache: VectorCache) -> None:
+        """A vector of a truncated text is not used if the policy is an error."""
         long = "one two three four five six"
 
         async def load() -> Embedder:
-            return Moody()
+            return FailingService()
 
-        cut = EmbeddingModel(load, EmbeddingPolicy(overflow="truncate"), cache=cache)
-        (first,) = await cut.embed_documents([long])
-        (second,) = await cut.embed_documents([long])
+        truncating = EmbeddingModel(load, EmbeddingPolicy(overflow="truncate"), cache=cache)
+        (first,) = await truncating.embed_documents([long])
+        (second,) = await truncating.embed_documents([long])
         assert np.array_equal(first.vectors, second.vectors)
         assert first == second
         assert first.spans == ((0, len("one two three four fiv")),)

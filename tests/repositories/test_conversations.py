@@ -1,4 +1,4 @@
-"""Conversations, messages in their order, and the audit trail of tool calls."""
+"""Conversations, messages in order, and the audit trail of tool calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def thread(db: Database, people: None) -> str:
 
 class TestConversations:
     async def test_end(self, db: Database, thread: str) -> None:
-        """A conversation ends once; nothing can be appended afterwards."""
+        """A conversation ends once, and then accepts no message."""
         assert (await db.conversations.get(thread)).ended_at is None
         ended = await db.conversations.end(thread)
         assert ended.ended_at is not None
@@ -33,8 +33,8 @@ class TestConversations:
             await db.messages.create(conversation_id=thread, role="user", content="Hello?")
         assert await db.messages.count() == 0
 
-    async def test_ended_once_by_many(self, db: Database, thread: str) -> None:
-        """However many end a conversation at once, it ended at one time; nothing is appended after that."""
+    async def test_ended_concurrently(self, db: Database, thread: str) -> None:
+        """Concurrent calls end a conversation at one time, and no message is appended after it."""
         ends = await asyncio.gather(*(db.conversations.end(thread) for _ in range(5)))
         appended = await asyncio.gather(
             db.messages.create(conversation_id=thread, role="user", content="late"), return_exceptions=True
@@ -44,7 +44,7 @@ class TestConversations:
         assert isinstance(appended[0], ValidationError)
 
     async def test_needs_user_and_agent(self, db: Database) -> None:
-        """A conversation needs a user and an agent that exist."""
+        """A conversation of a missing user or agent is rejected."""
         with pytest.raises(NotFoundError, match="users"):
             await db.conversations.create(user_id="nobody", agent_id="archive")
         with pytest.raises(NotFoundError, match="agents"):
@@ -53,7 +53,7 @@ class TestConversations:
 
 class TestMessages:
     async def test_order(self, db: Database, thread: str) -> None:
-        """Messages keep the order in which they were appended, singly or together."""
+        """Messages keep the order in which they were appended, one by one or in batches."""
         for n in range(5):
             await db.messages.create(conversation_id=thread, role="user", content=f"single {n}")
         await db.messages.create_many(
@@ -65,7 +65,7 @@ class TestMessages:
         assert [each.content for each in await db.messages.recent(thread, 3)] == expected[-3:]
 
     async def test_order_when_the_clock_was_set_back(self, db: Database, thread: str) -> None:
-        """A message comes after those before it, even where its clock says otherwise; history keeps its times."""
+        """A new message comes last, also if the clock was set back. Imported messages keep their times."""
         past, future = (datetime.now(UTC) + timedelta(days=days) for days in (-1000, 1))
         await db.messages.create_many(
             [{"conversation_id": thread, "role": "user", "content": "first", "created_at": future}]
@@ -81,7 +81,7 @@ class TestMessages:
         assert contents == ["history", "first", "second", "third"]
 
     async def test_content(self, db: Database, thread: str) -> None:
-        """A message may be empty, and is then not found by meaning; its tool calls are kept as they are."""
+        """A message may be empty; searches do not find it. Its tool calls are kept unchanged."""
         calls = [{"name": "search", "arguments": {"q": None}}]
         made = await db.messages.create(conversation_id=thread, role=Role.ASSISTANT, content="", tool_calls=calls)
         read = await db.messages.get(made.id, with_embedding=True)
@@ -89,8 +89,8 @@ class TestMessages:
         assert (read.role, read.tool_calls, read.embedding) == (Role.ASSISTANT, calls, None)
         assert await db.messages.search("search", conversation_id=thread) == []
 
-    async def test_text_that_comes_and_goes(self, db: Database, thread: str) -> None:
-        """A message that gets a text can be found; one that loses it cannot."""
+    async def test_text_that_is_added_and_removed(self, db: Database, thread: str) -> None:
+        """Searches find a message while it has a text."""
         made = await db.messages.create(conversation_id=thread, role="user", content="")
         filled = await db.messages.update(made, content="espresso")
         assert [hit.record.id for hit in await db.messages.search("espresso", conversation_id=thread)] == [made.id]
@@ -101,7 +101,7 @@ class TestMessages:
         assert emptied.embedding is None
 
     async def test_search_by_conversation_and_by_agent(self, db: Database, thread: str) -> None:
-        """A search looks in one conversation, or in all of one agent, and nowhere else."""
+        """A search is limited to one conversation, or to the conversations of one agent."""
         second = await db.conversations.create(user_id="ada", agent_id="archive")
         foreign = await db.conversations.create(user_id="ada", agent_id="planner")
         for conversation in (thread, second.id, foreign.id):
@@ -124,14 +124,14 @@ class TestMessages:
         assert with_filter == []
 
     async def test_search_needs_one_scope(self, db: Database, thread: str) -> None:
-        """Neither no scope nor two is accepted: a search without a scope would see everything."""
+        """A search without a scope, or with two, is rejected."""
         with pytest.raises(ValidationError, match="either"):
             await db.messages.search("x")
         with pytest.raises(ValidationError, match="either"):
             await db.messages.search("x", conversation_id=thread, agent_id="archive")
 
-    async def test_bad_values(self, db: Database, thread: str) -> None:
-        """A role that is none, and a conversation that is none, are refused."""
+    async def test_invalid_values(self, db: Database, thread: str) -> None:
+        """An unknown role and a missing conversation are rejected."""
         with pytest.raises(ValidationError, match="Did you mean 'user'"):
             await db.messages.create(conversation_id=thread, role="usr", content="x")
         with pytest.raises(NotFoundError, match="conversations"):
@@ -139,7 +139,7 @@ class TestMessages:
         assert await db.messages.create_many([]) == []
 
     async def test_concurrent_appends(self, db: Database, thread: str) -> None:
-        """Appends at the same time are all kept, and paging through them gives each once."""
+        """Concurrent appends are all kept, and pages contain each message once."""
         sends = [db.messages.create(conversation_id=thread, role="user", content=f"m{n}") for n in range(20)]
         await asyncio.gather(*sends)
         seen = [each.content async for each in db.messages.iterate(Field("conversation_id") == thread, page=7)]
@@ -149,7 +149,7 @@ class TestMessages:
 
 class TestToolCalls:
     async def test_append_only(self, db: Database, thread: str) -> None:
-        """A line of the audit trail is written and read; there is no verb to change or delete it."""
+        """A tool call can be created and read, and not changed or deleted."""
         made = await db.tool_calls.create(
             agent_id="archive",
             conversation_id=thread,
@@ -165,7 +165,7 @@ class TestToolCalls:
         assert not hasattr(db.tool_calls, "delete")
 
     async def test_needs_agent_and_conversation(self, db: Database, thread: str) -> None:
-        """A line needs an agent and a conversation that exist; a negative duration is refused."""
+        """A tool call of a missing agent or conversation, or with a negative duration, is rejected."""
         with pytest.raises(NotFoundError, match="agents"):
             await db.tool_calls.create(agent_id="nobody", conversation_id=thread, tool_name="x")
         with pytest.raises(NotFoundError, match="conversations"):
@@ -178,7 +178,7 @@ class TestToolCalls:
         "result", [None, 3, 1.5, True, "text", "", [], [1, {"a": None}], {}, {"$value": 1}, {"$value": {"$value": 2}}]
     )
     async def test_any_json_value_is_a_result(self, db: Database, thread: str, result: Any) -> None:
-        """A tool returns any JSON value, and reading it gives the same value and type."""
+        """The result is any JSON value, and is read with the same value and type."""
         made = await db.tool_calls.create(
             agent_id="archive", conversation_id=thread, tool_name="x", **({} if result is None else {"result": result})
         )
@@ -188,7 +188,7 @@ class TestToolCalls:
         assert type(read.result) is type(result)
 
     @pytest.mark.parametrize("result", [float("nan"), {1: 2}, object(), [2**64]])
-    async def test_what_is_not_json_is_refused(self, db: Database, thread: str, result: Any) -> None:
+    async def test_other_results_are_rejected(self, db: Database, thread: str, result: Any) -> None:
         """A result that is not JSON is an error that names the field."""
         with pytest.raises(ValidationError, match="result"):
             await db.tool_calls.create(agent_id="archive", conversation_id=thread, tool_name="x", result=result)

@@ -1,4 +1,4 @@
-"""Deletion: scoped, counted, all or nothing, and nothing left behind."""
+"""Deletion: within one scope, counted, all or nothing, without orphans."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
 
 @pytest.fixture
 async def full(db: Database, people: None) -> None:
-    """Two users, each with something in every table."""
+    """Two users with records in every table."""
     await db.users.create(id="bob")
     await db.agents.create(user_id="bob", agent_type="archive", name="B", id="bobs")
     for user, agent in (("ada", "archive"), ("bob", "bobs")):
@@ -32,8 +32,8 @@ async def full(db: Database, people: None) -> None:
         await db.tasks.create(user_id=user, title="part", parent_id=top.id)
 
 
-async def test_cascade_takes_everything_of_one_user_only(db: Database, full: None) -> None:
-    """Deleting a user with everything reports exact counts, leaves nothing of theirs and all of the others'."""
+async def test_a_cascade_deletes_one_user(db: Database, full: None) -> None:
+    """A cascade deletes all records of one user, returns exact counts, and deletes nothing of others."""
     counts = await db.users.delete("ada", cascade=True)
 
     assert counts == {
@@ -52,8 +52,8 @@ async def test_cascade_takes_everything_of_one_user_only(db: Database, full: Non
     assert left == {"system_metadata": 1, **counts, "agents": 1}
 
 
-async def test_what_is_in_use_stays(db: Database, full: None) -> None:
-    """Without cascade, a record that others belong to is refused, with the numbers, and everything stays."""
+async def test_a_record_in_use_is_not_deleted(db: Database, full: None) -> None:
+    """Deleting a record that others belong to is an error with their counts, and deletes nothing."""
     with pytest.raises(ReferencedError, match="cascade=True") as caught:
         await db.agents.delete("archive")
 
@@ -62,7 +62,7 @@ async def test_what_is_in_use_stays(db: Database, full: None) -> None:
 
 
 async def test_a_cascade_leaves_no_orphans(db: Database) -> None:
-    """Children that are created while their parent goes either went with it or were refused."""
+    """A child that is created during a cascade is either deleted or rejected."""
 
     async def add(n: int) -> bool:
         try:
@@ -80,14 +80,14 @@ async def test_a_cascade_leaves_no_orphans(db: Database) -> None:
 
 
 async def test_counts_are_exact(db: Database) -> None:
-    """Of many that delete one record at the same time, one reports it."""
+    """Of several concurrent deletions of one record, one counts it."""
     counts = await asyncio.gather(*(db.agents.delete("planner") for _ in range(8)))
 
     assert sorted(counts, key=len) == [{}] * 7 + [{"agents": 1}]
 
 
-async def test_no_child_is_left_without_its_parent(db: Database) -> None:
-    """Deleting a parent while a child is created ends with both or with neither, whoever wins."""
+async def test_a_deletion_leaves_no_orphans(db: Database) -> None:
+    """A concurrent deletion of a parent and creation of a child leave both or neither."""
     for n in range(6):
         agent = await db.agents.create(user_id="ada", agent_type=f"t{n}", name="A")
         create = db.memories.create(agent_id=agent.id, label="x", content="y")
@@ -96,8 +96,8 @@ async def test_no_child_is_left_without_its_parent(db: Database) -> None:
         assert (await db.agents.find(agent.id) is not None) or children == 0
 
 
-async def test_a_record_of_another_kind(db: Database) -> None:
-    """A record of another table is refused where a record or its id is wanted."""
+async def test_a_record_of_another_table(db: Database) -> None:
+    """A record of another table is rejected as an argument."""
     agent = await db.agents.get("archive")
     with pytest.raises(PatternError, match="expected a User or its id, got a Agent"):
         await db.users.delete(agent)  # type: ignore[arg-type]  # the mistake under test
@@ -106,8 +106,8 @@ async def test_a_record_of_another_kind(db: Database) -> None:
 
 
 @pytest.mark.parametrize("id", ["", 5, None, "x" * 513, "\ud800"])
-async def test_a_bad_id(db: Database, id: str) -> None:
-    """What cannot be an id is refused everywhere, and deletes nothing."""
+async def test_an_invalid_id(db: Database, id: str) -> None:
+    """An invalid id is rejected by every call, and deletes nothing."""
     for call in (db.users.get, db.users.find, db.users.delete, db.users.update):
         with pytest.raises(PatternError, match="users.id"):
             await call(id)

@@ -1,4 +1,4 @@
-"""`ensure`: a program that runs twice continues with what it has; and memories by label."""
+"""`ensure`, for programs that run more than once, and memories by label."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARCHIVE: dict[str, Any] = {"user_id": "ada", "agent_type": "archive", "name": "A
 
 
 async def test_a_program_that_runs_twice(db: Database) -> None:
-    """The second run gets the records of the first, unchanged, and writes nothing."""
+    """A second run gets the records of the first one, unchanged, and writes nothing."""
 
     async def program(name: str) -> tuple[Any, Any]:
         user = await db.users.ensure("ada", metadata={"name": name})
@@ -29,8 +29,8 @@ async def test_a_program_that_runs_twice(db: Database) -> None:
     assert (await db.users.count(), await db.agents.count()) == (1, 1)
 
 
-async def test_many_at_once(db: Database) -> None:
-    """Of many who ensure the same at once, one creates it, and all get it."""
+async def test_concurrent_calls(db: Database) -> None:
+    """Of several concurrent calls, one creates the record, and all return it."""
     users = await asyncio.gather(*(db.users.ensure("ada") for _ in range(10)))
     agents = await asyncio.gather(*(db.agents.ensure(**ARCHIVE) for _ in range(10)))
 
@@ -39,7 +39,7 @@ async def test_many_at_once(db: Database) -> None:
 
 
 async def test_in_a_transaction(db: Database) -> None:
-    """`ensure` works in a transaction, with what the transaction has created itself."""
+    """`ensure` works in a transaction, and finds the records that the transaction has created."""
 
     async def work(tx: Repositories) -> str:
         await tx.users.ensure("ada")
@@ -54,7 +54,7 @@ async def test_in_a_transaction(db: Database) -> None:
 
 
 async def test_a_deactivated_agent_is_returned(db: Database) -> None:
-    """An existing agent is returned as it is, also if it is deactivated."""
+    """A deactivated agent is returned, and not created again."""
     await db.users.ensure("ada")
     agent = await db.agents.ensure(**ARCHIVE)
     await db.agents.deactivate(agent.id)
@@ -67,7 +67,7 @@ async def test_a_deactivated_agent_is_returned(db: Database) -> None:
 @pytest.mark.usefixtures("people")
 class TestLabels:
     async def test_found_and_missing(self, db: Database) -> None:
-        """`by_label` raises for a missing memory and names label and agent; `find_by_label` returns None."""
+        """`by_label` raises an error that names label and agent of a missing memory; `find_by_label` returns None."""
         memory = await db.memories.create(agent_id="archive", label="tea", content="Green.")
 
         assert await db.memories.by_label("archive", "tea") == memory
@@ -78,7 +78,7 @@ class TestLabels:
         assert caught.value.key == {"agent_id": "planner", "label": "tea"}
 
     async def test_delete_by_label(self, db: Database) -> None:
-        """A memory is deleted by agent and label; a second time there is nothing to delete."""
+        """A memory is deleted by agent and label; a second deletion does nothing."""
         await db.memories.create(agent_id="archive", label="tea", content="Green.")
         await db.memories.create(agent_id="planner", label="tea", content="Black.")
 

@@ -1,4 +1,4 @@
-"""Hostile input: a clear error that names the thing, with nothing written, or a faithful round trip."""
+"""Hostile input: kept unchanged, or rejected with an error that names the field, with nothing written."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
 async def test_texts_round_trip(db: Database, text: str) -> None:
-    """Any text is kept to the letter as id, label, content, key and value, is found by each, and does no harm."""
+    """Any text is kept unchanged as id, label, content, key and value, is found by each, and changes nothing else."""
     bystander = await db.memories.create(agent_id="planner", label="bystander", content="left alone")
     short = text[:300]
     made = await db.memories.create(
@@ -62,8 +62,8 @@ async def test_texts_round_trip(db: Database, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-async def test_an_agent_by_any_id(db: Database, text: str) -> None:
-    """Scopes hold for agents of any id: a search sees exactly the memories of that agent."""
+async def test_an_agent_with_any_id(db: Database, text: str) -> None:
+    """Searches are limited to the agent, whatever its id contains."""
     id = text[:200]
     await db.agents.create(user_id="ada", agent_type="odd", name="Odd", id=id)
     await db.memories.create(agent_id="archive", label="theirs", content="espresso")
@@ -91,7 +91,7 @@ async def test_an_agent_by_any_id(db: Database, text: str) -> None:
         {"metadata": {"a": {1, 2}}},
         {"metadata": {1: "a"}},
         {"metadata": {"\udfff": 1}},
-        {"metadata": {"a": datetime(2026, 1, 1)}},  # noqa: DTZ001 - a time without a zone is what is tested
+        {"metadata": {"a": datetime(2026, 1, 1)}},  # noqa: DTZ001 - the mistake under test
         {"is_active": 1},
         {"id": ""},
         {"id": "x" * 513},
@@ -103,8 +103,8 @@ async def test_an_agent_by_any_id(db: Database, text: str) -> None:
     ],
     ids=repr,
 )
-async def test_wrong_values_are_refused(db: Database, wrong: dict[str, Any]) -> None:
-    """What does not fit is refused by an error that names the field, and nothing is written."""
+async def test_invalid_values_are_rejected(db: Database, wrong: dict[str, Any]) -> None:
+    """An invalid value is an error that names the field, and nothing is written."""
     record = {"agent_id": "archive", "label": "l", "content": "c", **wrong}
     if record["label"] is None:
         del record["label"]
@@ -117,7 +117,7 @@ async def test_wrong_values_are_refused(db: Database, wrong: dict[str, Any]) -> 
 
 
 async def test_json_that_contains_itself(db: Database) -> None:
-    """A dict that contains itself, or is nested without end, is refused."""
+    """A dict that contains itself or is nested too deeply is rejected."""
     endless: dict[str, Any] = {}
     endless["self"] = endless
     deep: dict[str, Any] = {}
@@ -130,8 +130,8 @@ async def test_json_that_contains_itself(db: Database) -> None:
     assert await db.users.count() == 1
 
 
-async def test_what_a_caller_keeps_is_not_the_record(db: Database) -> None:
-    """Changing a dict after the call changes no record, and the call changes no dict."""
+async def test_a_record_shares_nothing_with_the_caller(db: Database) -> None:
+    """Changing a dict after the call changes no record."""
     metadata = {"list": [1]}
     made = await db.users.create(id="bob", metadata=metadata)
     metadata["list"].append(2)
@@ -142,8 +142,8 @@ async def test_what_a_caller_keeps_is_not_the_record(db: Database) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
-async def test_vectors_that_cannot_be_compared(db: Database, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A vector of NaN, of infinity or of zeros is refused on the way in: an engine would rank it first."""
+async def test_unusable_vectors(db: Database, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vector of NaN, infinity or zeros is rejected, since an engine would rank it first."""
     embedder = db.embeddings.loaded
     assert embedder is not None
 
@@ -161,7 +161,7 @@ async def test_vectors_that_cannot_be_compared(db: Database, value: float, monke
 async def test_vectors_of_the_wrong_shape(
     db: Database, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A model that returns too few, too many or misshapen vectors is found out, and nothing is written."""
+    """Vectors of a wrong number or shape are rejected, and nothing is written."""
     embedder = db.embeddings.loaded
     assert embedder is not None
 
@@ -176,7 +176,7 @@ async def test_vectors_of_the_wrong_shape(
 
 
 async def test_hostile_filters(db: Database) -> None:
-    """Names and keys of a filter never become query text: an unknown name is an error, a key is only looked up."""
+    """Names and keys of a filter never become query text: an unknown name is an error, a key is only compared."""
     for name in ("id; DROP", "metadata.a", "", "`id`", "id = id OR 1"):
         with pytest.raises(PatternError, match="unknown field"):
             await db.memories.count(Field(name) == "x")

@@ -1,4 +1,4 @@
-"""Memories: labels, upsert, embedding when the content changes, and search by meaning within one agent."""
+"""Memories: labels, upserts, embedding of new content, and search within one agent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TRAIN = "The train to Lyon leaves at seven from platform four."
 
 @pytest.fixture
 def embedded(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The texts that the model has been asked to embed as documents."""
+    """The texts that the model has embedded as documents."""
     texts: list[str] = []
     loaded = db.embeddings.loaded
     assert loaded is not None
@@ -38,7 +38,7 @@ def embedded(db: Database, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 class TestWriting:
     async def test_create(self, db: Database) -> None:
-        """A memory is read as it was created; its vector comes only where it is asked for."""
+        """A memory is read as it was created; its vectors are read on request."""
         made = await db.memories.create(
             agent_id="archive", label="coffee", content=COFFEE, description="habits", metadata={"source": "diary"}
         )
@@ -56,7 +56,7 @@ class TestWriting:
         assert (full.embedding.spans, full.embedding.truncated) == ((None,), False)
 
     async def test_labels_are_unique_for_the_agent(self, db: Database) -> None:
-        """One agent has a label once; two agents may both have it."""
+        """A label is unique for its agent; another agent can have the same."""
         await db.memories.create(agent_id="archive", label="coffee", content=COFFEE)
         await db.memories.create(agent_id="planner", label="coffee", content=COFFEE)
         with pytest.raises(AlreadyExistsError) as caught:
@@ -65,13 +65,13 @@ class TestWriting:
         assert caught.value.key == {"agent_id": "archive", "label": "coffee"}
         assert await db.memories.count() == 2
 
-    async def test_needs_its_agent(self, db: Database) -> None:
-        """A memory of no agent is refused."""
+    async def test_a_missing_agent(self, db: Database) -> None:
+        """A memory of a missing agent is rejected."""
         with pytest.raises(NotFoundError, match="agents has no record 'nobody'"):
             await db.memories.create(agent_id="nobody", label="x", content="y")
 
     async def test_create_many_is_all_or_nothing(self, db: Database) -> None:
-        """One bad record among many leaves nothing, whether it is refused by the model, the schema or a key."""
+        """One invalid record of many makes the call write nothing, whatever rejects it."""
         good = [{"agent_id": "archive", "label": f"l{n}", "content": f"text {n}"} for n in range(5)]
         for bad, error in (
             ({"agent_id": "archive", "label": "l0", "content": "again"}, AlreadyExistsError),
@@ -101,7 +101,7 @@ class TestWriting:
 
 class TestEmbedding:
     async def test_only_new_content_is_embedded(self, db: Database, embedded: list[str]) -> None:
-        """Content is embedded on create and when it changes, and not when anything else does."""
+        """Content is embedded when it is created or changed, and not when other fields change."""
         made = await db.memories.create(agent_id="archive", label="coffee", content=COFFEE)
         made = await db.memories.update(made, label="drinks", metadata={"n": 1}, is_active=True, description="x")
         made = await db.memories.update(made, content=COFFEE)
@@ -113,7 +113,7 @@ class TestEmbedding:
         assert hit.score == pytest.approx(1, abs=1e-5)
 
     async def test_repeats_are_embedded_once(self, db: Database, embedded: list[str]) -> None:
-        """A text that stands in one call many times is embedded once."""
+        """A repeated text is embedded once per call."""
         records = [{"agent_id": "archive", "label": str(n), "content": f"text {n % 3}"} for n in range(30)]
         await db.memories.create_many(records)
 
@@ -121,7 +121,7 @@ class TestEmbedding:
         assert len(await db.memories.search_semantic("archive", "text", limit=50)) == 30
 
     async def test_upsert(self, db: Database, embedded: list[str]) -> None:
-        """Upsert writes what is new, changes what differs, and neither writes nor embeds what is the same."""
+        """An upsert creates or changes a memory, and neither writes nor embeds what has not changed."""
         first = await db.memories.upsert("archive", "coffee", COFFEE, metadata={"n": 1})
         same = await db.memories.upsert("archive", "coffee", COFFEE)
         other = await db.memories.upsert("archive", "coffee", TRAIN)
@@ -132,7 +132,7 @@ class TestEmbedding:
         assert await db.memories.count() == 1
 
     async def test_upsert_many(self, db: Database, embedded: list[str]) -> None:
-        """Many upserts are one commit; a second import embeds nothing; the later of two with one label counts."""
+        """Several upserts are one commit. A second import embeds nothing. The last memory with a label counts."""
         blocks = [{"label": f"l{n}", "content": f"text {n}"} for n in range(10)]
         await db.memories.upsert_many("archive", [*blocks, {"label": "l0", "content": "another"}])
         count = len(embedded)
@@ -145,8 +145,8 @@ class TestEmbedding:
         with pytest.raises(NotFoundError):
             await db.memories.upsert("nobody", "a", "b")
 
-    async def test_an_id_that_is_taken(self, db: Database) -> None:
-        """An upsert under a new label with the id of another memory is an error at once: no repeat would help."""
+    async def test_a_taken_id(self, db: Database) -> None:
+        """An upsert of a new label with a taken id is an error that is not retried."""
         await db.memories.create(agent_id="archive", label="a", content="b", id="one")
         with pytest.raises(AlreadyExistsError) as caught:
             await db.memories.upsert("archive", "fresh", "x", id="one")
@@ -154,7 +154,7 @@ class TestEmbedding:
         assert caught.value.key == {"id": "one"}
 
     async def test_by_agent(self, db: Database) -> None:
-        """An agent's memories are listed by label, the inactive ones only where asked."""
+        """The memories of an agent are listed by label; inactive ones only on request."""
         for label in ("b", "a", "c"):
             await db.memories.create(agent_id="archive", label=label, content="text", is_active=label != "c")
         await db.memories.create(agent_id="planner", label="d", content="text")
@@ -162,15 +162,15 @@ class TestEmbedding:
         assert [each.label for each in await db.memories.by_agent("archive")] == ["a", "b"]
         assert len(await db.memories.by_agent("archive", include_inactive=True)) == 3
 
-    async def test_the_order_of_keys_is_no_difference(self, db: Database) -> None:
-        """JSON that differs in the order of its keys only is the same: nothing is written."""
+    async def test_the_order_of_keys_does_not_matter(self, db: Database) -> None:
+        """JSON that differs only in the order of keys is not written."""
         first = await db.memories.upsert("archive", "a", "b", metadata={"x": 1, "y": [{"p": 1, "q": 2}]})
 
         assert await db.memories.upsert("archive", "a", "b", metadata={"y": [{"q": 2, "p": 1}], "x": 1}) == first
         assert (await db.memories.upsert("archive", "a", "b", metadata={"x": True, "y": []})).revision == 2
 
     async def test_concurrent_upserts_of_a_new_label(self, db: Database) -> None:
-        """However many upsert one new label at once, there is one record, and nobody gets an error."""
+        """Concurrent upserts of a new label create one memory, without an error."""
         await asyncio.gather(*(db.memories.upsert("archive", "race", f"text {n}") for n in range(10)))
 
         assert await db.memories.count() == 1
@@ -179,7 +179,7 @@ class TestEmbedding:
 
 class TestSearch:
     async def test_best_first(self, db: Database) -> None:
-        """The memory that is most alike comes first, with its cosine similarity."""
+        """Hits come by descending cosine similarity."""
         await db.memories.create(agent_id="archive", label="train", content=TRAIN)
         coffee = await db.memories.create(agent_id="archive", label="coffee", content=COFFEE)
         hits = await db.memories.search_semantic("archive", "When does she drink espresso?")
@@ -192,7 +192,7 @@ class TestSearch:
         assert hits[0].score > hits[1].score
 
     async def test_ties_by_id(self, db: Database) -> None:
-        """Memories that are equally alike come by id, whatever the order in which they were written."""
+        """Hits with equal scores come by id, not in the order of their creation."""
         for id in ("c", "a", "d", "b"):
             await db.memories.create(agent_id="archive", label=id, content=COFFEE, id=id)
 
@@ -202,8 +202,8 @@ class TestSearch:
             "c",
         ]
 
-    async def test_an_agent_sees_its_own_memories_only(self, db: Database) -> None:
-        """Whatever the text or the label, no other agent's memory is found."""
+    async def test_an_agent_finds_only_its_own_memories(self, db: Database) -> None:
+        """No text or label makes a search find a memory of another agent."""
         secrets = [{"agent_id": "planner", "label": f"s{n}", "content": COFFEE} for n in range(30)]
         await db.memories.create_many(secrets)
         await db.memories.create(agent_id="archive", label="planner", content=TRAIN)
@@ -215,8 +215,8 @@ class TestSearch:
             await db.memories.search_semantic("nobody", COFFEE)
         assert len(await db.memories.search_semantic("planner", TRAIN, limit=100)) == 30
 
-    async def test_deleted_and_changed_are_found_as_they_are(self, db: Database) -> None:
-        """What is deleted is never found again, what is changed is found by what it says now, at once."""
+    async def test_changes_take_effect_at_once(self, db: Database) -> None:
+        """Searches find no deleted memory, and a changed one by its current text."""
         first = await db.memories.create(agent_id="archive", label="a", content=COFFEE)
         second = await db.memories.create(agent_id="archive", label="b", content=TRAIN)
         assert len(await db.memories.search_semantic("archive", "tea")) == 2
@@ -228,21 +228,21 @@ class TestSearch:
         assert hits[0].score == pytest.approx(1, abs=1e-5)
 
     async def test_the_index_follows_the_order_of_the_commits(self, db: Database) -> None:
-        """However many change one memory at once, it is found by what it says in the end, and only by that."""
+        """After concurrent changes of one memory, searches find it by its last text only."""
         made = await db.memories.create(agent_id="archive", label="a", content="start")
-        await db.memories.search_semantic("archive", "start")  # the index is loaded, and has to follow
+        await db.memories.search_semantic("archive", "start")  # loads the index, which has to follow
         await asyncio.gather(*(db.memories.update(made.id, content=f"number{n} word{n}") for n in range(12)))
         (hit,) = await db.memories.search_semantic("archive", (await db.memories.get(made.id)).content)
 
         assert hit.score == pytest.approx(1, abs=1e-5)
 
     @pytest.mark.parametrize("took_effect", [True, False])
-    async def test_a_commit_of_unknown_fate(
+    async def test_a_commit_with_an_unknown_result(
         self, db: Database, monkeypatch: pytest.MonkeyPatch, took_effect: bool
     ) -> None:
-        """Where the engine fails and nobody knows whether it wrote, search agrees with what is stored."""
+        """If a commit fails and may have taken effect, searches agree with the stored text."""
         made = await db.memories.create(agent_id="archive", label="a", content="zebra stripes")
-        await db.memories.search_semantic("archive", "zebra")  # the index is loaded
+        await db.memories.search_semantic("archive", "zebra")  # loads the index
         commit = db.storage.commit
 
         async def fail(batch: Sequence[Write]) -> None:
@@ -260,8 +260,8 @@ class TestSearch:
         assert (await db.memories.get(made.id)).content == hit.memory.content == expected
         assert hit.score == pytest.approx(1, abs=1e-5)
 
-    async def test_inactive_blocks(self, db: Database) -> None:
-        """An inactive block is found only where asked for."""
+    async def test_inactive_memories(self, db: Database) -> None:
+        """Inactive memories are found only on request."""
         made = await db.memories.create(agent_id="archive", label="a", content=COFFEE)
         await db.memories.update(made, is_active=False)
 
@@ -270,7 +270,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("matching", [0, 1, 7, 200])
     async def test_a_filter_never_costs_hits(self, db: Database, matching: int) -> None:
-        """However rare what a filter lets through is, the search returns as many hits as there are, best first."""
+        """A search returns as many hits as the filter allows, best first, however few records satisfy it."""
         records = [
             {
                 "agent_id": "archive",
@@ -291,18 +291,18 @@ class TestSearch:
 
     @pytest.mark.parametrize("text", ["", "  \n", 5, None])
     async def test_a_blank_query(self, db: Database, text: str) -> None:
-        """A query that is blank or no text is refused."""
+        """A query that is blank or no text is rejected."""
         with pytest.raises(ValidationError):
             await db.memories.search_semantic("archive", text)
 
     @pytest.mark.parametrize("limit", [0, -1, "5", 1.5])
-    async def test_a_bad_limit(self, db: Database, limit: int) -> None:
-        """A limit has to be a whole number of at least 1."""
+    async def test_an_invalid_limit(self, db: Database, limit: int) -> None:
+        """A limit that is not a whole number of at least 1 is rejected."""
         with pytest.raises(ValidationError, match="limit"):
             await db.memories.search_semantic("archive", "tea", limit=limit)
 
-    async def test_a_bad_filter(self, db: Database) -> None:
-        """A filter on an unknown field is an error that names the nearest one."""
+    async def test_an_invalid_filter(self, db: Database) -> None:
+        """An error about an unknown field suggests the closest name."""
         with pytest.raises(ValidationError, match="Did you mean 'label'"):
             await db.memories.search_semantic("archive", "tea", where=Field("lable") == "x")
         with pytest.raises(ValidationError, match="expected a filter"):
@@ -311,7 +311,7 @@ class TestSearch:
 
 class TestRevisions:
     async def test_a_stale_record(self, db: Database) -> None:
-        """An update or deletion of a record that somebody has changed since is a conflict; by id it is not."""
+        """Updating or deleting a record that has changed since is a conflict; with the id, it is not."""
         old = await db.memories.create(agent_id="archive", label="a", content=COFFEE)
         new = await db.memories.update(old, content=TRAIN)
         with pytest.raises(ConflictError):
@@ -325,7 +325,7 @@ class TestRevisions:
         assert await db.memories.delete(new) == {}
 
     async def test_updated_at(self, db: Database) -> None:
-        """An update moves updated_at forward and leaves created_at."""
+        """An update increases `updated_at` and keeps `created_at`."""
         old = await db.memories.create(agent_id="archive", label="a", content=COFFEE)
         new = await db.memories.update(old.id, content=TRAIN)
 

@@ -1,4 +1,4 @@
-"""Orders and cursors, by themselves."""
+"""Orders and cursors without a storage."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ columns = st.permutations(["title", "estimated_minutes", "due_at"]).flatmap(
 
 
 @given(rows=st.lists(rows, unique_by=lambda row: row["id"]), order=columns, cut=st.integers(0, 20))
-def test_a_cursor_divides_any_list_in_its_order(
-    rows: list[dict[str, object]], order: tuple[str, ...], cut: int
-) -> None:
-    """In any order over any rows, the filter of a cursor is true for exactly the rows behind it."""
+def test_a_cursor_divides_any_list(rows: list[dict[str, object]], order: tuple[str, ...], cut: int) -> None:
+    """In any order, the filter of a cursor is true for exactly the rows after it."""
     keys = parse_order(TASKS, order)
     for key in reversed(keys):
         nulls = [row for row in rows if row[key.column] is None]
@@ -40,9 +38,9 @@ def test_a_cursor_divides_any_list_in_its_order(
     if not rows:
         return
     at = cut % len(rows)
-    behind = resume(TASKS, keys, cursor_after(keys, rows[at]))
+    after = resume(TASKS, keys, cursor_after(keys, rows[at]))
 
-    assert [row for row in rows if matches(behind, row)] == rows[at + 1 :]
+    assert [row for row in rows if matches(after, row)] == rows[at + 1 :]
 
 
 def test_every_order_is_total() -> None:

@@ -58,7 +58,7 @@ def test_the_arguments_are_the_same(name: str) -> None:
 @pytest.mark.usefixtures("filled")
 class TestEverySearch:
     @pytest.mark.parametrize("name", SCOPES)
-    async def test_min_score_cuts_the_list(self, db: Database, name: str) -> None:
+    async def test_min_score(self, db: Database, name: str) -> None:
         """`min_score` removes exactly the hits with a lower score; a hit with that score stays."""
         search, scope = getattr(db, name).search, scope_of(name)
         hits = await search("tea", **scope)

@@ -1,4 +1,4 @@
-"""Tasks: subtasks, status and its times, and what an ADHD-aware planner asks."""
+"""Tasks: subtasks, the times of a status, and the queries of a planner."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 class TestStatus:
-    async def test_the_times_follow(self, db: Database) -> None:
-        """Starting and completing set the times; opening again clears the completion and keeps the start."""
+    async def test_the_status_sets_times(self, db: Database) -> None:
+        """Starting and completing set times. Starting again clears the completion and keeps the start."""
         task = await db.tasks.create(user_id="ada", title="Write")
         started = await db.tasks.start(task.id)
         done = await db.tasks.complete(task.id, actual_minutes=25)
@@ -33,8 +33,8 @@ class TestStatus:
         assert (again.completed_at, again.started_at) == (None, started.started_at)
         assert cancelled.status is TaskStatus.CANCELLED
 
-    async def test_a_given_time_counts(self, db: Database) -> None:
-        """A time that the caller gives with the status is kept; completing twice keeps the first time."""
+    async def test_a_given_time_is_kept(self, db: Database) -> None:
+        """A time given with the status is kept; a second completion keeps the first time."""
         task = await db.tasks.create(user_id="ada", title="Write")
         done = await db.tasks.update(task, status="completed", completed_at=NOW)
 
@@ -44,7 +44,7 @@ class TestStatus:
 
 class TestSubtasks:
     async def test_tree(self, db: Database) -> None:
-        """A task has parts, which may be created together with it."""
+        """A task and its subtasks can be created together. A task cannot be its own ancestor."""
         made = await db.tasks.create_many(
             [
                 {"user_id": "ada", "title": "Move house", "id": "move"},
@@ -62,8 +62,8 @@ class TestSubtasks:
         assert (await db.tasks.update("books", parent_id="move")).parent_id == "move"
         assert (await db.tasks.update("books", parent_id=None)).parent_id is None
 
-    async def test_no_circle_by_two_at_once(self, db: Database) -> None:
-        """Two that each make the other's task the parent of theirs cannot both succeed."""
+    async def test_concurrent_updates_make_no_circle(self, db: Database) -> None:
+        """Of two concurrent updates that would make a circle, only one succeeds."""
         one, two = await db.tasks.create_many([{"user_id": "ada", "title": "one"}, {"user_id": "ada", "title": "two"}])
         await asyncio.gather(
             db.tasks.update(one.id, parent_id=two.id), db.tasks.update(two.id, parent_id=one.id), return_exceptions=True
@@ -72,8 +72,8 @@ class TestSubtasks:
 
         assert parents in ([two.id, None], [None, one.id])
 
-    async def test_the_parent_is_the_same_users(self, db: Database) -> None:
-        """A parent of another user, or none that exists, is refused."""
+    async def test_the_parent_must_have_the_same_user(self, db: Database) -> None:
+        """A parent of another user, or a missing one, is rejected."""
         await db.users.create(id="bob")
         theirs = await db.tasks.create(user_id="bob", title="Theirs")
         mine = await db.tasks.create(user_id="ada", title="Mine")
@@ -89,7 +89,7 @@ class TestSubtasks:
         assert await db.tasks.count() == 2
 
     async def test_delete(self, db: Database) -> None:
-        """A task with parts is deleted only together with them, however deep they are."""
+        """A task with subtasks is deleted only with all of them."""
         top = await db.tasks.create(user_id="ada", title="top")
         middle = await db.tasks.create(user_id="ada", title="middle", parent_id=top.id)
         await db.tasks.create(user_id="ada", title="leaf", parent_id=middle.id)
@@ -123,29 +123,29 @@ class TestPlanner:
         )
 
     async def test_due(self, db: Database) -> None:
-        """Due are the open tasks up to a time, the most pressing first, that time included."""
+        """`due` returns open tasks due at or before a time, earliest first."""
         assert [task.id for task in await db.tasks.due("ada", NOW)] == ["late", "running"]
         assert [task.id for task in await db.tasks.due("ada", NOW + timedelta(hours=2))] == ["late", "running", "soon"]
 
     async def test_overdue(self, db: Database) -> None:
-        """Overdue are the open tasks whose time has passed."""
+        """`overdue` returns open tasks whose due time has passed."""
         assert [task.id for task in await db.tasks.overdue("ada", NOW)] == ["late"]
         assert {task.id for task in await db.tasks.overdue("ada")} >= {"late"}
 
     async def test_by_energy(self, db: Database) -> None:
-        """Tasks are found by the energy that they take."""
+        """`by_energy` returns the tasks that need an amount of energy."""
         assert [task.id for task in await db.tasks.by_energy("ada", "high")] == ["part"]
         assert [task.id for task in await db.tasks.by_energy("ada", Energy.LOW)] == ["soon"]
         with pytest.raises(ValidationError, match="Known: low, medium, high"):
             await db.tasks.by_energy("ada", "huge")
 
     async def test_by_tag(self, db: Database) -> None:
-        """Tasks are found by tag, the closed ones too."""
+        """`by_tag` returns tasks with a tag, including closed ones."""
         assert [task.id for task in await db.tasks.by_tag("ada", "house")] == ["whenever", "big", "done"]
         assert len(await db.tasks.by_tag("bob", "house")) == 0
 
     async def test_next_actionable(self, db: Database) -> None:
-        """Next come pending tasks without open subtasks: by priority, then by due date, then by age."""
+        """`next_actionable` returns pending tasks without open subtasks, by priority, due time and age."""
         expected = ["soon", "later", "whenever", "part", "late"]
         assert [task.id for task in await db.tasks.next_actionable("ada", 9)] == expected
         assert [task.id for task in await db.tasks.next_actionable("ada", 2)] == expected[:2]
@@ -155,7 +155,7 @@ class TestPlanner:
         assert [task.id for task in await db.tasks.next_actionable("ada", 1)] == ["big"]
 
     async def test_search(self, db: Database) -> None:
-        """Tasks are found by what they mean, in title and description, the user's own only."""
+        """A search finds tasks of the user by title and description."""
         await db.tasks.update("whenever", description="Plant the apple tree behind the shed")
         hits = await db.tasks.search("planting an apple tree", user_id="ada", limit=1)
 
@@ -165,5 +165,5 @@ class TestPlanner:
         assert {hit.record.user_id for hit in open_only} == {"ada"}
 
     async def test_priorities_are_ordered(self) -> None:
-        """The priorities stand from least to most, which the planner relies on."""
+        """Priorities are in ascending order, which the planner relies on."""
         assert list(Priority) == [Priority.LOW, Priority.MEDIUM, Priority.HIGH, Priority.URGENT]

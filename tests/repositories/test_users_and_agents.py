@@ -1,4 +1,4 @@
-"""Users and agents: settings, lifecycle, state, and the keys that are unique."""
+"""Users and agents: settings, activation, state and unique keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
 
 class TestUsers:
     async def test_create_and_get(self, db: Database) -> None:
-        """What was created is what is read, with an id, a revision and times."""
+        """A user is read as it was created, with an id, a revision and times."""
         made = await db.users.create(settings={"n": None, "list": [1, 2.0, {"deep": True}]}, metadata={"": ""})
 
         assert made == await db.users.get(made.id)
@@ -22,8 +22,8 @@ class TestUsers:
         assert made.created_at == made.updated_at
         assert made.settings == {"n": None, "list": [1, 2.0, {"deep": True}]}
 
-    async def test_missing(self, db: Database) -> None:
-        """`get` raises where `find` gives None, and an update of nothing raises."""
+    async def test_a_missing_user(self, db: Database) -> None:
+        """For a missing user, `get` and `update` raise an error, and `find` returns None."""
         assert await db.users.find("nobody") is None
         with pytest.raises(NotFoundError, match="users has no record 'nobody'") as caught:
             await db.users.get("nobody")
@@ -32,14 +32,14 @@ class TestUsers:
             await db.users.update("nobody", settings={})
 
     async def test_settings_are_merged(self, db: Database) -> None:
-        """Setting some settings keeps the others, removes those that are None, and loses none to concurrency."""
+        """`set_settings` keeps other settings, removes those that are None, and loses none to concurrent calls."""
         await asyncio.gather(*(db.users.set_settings("ada", **{f"k{n}": n}) for n in range(12)))
         user = await db.users.set_settings("ada", theme=None)
 
         assert {f"k{n}": n for n in range(12)} == user.settings
 
     async def test_metadata_is_merged(self, db: Database) -> None:
-        """Metadata is merged as settings are, and apart from them."""
+        """`set_metadata` keeps other metadata and all settings."""
         await db.users.set_metadata("ada", born=1815)
         user = await db.users.set_metadata("ada", died=1852)
 
@@ -47,7 +47,7 @@ class TestUsers:
         assert user.settings == {"theme": "dark"}
 
     async def test_agents_of_a_user(self, db: Database) -> None:
-        """One call gives a user's agents, oldest first, without the deactivated ones unless asked."""
+        """The agents of a user come oldest first, deactivated ones only on request."""
         await db.agents.deactivate("archive")
 
         assert [agent.id for agent in await db.users.agents("ada")] == ["planner"]
@@ -58,7 +58,7 @@ class TestUsers:
 
 class TestAgents:
     async def test_one_of_each_type(self, db: Database) -> None:
-        """A user has one agent of each type; another user may have the same."""
+        """The type of an agent is unique for its user."""
         with pytest.raises(AlreadyExistsError) as caught:
             await db.agents.create(user_id="ada", agent_type="archive", name="Another")
         assert caught.value.key == {"user_id": "ada", "agent_type": "archive"}
@@ -67,16 +67,16 @@ class TestAgents:
 
         assert await db.agents.count() == 3
 
-    async def test_needs_its_user(self, db: Database) -> None:
-        """An agent of nobody is refused, and nothing is written."""
+    async def test_a_missing_user_of_an_agent(self, db: Database) -> None:
+        """An agent of a missing user is rejected, and nothing is written."""
         with pytest.raises(NotFoundError) as caught:
             await db.agents.create(user_id="nobody", agent_type="x", name="X")
 
         assert caught.value.table == "users"
         assert await db.agents.count() == 2
 
-    async def test_lifecycle(self, db: Database) -> None:
-        """Deactivation is soft and can be undone; doing either twice changes nothing."""
+    async def test_deactivate_and_reactivate(self, db: Database) -> None:
+        """An agent can be deactivated and reactivated; doing either twice writes nothing."""
         off = await db.agents.deactivate("archive")
         again = await db.agents.deactivate("archive")
         on = await db.agents.reactivate("archive")
@@ -85,7 +85,7 @@ class TestAgents:
         assert on.revision == 3
 
     async def test_by_user_and_by_type(self, db: Database) -> None:
-        """Agents are found by user and by type, the inactive ones only where asked."""
+        """Agents are listed by user and by type, inactive ones only on request."""
         await db.agents.deactivate("planner")
 
         assert [each.id for each in await db.agents.by_user("ada")] == ["archive"]
@@ -95,7 +95,7 @@ class TestAgents:
         assert len(await db.agents.by_user("nobody")) == 0
 
     async def test_state(self, db: Database) -> None:
-        """State is replaced as a whole; saved over an outdated agent, it is a conflict."""
+        """The state is replaced as a whole; saving it to an outdated agent is a conflict."""
         agent = await db.agents.get("archive")
         await db.agents.save_state(agent, {"step": 1, "deep": {"a": 1}})
         saved = await db.agents.save_state("archive", {"step": 2})
@@ -106,8 +106,8 @@ class TestAgents:
         assert (caught.value.table, caught.value.id, caught.value.expected) == ("agents", "archive", 1)
         assert (await db.agents.get("archive")).state == {"step": 2}
 
-    async def test_updates_by_id_do_not_lose_each_other(self, db: Database) -> None:
-        """Concurrent updates of different fields by id are all kept."""
+    async def test_concurrent_updates(self, db: Database) -> None:
+        """Of concurrent updates of different fields by id, none is lost."""
         await asyncio.gather(
             db.agents.update("archive", name="New"),
             db.agents.update("archive", system_prompt="Remember."),
@@ -118,8 +118,8 @@ class TestAgents:
         assert (agent.name, agent.system_prompt, agent.config) == ("New", "Remember.", {"temperature": 0.5})
         assert agent.revision == 4
 
-    async def test_an_update_without_a_difference(self, db: Database) -> None:
-        """Where nothing is different, nothing is written; True in the place of 1 is a difference."""
+    async def test_an_update_without_a_change(self, db: Database) -> None:
+        """An update without a change writes nothing; True instead of 1 is a change."""
         before = await db.agents.save_state("archive", {"n": 1})
 
         assert await db.agents.save_state("archive", {"n": 1}) == before
@@ -127,16 +127,16 @@ class TestAgents:
         assert (await db.agents.get("archive")).state["n"] is True
 
     @pytest.mark.parametrize("field", ["nmae", "user_id", "id", "revision", "created_at"])
-    async def test_what_cannot_be_updated(self, db: Database, field: str) -> None:
-        """An unknown field, a managed one and the owner cannot be set; the error names the field and the others."""
+    async def test_fields_that_cannot_be_updated(self, db: Database, field: str) -> None:
+        """Setting an unknown, managed or fixed field is an error that names it and the fields that can be set."""
         with pytest.raises(ValidationError, match=field) as caught:
             await db.agents.update("archive", **{field: "x"})
 
         assert "system_prompt" in str(caught.value)
         assert (await db.agents.get("archive")).revision == 1
 
-    async def test_a_taken_type_on_update(self, db: Database) -> None:
-        """An update cannot take another agent's type."""
+    async def test_a_taken_type(self, db: Database) -> None:
+        """An update cannot set a type that another agent of the user has."""
         with pytest.raises(AlreadyExistsError):
             await db.agents.update("planner", agent_type="archive")
 

@@ -1,4 +1,4 @@
-"""Transactions: gathered writes, reads that see them, and clashes that are noticed."""
+"""Transactions: staged edits, reads that see them, and conflicts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("people")]
 
 
 class TestVisibility:
-    async def test_all_at_the_end(self, db: Database) -> None:
-        """Nobody sees the writes before the end; then all are there, and found."""
+    async def test_writes_are_visible_after_the_commit(self, db: Database) -> None:
+        """Others see no write before the end, and all writes after it."""
         async with db.transaction() as tx:
             user = await tx.users.create(id="bob")
             agent = await tx.agents.create(user_id=user.id, agent_type="archive", name="B", id="bobs")
@@ -27,7 +27,7 @@ class TestVisibility:
         assert len(await db.memories.search_semantic("bobs", "green tea")) == 1
 
     async def test_an_exception_discards(self, db: Database) -> None:
-        """Where the block fails, nothing is written."""
+        """An exception in the block discards all writes."""
 
         async def fail() -> None:
             async with db.transaction() as tx:
@@ -41,7 +41,7 @@ class TestVisibility:
         assert await db.memories.search_semantic("archive", "b") == []
 
     async def test_reads_see_writes(self, db: Database) -> None:
-        """Get, find, list, count and search see what the transaction has created, changed and deleted."""
+        """`get`, `find`, `list`, `count` and `search` see the transaction's own writes."""
         keep = await db.memories.create(agent_id="archive", label="keep", content="keep this text")
         change = await db.memories.create(agent_id="archive", label="change", content="old words here")
         gone = await db.memories.create(agent_id="archive", label="gone", content="gone text")
@@ -66,8 +66,8 @@ class TestVisibility:
         assert [hit.score for hit in after] == pytest.approx([hit.score for hit in hits], abs=1e-6)
         assert keep.id in {hit.memory.id for hit in after}
 
-    async def test_equally_close_ones_have_one_order(self, db: Database) -> None:
-        """Records that are equally close come by id, in a transaction as without, whatever signs the ids have."""
+    async def test_ties_come_by_id(self, db: Database) -> None:
+        """Records with equal scores come by id, in a transaction and outside, whatever characters the ids contain."""
         ids = ["a", "a!", "a b", 'a"', "a-1"]
         for id in ids:
             await db.memories.create(agent_id="archive", label=id, content="same text", id=id)
@@ -78,8 +78,8 @@ class TestVisibility:
         async with db.transaction() as tx:
             assert [hit.record.id for hit in await tx.memories.search_semantic("archive", "same text")] == sorted(ids)
 
-    async def test_a_record_changed_in_other_fields_is_still_found(self, db: Database) -> None:
-        """A search scores a record by its stored vector where the transaction left its text alone."""
+    async def test_a_change_of_other_fields_keeps_the_vector(self, db: Database) -> None:
+        """A record whose text the transaction has not changed is scored by its stored vector."""
         made = await db.memories.create(agent_id="archive", label="a", content="green tea")
         async with db.transaction() as tx:
             await tx.memories.update(made, label="b")
@@ -87,8 +87,8 @@ class TestVisibility:
             assert hit.memory.label == "b"
             assert hit.score == pytest.approx(1, abs=1e-5)
 
-    async def test_the_record_counts_one_revision(self, db: Database) -> None:
-        """However often a transaction changes a record, it is one write of it."""
+    async def test_several_changes_are_one_revision(self, db: Database) -> None:
+        """Several changes of a record in one transaction are one revision."""
         async with db.transaction() as tx:
             for n in range(5):
                 await tx.agents.save_state("archive", {"n": n})
@@ -96,8 +96,8 @@ class TestVisibility:
 
         assert (agent.revision, agent.state) == (2, {"n": 4})
 
-    async def test_a_second_change_keeps_the_first_ones_vector(self, db: Database) -> None:
-        """Text that changes first, and other fields that change after it, end in the new text's vector."""
+    async def test_a_later_change_keeps_the_new_vector(self, db: Database) -> None:
+        """A change of other fields after a change of the text keeps the vector of the new text."""
         made = await db.memories.create(agent_id="archive", label="a", content="alpha beta gamma")
         async with db.transaction() as tx:
             await tx.memories.update(made.id, content="zebra stripes")
@@ -115,8 +115,8 @@ class TestVisibility:
             assert hit.score == pytest.approx(1, abs=1e-5)
         assert (await db.tasks.get(task.id)).started_at is not None
 
-    async def test_what_is_returned_is_what_is_committed(self, db: Database) -> None:
-        """A record that a transaction returned, its revision included, is the record that is read afterwards."""
+    async def test_returned_records_are_committed(self, db: Database) -> None:
+        """A record that a transaction returns, including its revision, is the committed record."""
         async with db.transaction() as tx:
             await tx.users.update("ada", settings={"n": 1})
             changed = await tx.users.update("ada", settings={"n": 2})
@@ -128,7 +128,7 @@ class TestVisibility:
         assert (changed.revision, created.revision) == (2, 1)
 
     async def test_a_call_that_fails_stages_nothing(self, db: Database) -> None:
-        """A call of many records that is refused leaves nothing of them in a transaction that goes on."""
+        """A failed call of several records stages none of them, and the transaction can continue."""
         async with db.transaction() as tx:
             with pytest.raises(AlreadyExistsError):
                 await tx.users.create_many([{"id": "bob"}, {"id": "dup"}, {"id": "dup"}])
@@ -136,8 +136,8 @@ class TestVisibility:
 
         assert sorted([user.id async for user in db.users.iterate()]) == ["ada", "eve"]
 
-    async def test_a_key_that_moves(self, db: Database) -> None:
-        """A label that one memory gives up can be taken by another, whichever was touched first."""
+    async def test_a_label_moves(self, db: Database) -> None:
+        """A label that one memory gives up can be given to another, in any order of the changes."""
         p = await db.memories.create(agent_id="archive", label="p", content="one")
         q = await db.memories.create(agent_id="archive", label="q", content="two")
         async with db.transaction() as tx:
@@ -147,8 +147,8 @@ class TestVisibility:
 
         assert (await db.memories.by_label("archive", "q")).id == p.id
 
-    async def test_created_and_deleted_within(self, db: Database) -> None:
-        """What a transaction makes and deletes again leaves no trace."""
+    async def test_created_and_deleted(self, db: Database) -> None:
+        """A record that is created and deleted in one transaction is not written."""
         async with db.transaction() as tx:
             made = await tx.memories.create(agent_id="archive", label="a", content="b")
             await tx.memories.update(made.id, content="c")
@@ -156,8 +156,8 @@ class TestVisibility:
 
         assert await db.memories.count() == 0
 
-    async def test_a_freed_key_can_be_taken(self, db: Database) -> None:
-        """A label that a deletion frees can be taken in the same transaction."""
+    async def test_a_deleted_label_is_free(self, db: Database) -> None:
+        """The label of a deleted memory is free in the same transaction."""
         old = await db.memories.create(agent_id="archive", label="a", content="old")
         async with db.transaction() as tx:
             await tx.memories.delete(old.id)
@@ -166,7 +166,7 @@ class TestVisibility:
         assert (await db.memories.by_label("archive", "a")).content == "new"
 
     async def test_cascade(self, db: Database) -> None:
-        """Deleting with everything below sees what the transaction has added below."""
+        """A cascade includes the records that the transaction has created."""
         await db.memories.create(agent_id="archive", label="a", content="b")
         async with db.transaction() as tx:
             await tx.memories.create(agent_id="archive", label="c", content="d")
@@ -178,9 +178,9 @@ class TestVisibility:
         assert await db.memories.count() == 0
 
 
-class TestClashes:
+class TestConflicts:
     async def test_a_changed_record(self, db: Database) -> None:
-        """A record that was read and has changed since is a conflict on leaving, also where it was only read."""
+        """A commit conflicts if a record that the transaction wrote or only read has changed."""
         for write in (True, False):
             with pytest.raises(ConflictError):
                 async with db.transaction() as tx:
@@ -195,7 +195,7 @@ class TestClashes:
         assert await db.memories.count() == 0
 
     async def test_a_record_that_was_missing(self, db: Database) -> None:
-        """Having read that a record is missing, and writing, conflicts with somebody who created it."""
+        """A commit conflicts if a record that the transaction found missing has been created."""
         with pytest.raises(ConflictError):
             async with db.transaction() as tx:
                 assert await tx.users.find("bob") is None
@@ -204,8 +204,8 @@ class TestClashes:
 
         assert (await db.agents.get("archive")).state == {}
 
-    async def test_a_key_that_somebody_took(self, db: Database) -> None:
-        """A key that was free when it was staged, and is taken at the end, is a conflict that can be retried."""
+    async def test_a_taken_label(self, db: Database) -> None:
+        """A commit conflicts if a key that was free when it was staged is taken."""
         with pytest.raises(ConflictError):
             async with db.transaction() as tx:
                 await tx.memories.create(agent_id="archive", label="a", content="mine")
@@ -213,8 +213,8 @@ class TestClashes:
 
         assert (await db.memories.by_label("archive", "a")).content == "theirs"
 
-    async def test_a_parent_that_went(self, db: Database) -> None:
-        """A child of a record that was there and has gone is a conflict."""
+    async def test_a_deleted_parent(self, db: Database) -> None:
+        """A commit conflicts if the parent of a new record has been deleted."""
         with pytest.raises(ConflictError):
             async with db.transaction() as tx:
                 await tx.memories.create(agent_id="archive", label="a", content="b")
@@ -222,16 +222,16 @@ class TestClashes:
 
         assert await db.memories.count() == 0
 
-    async def test_a_parent_that_changed(self, db: Database) -> None:
-        """A child needs its parent to be there; what else becomes of the parent is no conflict."""
+    async def test_a_changed_parent(self, db: Database) -> None:
+        """A change of the parent of a new record is no conflict."""
         async with db.transaction() as tx:
             await tx.memories.create(agent_id="archive", label="a", content="b")
             await db.agents.save_state("archive", {"n": 1})
 
         assert await db.memories.count() == 1
 
-    async def test_mistakes_are_told_at_once(self, db: Database) -> None:
-        """What cannot be committed, whatever others do, is an error at the call and not at the end."""
+    async def test_mistakes_are_raised_at_once(self, db: Database) -> None:
+        """An edit that cannot succeed raises its error at the call, not at the commit."""
         async with db.transaction() as tx:
             await tx.memories.create(agent_id="archive", label="a", content="b", id="one")
             with pytest.raises(AlreadyExistsError):
@@ -246,21 +246,21 @@ class TestClashes:
         assert [each.id for each in await db.memories.list()] == ["one"]
 
     async def test_reading_only(self, db: Database) -> None:
-        """A transaction that wrote nothing has nothing to conflict with."""
+        """A transaction that only reads has no conflicts."""
         async with db.transaction() as tx:
             await tx.agents.get("archive")
             await db.agents.save_state("archive", {"n": 1})
 
-    async def test_a_changed_record_is_noticed_while_reading(self, db: Database) -> None:
-        """A record that is read again and has changed meanwhile is a conflict, not two versions in one transaction."""
+    async def test_a_changed_record_is_detected_on_reading(self, db: Database) -> None:
+        """Reading a record again that has changed meanwhile raises `ConflictError`."""
         with pytest.raises(ConflictError):
             async with db.transaction() as tx:
                 await tx.agents.get("archive")
                 await db.agents.save_state("archive", {"n": 1})
                 await tx.agents.list()
 
-    async def test_children_that_come_while_the_parent_goes(self, db: Database) -> None:
-        """A parent is not deleted with children that came after the look: the transaction conflicts, and can repeat."""
+    async def test_new_children_of_a_deleted_parent(self, db: Database) -> None:
+        """A cascade conflicts if a child has been created meanwhile; a retry deletes it, too."""
         with pytest.raises(ConflictError):
             async with db.transaction() as tx:
                 await tx.agents.delete("planner", cascade=True)
@@ -270,8 +270,8 @@ class TestClashes:
         assert await db.run(lambda tx: tx.agents.delete("planner", cascade=True)) == {"agents": 1, "memory_blocks": 1}
         assert await db.memories.count() == 0
 
-    async def test_a_call_inside_does_not_repeat_what_cannot_succeed(self, db: Database) -> None:
-        """Within `run`, a call that meets a foreign change gives up at once, and the whole is repeated."""
+    async def test_a_call_in_a_transaction_is_not_retried(self, db: Database) -> None:
+        """In `run`, a conflict ends the call at once, and the whole transaction is retried."""
         runs = 0
 
         async def work(tx: Repositories) -> None:
@@ -287,7 +287,7 @@ class TestClashes:
         assert (runs, (await db.agents.get("archive")).name) == (3, "run 3")
 
     async def test_after_the_end(self, db: Database) -> None:
-        """A transaction that has ended cannot be used."""
+        """A transaction that has ended raises `ClosedError`."""
         async with db.transaction() as tx:
             pass
         with pytest.raises(ClosedError, match="ended"):
@@ -295,8 +295,8 @@ class TestClashes:
 
 
 class TestRun:
-    async def test_fifty_concurrent_updates_all_count(self, db: Database) -> None:
-        """Fifty read-modify-writes of one record at the same time through `run` all count."""
+    async def test_concurrent_updates(self, db: Database) -> None:
+        """Of fifty concurrent increments of one record with `run`, none is lost."""
 
         async def increment(tx: Repositories) -> int:
             agent = await tx.agents.get("archive")
@@ -310,7 +310,7 @@ class TestRun:
         assert sorted(counts) == list(range(1, 51))
 
     async def test_get_or_create(self, db: Database) -> None:
-        """Many that look for a record and create it where it is missing make one, and none gets an error."""
+        """Concurrent transactions that create a record if it is missing create one, without an error."""
 
         async def ensure(tx: Repositories) -> str:
             found = await tx.memories.list((Field("agent_id") == "archive") & (Field("label") == "once"))
@@ -321,8 +321,8 @@ class TestRun:
 
         assert len(set(ids)) == 1
 
-    async def test_attempts_are_bounded(self, db: Database) -> None:
-        """Work that always meets a conflict ends with it after the given number of attempts."""
+    async def test_attempts_are_limited(self, db: Database) -> None:
+        """A transaction that always conflicts raises `ConflictError` after the given number of attempts."""
         runs: list[int] = []
 
         async def clash(tx: Repositories) -> None:
@@ -337,8 +337,8 @@ class TestRun:
                 await db.run(clash, attempts=attempts)
             assert len(runs) == before + attempts
 
-    async def test_other_errors_pass(self, db: Database) -> None:
-        """An error that is no conflict is not retried."""
+    async def test_other_errors_are_not_retried(self, db: Database) -> None:
+        """An error that is no conflict is raised at once."""
         runs = 0
 
         async def fail(tx: Repositories) -> None:
@@ -353,8 +353,8 @@ class TestRun:
 
 
 class TestCancellation:
-    async def test_a_cancelled_write_is_whole_or_absent(self, db: Database) -> None:
-        """A caller that is cancelled leaves all of its batch or nothing, and what is there is found."""
+    async def test_a_cancelled_write_is_all_or_nothing(self, db: Database) -> None:
+        """A cancelled call writes all of its records or none, and searches find those that are written."""
         for n in range(15):
             records = [{"agent_id": "archive", "label": f"{n}-{k}", "content": f"word{n} {k}"} for k in range(8)]
             task = asyncio.create_task(db.memories.create_many(records))
@@ -362,7 +362,7 @@ class TestCancellation:
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        await db.users.create()  # waits behind whatever is under way
+        await db.users.create()  # waits for running commits
         labels = [each.label async for each in db.memories.iterate()]
         groups = {label.split("-")[0] for label in labels}
 

@@ -1,4 +1,4 @@
-"""Backups, over the in-memory storage."""
+"""Backups and restores of an in-memory storage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def storage() -> AsyncIterator[MemoryStorage]:
 
 
 def vector_rows(table: Table, records: Iterable[Row]) -> list[Row]:
-    """Return the vectors of some records: two of each text with a space in it, none of a blank one, else one."""
+    """Return the vectors of records: two for a text with a space, one for another text, none for a blank one."""
     rows: list[Row] = []
     for record in records:
         text = table.text(record)
@@ -44,11 +44,11 @@ def vector_rows(table: Table, records: Iterable[Row]) -> list[Row]:
     return rows
 
 
-class Busy(MemoryStorage):
-    """A storage that others write to while a backup looks away.
+class BusyStorage(MemoryStorage):
+    """A storage that others write to during a backup.
 
     Attributes:
-        writes: What they commit, one batch before each look at vectors.
+        writes: Batches, one of which is committed before each read of vectors.
     """
 
     writes: Iterator[Sequence[Write]] = iter(())
@@ -70,8 +70,8 @@ class TestBackups:
             await storage.commit([Insert(vectors, row) for row in rows])
         return {table.name: await storage.count(table) for table in (*TABLES.values(), *VECTORS, GENERATIONS)}
 
-    async def test_there_and_back(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """A backup that is read into an empty database gives every record back, vectors and JSON included."""
+    async def test_round_trip(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A restore into an empty database gives back every record with its vectors."""
         counts = await self.fill(storage)
         seen: list[tuple[str, int]] = []
         assert await back_up(storage, tmp_path / "b", lambda name, rows: seen.append((name, rows))) == counts
@@ -81,36 +81,36 @@ class TestBackups:
                 rows = zip(await storage.find(table, vectors=True), await empty.find(table, vectors=True), strict=True)
                 for mine, theirs in rows:
                     differ = {name for name in mine if repr(mine[name]) != repr(theirs[name])}
-                    # Another database: an index of the first must not pass for one of the second.
+                    # The identity differs, so that no index of the first database is used for the second.
                     assert differ == ({"created_at"} if table.name == "system_metadata" else set())
             assert await migrate_up(empty, SIGNATURE) == MigrationPlan(LATEST, LATEST, ())
             assert OUTBOX.name in await empty.tables()
 
         assert sum(rows for _, rows in seen) == sum(counts.values())
 
-    async def test_others_write_meanwhile(self, tmp_path: Path) -> None:
-        """A record comes with the vectors of the text that it has in the backup, whatever others do while it is made."""
+    async def test_concurrent_writes(self, tmp_path: Path) -> None:
+        """Each record in a backup has the vectors of its text, also if others write during the backup."""
         table, vectors = TABLES["memory_blocks"], VECTORS[0]
         records = [sample_row(table, f"m{n}", content=f"text{n}") for n in range(4)]
 
         def changed(number: int, text: str, **also: object) -> list[Write]:
             records[number] |= {"content": text, "revision": records[number]["revision"] + 1, **also}
-            parts = vector_rows(table, [records[number]])
-            ids = [chunk_id(f"m{number}", part) for part in range(3)]
+            chunks = vector_rows(table, [records[number]])
+            ids = [chunk_id(f"m{number}", n) for n in range(3)]
             return [
                 Patch(table, f"m{number}", {name: records[number][name] for name in ("content", "revision", *also)}),
                 *(Delete(vectors, id) for id in ids),
-                *(Insert(vectors, row) for row in parts),
+                *(Insert(vectors, row) for row in chunks),
             ]
 
-        async with Busy() as storage:
+        async with BusyStorage() as storage:
             await migrate_up(storage, SIGNATURE)
             await storage.commit([Insert(table, row) for row in records])
             await storage.commit([Insert(vectors, row) for row in vector_rows(table, records)])
-            gone = [Delete(table, "m3"), Delete(vectors, "m3#0000")]
+            deletions = [Delete(table, "m3"), Delete(vectors, "m3#0000")]
             storage.writes = iter(
                 [
-                    [*changed(0, "now two"), *changed(1, "text1", agent_id="another"), *gone],
+                    [*changed(0, "now two"), *changed(1, "text1", agent_id="another"), *deletions],
                     changed(0, "again two"),
                     changed(0, "one"),
                     changed(0, ""),
@@ -126,17 +126,17 @@ class TestBackups:
             assert repr(await empty.find(vectors, vectors=True)) == repr(sorted(expected, key=lambda row: row["id"]))
         assert (counts["memory_blocks"], counts[vectors.name]) == (3, 2)
 
-    async def test_a_record_without_its_vectors(self, tmp_path: Path) -> None:
-        """What is broken is backed up as it is, and does not hold up the backup."""
-        async with Busy() as storage:
+    async def test_a_record_without_vectors(self, tmp_path: Path) -> None:
+        """A record whose vectors are missing is backed up without them."""
+        async with BusyStorage() as storage:
             await migrate_up(storage, SIGNATURE)
             await storage.commit([Insert(TABLES["tasks"], sample_row(TABLES["tasks"], "t"))])
 
             assert (await back_up(storage, tmp_path / "b"))["tasks"] == 1
 
-    async def test_another_model_takes_over(self, tmp_path: Path) -> None:
-        """A backup during which another model took over says so, and leaves nothing that passes for a backup."""
-        async with Busy() as storage:
+    async def test_another_model_becomes_active(self, tmp_path: Path) -> None:
+        """A backup during which another model becomes active is an error, and leaves no complete backup."""
+        async with BusyStorage() as storage:
             await migrate_up(storage, SIGNATURE)
             await storage.commit([Insert(TABLES["tasks"], sample_row(TABLES["tasks"], "t"))])
             first = (await read_metadata(storage)).in_use
@@ -149,8 +149,8 @@ class TestBackups:
             with pytest.raises(StorageError, match="no complete backup"):
                 await restore(storage, tmp_path / "b")
 
-    async def test_any_arrow_reader_opens_it(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """A table of a backup is an Arrow IPC stream."""
+    async def test_tables_are_arrow_streams(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A table in a backup is an Arrow IPC stream."""
         counts = await self.fill(storage)
         await back_up(storage, tmp_path / "b")
         with pa.OSFile(str(tmp_path / "b" / "tasks.arrows"), "rb") as source:
@@ -159,15 +159,15 @@ class TestBackups:
         assert table.num_rows == counts["tasks"]
 
     async def test_nothing_is_overwritten(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """A second backup of the same name goes beside the first."""
+        """A second backup with the same name gets a folder of its own."""
         await self.fill(storage)
         await back_up(storage, tmp_path / "b")
         await back_up(storage, tmp_path / "b")
 
         assert len(list(tmp_path.iterdir())) == 2
 
-    async def test_what_is_no_whole_backup(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """A folder without a manifest, or whose tables do not hold what it says, is refused."""
+    async def test_incomplete_backups(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A folder without a manifest, or with another number of rows than in it, is rejected."""
         await self.fill(storage)
         with pytest.raises(StorageError, match="no complete backup"):
             await restore(storage, tmp_path)

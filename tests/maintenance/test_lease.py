@@ -1,4 +1,4 @@
-"""The lease of those who change a database as a whole: one works, the others wait, and the dead are not waited for."""
+"""The lease for changes of a whole database: one holder at a time, and no wait for dead ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pattern_core.support.clock import utc_now
 from pattern_core.support.processes import HOST, may_be_alive, process_name
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row
 from tests.helpers.dying import Death, Dying
-from tests.maintenance.test_migrations import ALL, SIGNATURE, check_vectors, second_version
+from tests.maintenance.test_migrations import ALL, SIGNATURE, check_vectors, set_up_version_2
 
 pytestmark = pytest.mark.anyio
 
@@ -31,11 +31,11 @@ DEAD = f"process {2**22 + 1} on {HOST}"
 SHORT = LeaseTerms(seconds=0.2)
 
 
-class Slow(MemoryStorage):
-    """A storage in memory that lets others go on in each of its calls, and may be out of reach.
+class SlowStorage(MemoryStorage):
+    """An in-memory storage that lets other tasks run in each call, and may be unreachable.
 
     Attributes:
-        failures: For each of the next commits, whether it takes effect before it fails; others succeed.
+        failures: For each of the next commits, whether it takes effect before it fails; later ones succeed.
     """
 
     def __init__(self, data: MemoryData) -> None:
@@ -56,15 +56,15 @@ class Slow(MemoryStorage):
         await asyncio.sleep(0)
 
 
-async def held_by(storage: MemoryStorage, holder: str, seconds: float) -> None:
-    """Let somebody hold the lease, and never renew it."""
+async def hold_lease(storage: MemoryStorage, holder: str, seconds: float) -> None:
+    """Take the lease for a holder that does not renew it."""
     await storage.apply_schema(CreateTable(LEASES, 0))
     row = sample_row(LEASES, SCHEMA, holder=holder, token="theirs", seconds=seconds, held_since=utc_now(), revision=7)
     await storage.commit([Insert(LEASES, row)])
 
 
-async def taken_over(storage: MemoryStorage) -> None:
-    """Let somebody else take the lease, as if its holder were dead."""
+async def take_over(storage: MemoryStorage) -> None:
+    """Take the lease for another process, as if its holder had died."""
     (row,) = await storage.get(LEASES, [SCHEMA])
     assert row is not None
     theirs = {"holder": ELSEWHERE, "token": "theirs", "revision": row["revision"] + 1}
@@ -72,92 +72,92 @@ async def taken_over(storage: MemoryStorage) -> None:
 
 
 async def token(storage: MemoryStorage) -> str:
-    """Return what tells who holds the lease; empty where nobody does."""
+    """Return the token of the lease holder; empty if there is none."""
     (row,) = await storage.get(LEASES, [SCHEMA])
     assert row is not None
     return str(row["token"])
 
 
-async def nothing() -> str:
-    """Work that is done at once."""
+async def finish() -> str:
+    """Finish at once."""
     return "done"
 
 
-async def forever() -> str:
-    """Work that is never done."""
+async def run_forever() -> str:
+    """Run until cancelled."""
     await asyncio.Event().wait()
     raise AssertionError
 
 
-class TestTheLease:
+class TestLease:
     async def test_one_at_a_time(self) -> None:
-        """Of many who come at once, one works at a time, and each gets its turn."""
+        """Of several concurrent calls, one runs at a time, and all run."""
         data: MemoryData = {}
-        at_work, most, turns = 0, 0, []
+        running, most, finished = 0, 0, []
 
-        async def come(name: int) -> int:
+        async def run(name: int) -> int:
             async def work() -> int:
-                nonlocal at_work, most
-                at_work += 1
-                most = max(most, at_work)
+                nonlocal running, most
+                running += 1
+                most = max(most, running)
                 for _ in range(20):
                     await asyncio.sleep(0)
-                at_work -= 1
-                turns.append(name)
+                running -= 1
+                finished.append(name)
                 return name
 
-            return await with_lease(Slow(data), work, terms=SHORT)
+            return await with_lease(SlowStorage(data), work, terms=SHORT)
 
-        assert await asyncio.gather(*map(come, range(6))) == [*range(6)]
-        assert (most, sorted(turns)) == (1, [*range(6)])
+        assert await asyncio.gather(*map(run, range(6))) == [*range(6)]
+        assert (most, sorted(finished)) == (1, [*range(6)])
 
-    async def test_nothing_left_to_do(self) -> None:
-        """Who waits for work that others have done meanwhile goes on without the lease."""
+    async def test_others_have_done_the_work(self) -> None:
+        """A caller that waits for work which another process completes returns without the lease."""
         storage = MemoryStorage()
-        await held_by(storage, ELSEWHERE, 1000.0)
-        looks: list[str | None] = [None, None, "done by them"]
+        await hold_lease(storage, ELSEWHERE, 1000.0)
+        answers: list[str | None] = [None, None, "done by them"]
 
         async def done() -> str | None:
-            return looks.pop(0)
+            return answers.pop(0)
 
-        assert await with_lease(storage, forever, done=done) == "done by them"
+        assert await with_lease(storage, run_forever, done=done) == "done by them"
         assert await token(storage) == "theirs"
 
     async def test_a_dead_holder(self) -> None:
-        """The lease of one who is silent for too long is taken over, and not before."""
+        """A lease that is not renewed is taken over when it ends, and not before."""
         storage = MemoryStorage()
-        await held_by(storage, ELSEWHERE, 0.3)
+        await hold_lease(storage, ELSEWHERE, 0.3)
         began = time.monotonic()
-        assert await with_lease(storage, nothing) == "done"
+        assert await with_lease(storage, finish) == "done"
         assert time.monotonic() - began >= 0.3
 
     async def test_a_dead_process_on_this_machine(self) -> None:
-        """Who is known to have died is not waited for."""
+        """The lease of a process of this machine that is known to be dead is taken over at once."""
         storage = MemoryStorage()
-        await held_by(storage, DEAD, 1000.0)
-        assert await with_lease(storage, nothing) == "done"
+        await hold_lease(storage, DEAD, 1000.0)
+        assert await with_lease(storage, finish) == "done"
 
-    async def test_one_who_lives_is_waited_for(self) -> None:
-        """A lease that is renewed is not taken, however long it is held; who has waited long enough learns who holds it."""
+    async def test_a_renewed_lease_is_not_taken_over(self) -> None:
+        """A lease that is renewed is not taken over. A caller that waits too long gets an error with the holder."""
         data: MemoryData = {}
         release = asyncio.Event()
 
         async def work() -> bool:
             return await release.wait()
 
-        first = asyncio.create_task(with_lease(Slow(data), work, terms=SHORT))
+        first = asyncio.create_task(with_lease(SlowStorage(data), work, terms=SHORT))
         with pytest.raises(MigrationError, match=rf"{process_name()} has been changing the database since 2\d\d\d-"):
             await asyncio.gather(
-                with_lease(Slow(data), nothing, terms=LeaseTerms(seconds=0.2, patience=1)), asyncio.sleep(0)
+                with_lease(SlowStorage(data), finish, terms=LeaseTerms(seconds=0.2, patience=1)), asyncio.sleep(0)
             )
         release.set()
         assert await first
         assert await token(MemoryStorage(data)) == ""
 
-    async def test_one_dead_holder_has_one_heir(self) -> None:
-        """Of several who wait for a dead one, one at a time goes on."""
+    async def test_one_caller_takes_over(self) -> None:
+        """Of several callers that wait for a dead holder, one runs at a time."""
         data: MemoryData = {}
-        await held_by(MemoryStorage(data), ELSEWHERE, 0.1)
+        await hold_lease(MemoryStorage(data), ELSEWHERE, 0.1)
         busy = False
 
         async def work() -> None:
@@ -168,10 +168,10 @@ class TestTheLease:
                 await asyncio.sleep(0)
             busy = False
 
-        await asyncio.gather(*(with_lease(Slow(data), work) for _ in range(5)))
+        await asyncio.gather(*(with_lease(SlowStorage(data), work) for _ in range(5)))
 
-    async def test_one_who_has_lost_it_stops(self) -> None:
-        """Work is cancelled as soon as its holder learns that the lease is another's, and that one's is left alone."""
+    async def test_a_lost_lease_stops_the_work(self) -> None:
+        """When the lease is lost, the work is cancelled, and the new holder's lease is kept."""
         data: MemoryData = {}
         begun, stopped = asyncio.Event(), False
 
@@ -179,13 +179,13 @@ class TestTheLease:
             nonlocal stopped
             begun.set()
             try:
-                await forever()
+                await run_forever()
             finally:
                 stopped = True
 
-        holder = asyncio.create_task(with_lease(Slow(data), work, terms=SHORT))
+        holder = asyncio.create_task(with_lease(SlowStorage(data), work, terms=SHORT))
         await begun.wait()
-        await taken_over(MemoryStorage(data))
+        await take_over(MemoryStorage(data))
         with pytest.raises(MigrationError, match="lost its lease"):
             await holder
         assert stopped
@@ -193,23 +193,23 @@ class TestTheLease:
 
     @pytest.mark.parametrize("lost", [True, False])
     async def test_work_that_fails(self, *, lost: bool) -> None:
-        """An error of the work is told as it is, unless it comes from the lease being another's."""
+        """An error of the work is raised, unless it comes from the loss of the lease."""
         data: MemoryData = {}
 
         async def work() -> None:
             if lost:
-                await taken_over(MemoryStorage(data))
+                await take_over(MemoryStorage(data))
             raise ConflictError("system_metadata", "main", 3)
 
         with pytest.raises(MigrationError if lost else ConflictError) as caught:
-            await with_lease(Slow(data), work)
+            await with_lease(SlowStorage(data), work)
         assert isinstance(caught.value.__cause__ if lost else caught.value, ConflictError)
         assert await token(MemoryStorage(data)) == ("theirs" if lost else "")
 
     @pytest.mark.parametrize("takes_effect", [True, False])
     async def test_a_renewal_that_fails(self, *, takes_effect: bool) -> None:
-        """The storage may be out of reach for a moment, and what it has written unheard is no one else's."""
-        storage = Slow({})
+        """A renewal may fail for a while, and its own write that took effect is not taken for another holder's."""
+        storage = SlowStorage({})
 
         async def revision() -> int:
             (row,) = await storage.get(LEASES, [SCHEMA])
@@ -219,35 +219,35 @@ class TestTheLease:
         async def work() -> bool:
             storage.failures, first = [takes_effect], await revision()
             while await revision() < first + 3:
-                pass  # each look lets others go on
+                pass  # each read lets other tasks run
             return not storage.failures
 
         assert await with_lease(storage, work, terms=SHORT)
 
-    async def test_out_of_reach(self) -> None:
-        """Who cannot renew the lease for as long as others would wait stops."""
-        storage = Slow({})
+    async def test_an_unreachable_storage(self) -> None:
+        """If the lease cannot be renewed before it ends, the work stops."""
+        storage = SlowStorage({})
 
         async def work() -> None:
             storage.failures = [False] * 6
-            await forever()
+            await run_forever()
 
         with pytest.raises(MigrationError, match=r"did not renew it for 0\.2 seconds"):
             await with_lease(storage, work, terms=LeaseTerms(seconds=0.2))
 
-    async def test_the_record_is_gone(self) -> None:
-        """A lease whose table was removed by hand is lost."""
+    async def test_a_deleted_lease(self) -> None:
+        """A lease whose record was deleted is lost."""
         data: MemoryData = {}
 
         async def work() -> None:
             data[LEASES.name].clear()
-            await forever()
+            await run_forever()
 
         with pytest.raises(MigrationError, match="lost its lease"):
-            await with_lease(Slow(data), work, terms=SHORT)
+            await with_lease(SlowStorage(data), work, terms=SHORT)
 
-    async def test_the_work_is_never_cut_off_silently(self) -> None:
-        """An error that is none of ours, and a cancellation within the work, come through; the lease is let go."""
+    async def test_errors_and_cancellations_are_raised(self) -> None:
+        """Any other error, and a cancellation within the work, is raised, and the lease is released."""
         for error in (ZeroDivisionError, asyncio.CancelledError, NotFoundError):
             data: MemoryData = {}
 
@@ -255,34 +255,36 @@ class TestTheLease:
                 raise error("users", "u") if error is NotFoundError else error
 
             with pytest.raises(error):
-                await with_lease(Slow(data), work)
+                await with_lease(SlowStorage(data), work)
             assert await token(MemoryStorage(data)) == ""
 
     @pytest.mark.parametrize("steps", range(12))
-    async def test_cancelled(self, steps: int) -> None:
-        """Whoever is cancelled, at whatever point, holds nothing afterwards: the next one need not wait."""
+    async def test_a_cancelled_caller_releases_the_lease(self, steps: int) -> None:
+        """A caller that is cancelled at any point holds no lease afterwards."""
         data: MemoryData = {}
-        task = asyncio.create_task(with_lease(Slow(data), forever, terms=LeaseTerms(seconds=1000, patience=0)))
+        task = asyncio.create_task(
+            with_lease(SlowStorage(data), run_forever, terms=LeaseTerms(seconds=1000, patience=0))
+        )
         for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
         assert task.cancelled()
-        assert await with_lease(Slow(data), nothing, terms=LeaseTerms(patience=0)) == "done"
+        assert await with_lease(SlowStorage(data), finish, terms=LeaseTerms(patience=0)) == "done"
 
     @pytest.mark.parametrize("takes_effect", [True, False])
-    async def test_cancelled_while_a_renewal_fails(self, *, takes_effect: bool) -> None:
-        """A cancellation is not lost in a renewal that fails, at whatever point of it it comes."""
+    async def test_a_cancellation_during_a_failed_renewal(self, *, takes_effect: bool) -> None:
+        """A cancellation takes effect at any point of a failed renewal."""
         for steps in range(6):
-            storage, begun = Slow({}), asyncio.Event()
+            storage, begun = SlowStorage({}), asyncio.Event()
 
-            async def work(storage: Slow = storage, begun: asyncio.Event = begun) -> None:
+            async def work(storage: SlowStorage = storage, begun: asyncio.Event = begun) -> None:
                 storage.failures = [takes_effect]
                 while storage.failures:
                     await storage.get(LEASES, [SCHEMA])
                 begun.set()
-                await forever()
+                await run_forever()
 
             task = asyncio.create_task(with_lease(storage, work, terms=SHORT))
             await begun.wait()
@@ -294,16 +296,16 @@ class TestTheLease:
             assert task.cancelled()
             assert await token(storage) == ""
 
-    async def test_out_of_reach_while_it_is_taken(self) -> None:
-        """Where nobody knows whether the lease was taken, it is given back."""
-        storage = Slow({})
+    async def test_an_unknown_result_of_taking_the_lease(self) -> None:
+        """If taking the lease fails and may have taken effect, the lease is released."""
+        storage = SlowStorage({})
         storage.failures = [True]
         with pytest.raises(StorageError, match="cannot be reached"):
-            await with_lease(storage, nothing)
+            await with_lease(storage, finish)
         assert await token(storage) == ""
 
-    def test_who_may_live(self) -> None:
-        """A process is dead only where that is certain: it was on this machine, and is gone."""
+    def test_may_be_alive(self) -> None:
+        """A process is dead only if it ran on this machine and is not running."""
         assert may_be_alive(process_name())
         assert may_be_alive(ELSEWHERE)
         assert may_be_alive(None)
@@ -312,42 +314,42 @@ class TestTheLease:
 
 
 class TestMigrations:
-    async def test_one_migrates(self, tmp_path: Path) -> None:
-        """Of several who open an old database at once, one migrates it, with one backup, and all find it migrated."""
+    async def test_concurrent_migrations(self, tmp_path: Path) -> None:
+        """Of several processes that open an old database at once, one migrates it, with one backup."""
         data: MemoryData = {}
-        embedded = await second_version(MemoryStorage(data))
-        all_of_them = [migrate_up(Slow(data), SIGNATURE, backups=tmp_path, shared=True) for _ in range(5)]
-        done = await asyncio.gather(*all_of_them)
+        embedded = await set_up_version_2(MemoryStorage(data))
+        migrations = [migrate_up(SlowStorage(data), SIGNATURE, backups=tmp_path, shared=True) for _ in range(5)]
+        done = await asyncio.gather(*migrations)
         assert [len(each.pending) for each in done] == [2, 0, 0, 0, 0]
         assert len(list(tmp_path.iterdir())) == 1
         assert (await read_metadata(MemoryStorage(data))).revision == 3
         await check_vectors(MemoryStorage(data), embedded)
 
-    async def test_one_sets_up(self) -> None:
-        """Of several who open a new database at once, one sets it up."""
+    async def test_concurrent_setup(self) -> None:
+        """Of several processes that open a new database at once, one sets it up."""
         data: MemoryData = {}
-        await asyncio.gather(*(migrate_up(Slow(data), SIGNATURE, shared=True) for _ in range(5)))
+        await asyncio.gather(*(migrate_up(SlowStorage(data), SIGNATURE, shared=True) for _ in range(5)))
         assert await MemoryStorage(data).tables() == {*ALL, LEASES.name}
         assert (await read_metadata(MemoryStorage(data))).revision == 1
 
-    async def test_no_lease_where_none_is_needed(self) -> None:
-        """A database that is up to date, or that one process opens, gets no record of leases."""
+    async def test_no_lease_without_need(self) -> None:
+        """A database that is up to date, or that only one process opens, gets no table of leases."""
         storage = MemoryStorage()
         await migrate_up(storage, SIGNATURE)
         assert await migrate_up(storage, SIGNATURE, shared=True) == MigrationPlan(LATEST, LATEST, ())
         assert LEASES.name not in await storage.tables()
 
-    async def test_killed_with_the_lease(self) -> None:
-        """A migration that was killed before any of its changes, the lease's included, is finished by the next one."""
+    async def test_killed_while_holding_the_lease(self) -> None:
+        """A migration that was killed before any of its changes, also one of the lease, is completed by the next."""
         for survived in range(100):
             data: MemoryData = {}
-            embedded = await second_version(MemoryStorage(data))
+            embedded = await set_up_version_2(MemoryStorage(data))
             dying = Dying(data, survived)
             try:
                 await migrate_up(dying, SIGNATURE, shared=True)
             except Death:
                 for row in data.get(LEASES.name, {}).values():
-                    row["holder"] = DEAD  # this process lives on
+                    row["holder"] = DEAD  # the process of this test is alive
                 await migrate_up(MemoryStorage(data), SIGNATURE, shared=True)
             await check_vectors(MemoryStorage(data), embedded)
             if dying.left >= 0:
@@ -355,7 +357,7 @@ class TestMigrations:
         assert survived > 10
 
     async def test_down_and_up_again(self, tmp_path: Path) -> None:
-        """The way down takes the lease, too; what is left of the lease is no record of the user's."""
+        """A downgrade takes the lease, too, and the lease does not count as a record."""
         storage = MemoryStorage()
         await migrate_up(storage, SIGNATURE, shared=True)
         assert (await migrate_down(storage, 0, backups=tmp_path, shared=True)).target == 0
@@ -365,8 +367,8 @@ class TestMigrations:
         await migrate_up(storage, SIGNATURE, shared=True)
         assert (await read_metadata(storage)).schema_version == LATEST
 
-    async def test_no_part_of_a_backup(self, tmp_path: Path) -> None:
-        """The lease is not backed up, and a backup can be read where there is one: those who come meanwhile wait."""
+    async def test_the_lease_is_not_backed_up(self, tmp_path: Path) -> None:
+        """A backup contains no lease, and a restore takes one, so that other openers wait."""
         data: MemoryData = {}
         storage = MemoryStorage(data)
         await migrate_up(storage, SIGNATURE, shared=True)
@@ -378,7 +380,7 @@ class TestMigrations:
 
         new: MemoryData = {}
         restored, opened = await asyncio.gather(
-            restore(Slow(new), tmp_path / "b", shared=True), migrate_up(Slow(new), SIGNATURE, shared=True)
+            restore(SlowStorage(new), tmp_path / "b", shared=True), migrate_up(SlowStorage(new), SIGNATURE, shared=True)
         )
         assert (restored, opened) == (counts, MigrationPlan(LATEST, LATEST, ()))
         assert await MemoryStorage(new).count(TABLES["users"]) == 1

@@ -1,4 +1,4 @@
-"""What an external index held before vectors had tables of their own goes when the database has been migrated."""
+"""A migration to separate vector tables removes the previous entries of an external index."""
 
 from __future__ import annotations
 
@@ -36,58 +36,58 @@ CONFIG: Final[dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 async def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A database of version 2 with its external index, in an empty folder, and a change that this has yet to learn of."""
+    """A database of version 2 with an external index, and a pending update of that index, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     await make_old(CONFIG, MEMORIES)
 
     async def index(storage: Storage, vectors: VectorStore) -> None:
-        known = await read_metadata(storage)
+        metadata = await read_metadata(storage)
         for table in EMBEDDED:
-            await vectors.create(IndexSpec(tables_at(2)[table.name], 64, "cosine", known.identity))
-        left = {"record_table": "memory_blocks", "record_id": "memory_blocks 3", "record_partition": "a"}
-        await storage.commit([Insert(OUTBOX, sample_row(OUTBOX, "left", is_claim=False, **left))])
+            await vectors.create(IndexSpec(tables_at(2)[table.name], 64, "cosine", metadata.identity))
+        pending = {"record_table": "memory_blocks", "record_id": "memory_blocks 3", "record_partition": "a"}
+        await storage.commit([Insert(OUTBOX, sample_row(OUTBOX, "left", is_claim=False, **pending))])
 
-    await with_parts(index)
+    await with_engines(index)
 
 
-async def with_parts(work: Callable[[Storage, VectorStore], Awaitable[None]]) -> None:
-    """Open just the storage and the index, and do something with them."""
+async def with_engines(work: Callable[[Storage, VectorStore], Awaitable[None]]) -> None:
+    """Open only the storage and the index, and run a function with them."""
     wiring = load_wiring(load_config(CONFIG))
     async with await wiring.storage() as storage, await wiring.vectors(storage) as vectors:
         await work(storage, vectors)
 
 
 async def check_indexes(storage: Storage, vectors: VectorStore) -> None:
-    """Fail unless there are the indexes of the tables of vectors, no others, and nothing is left to be learnt."""
+    """Check that exactly the vector tables have indexes, and that no update is pending."""
     assert not any([await vectors.exists(table) for table in EMBEDDED])
     assert all([await vectors.exists(spec.table) for spec in index_specs(await read_metadata(storage), "cosine")])
     assert await storage.count(OUTBOX) == 0
 
 
-async def test_they_go() -> None:
-    """The old indexes go, the new ones are there, and what was to be told of the old ones is forgotten."""
+async def test_previous_indexes_are_removed() -> None:
+    """A migration replaces the previous indexes and discards their pending updates."""
     await check_migrated(CONFIG, MEMORIES)
-    await with_parts(check_indexes)
+    await with_engines(check_indexes)
 
 
-async def test_they_go_after_one_was_cut_off() -> None:
-    """Where a process died when the database was migrated and one of its indexes made, the next one goes on."""
+async def test_an_interrupted_migration_of_indexes() -> None:
+    """If a process dies during the migration of the indexes, the next one completes it."""
 
-    async def cut_off(storage: Storage, vectors: VectorStore) -> None:
-        known = await read_metadata(storage)
-        assert known.signature is not None
-        await migrate_up(storage, known.signature)
-        known = await record_index_location(storage, await read_metadata(storage), vectors)
-        await vectors.create(index_specs(known, "cosine")[0])
+    async def interrupt(storage: Storage, vectors: VectorStore) -> None:
+        metadata = await read_metadata(storage)
+        assert metadata.signature is not None
+        await migrate_up(storage, metadata.signature)
+        metadata = await record_index_location(storage, await read_metadata(storage), vectors)
+        await vectors.create(index_specs(metadata, "cosine")[0])
         await vectors.drop(EMBEDDED[0])
 
-    await with_parts(cut_off)
+    await with_engines(interrupt)
     await check_migrated(CONFIG, MEMORIES)
-    await with_parts(check_indexes)
+    await with_engines(check_indexes)
 
 
-async def test_records_are_no_index() -> None:
-    """A place that holds another database's records is refused as a place of indexes, and they are left alone."""
+async def test_a_folder_with_records() -> None:
+    """A folder with the records of another database is rejected as an index, and not changed."""
     lance = {"database": {"type": "lancedb", "path": "records.lance"}, "embeddings": CONFIG["embeddings"]}
     await make_old(lance, MEMORIES)
     wrong = {**CONFIG, "vectors": {"provider": "lancedb", "path": "records.lance"}}

@@ -1,4 +1,4 @@
-"""Migrations, over the in-memory storage."""
+"""Migrations of an in-memory storage."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ VECTORS = tuple(vector_table(table, 1) for table in EMBEDDED)
 ALL = {*TABLES, OUTBOX.name, GENERATIONS.name, EMBEDDING_QUEUE.name, *(table.name for table in VECTORS)}
 
 
-async def second_version(storage: Storage) -> dict[str, Row]:
-    """Set a database up as version 2 did, with records of each kind; return what had a vector, by id."""
+async def set_up_version_2(storage: Storage) -> dict[str, Row]:
+    """Set up a database of version 2 with records of each kind; return the rows with vectors, by id."""
     old = tables_at(2)
     for table in (*old.values(), OUTBOX):
         await storage.apply_schema(CreateTable(table, 4))
@@ -41,20 +41,20 @@ async def second_version(storage: Storage) -> dict[str, Row]:
             sample_row(old[table.name], f"{table.name} {n}", embedding=sample_vector(f"{n}", 4), embedding_model="m")
             for n in range(3)
         ]
-        bare = sample_row(old[table.name], f"{table.name} bare")
-        await storage.commit([Insert(old[table.name], row) for row in [*rows, bare]])
+        plain = sample_row(old[table.name], f"{table.name} bare")
+        await storage.commit([Insert(old[table.name], row) for row in [*rows, plain]])
         embedded |= {row["id"]: row for row in rows}
     await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
     return embedded
 
 
 async def check_vectors(storage: Storage, embedded: dict[str, Row]) -> None:
-    """Fail unless all vectors have arrived in tables of their own, and the records are there without them."""
-    known = await read_metadata(storage)
-    tables = {vector_table(table, known.in_use.number) for table in EMBEDDED}
+    """Check that all vectors are in separate tables, and the records without them."""
+    metadata = await read_metadata(storage)
+    tables = {vector_table(table, metadata.in_use.number) for table in EMBEDDED}
     assert {name for name in await storage.tables() if generation_number(name)} == {table.name for table in tables}
     for table in EMBEDDED:
-        vectors = vector_table(table, known.in_use.number)
+        vectors = vector_table(table, metadata.in_use.number)
         mine = {id: row for id, row in embedded.items() if id.startswith(table.name)}
         found = {row["id"].removesuffix("#0000"): row for row in await storage.find(vectors, vectors=True)}
         assert found.keys() == mine.keys()
@@ -76,7 +76,7 @@ async def storage() -> AsyncIterator[MemoryStorage]:
 
 class TestMigrations:
     async def test_up(self, storage: MemoryStorage) -> None:
-        """The first migration makes every table and records the version and the signature; a second does nothing."""
+        """The first migration creates every table and records version and signature; a second does nothing."""
         before = await plan_migration(storage)
         done = await migrate_up(storage, SIGNATURE)
         again = await migrate_up(storage, SIGNATURE)
@@ -89,8 +89,8 @@ class TestMigrations:
         assert metadata.active is not None
         assert (metadata.active.number, metadata.active.signature, metadata.building) == (1, SIGNATURE, None)
 
-    async def test_from_the_first_version(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """A database of version 1, with records, is backed up and gets what is new; a new one is not backed up."""
+    async def test_from_version_1(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A database of version 1 with records is backed up and migrated; a new one is not backed up."""
         for table in tables_at(1).values():
             await storage.apply_schema(CreateTable(table, 4))
         await storage.commit([record_schema_version(Metadata(), 1, SIGNATURE)])
@@ -104,9 +104,9 @@ class TestMigrations:
         assert await storage.count(TABLES["users"]) == 1
         assert [path.name for path in tmp_path.iterdir()] == ["before-version-2"]
 
-    async def test_vectors_are_carried(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """The vectors that stood beside the records of version 2 stand in tables of their own; the backup has them, too."""
-        embedded = await second_version(storage)
+    async def test_vectors_are_moved(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """Vectors of version 2 are moved to separate tables, and the backup contains them."""
+        embedded = await set_up_version_2(storage)
         await migrate_up(storage, SIGNATURE, backups=tmp_path)
         await check_vectors(storage, embedded)
 
@@ -116,9 +116,9 @@ class TestMigrations:
             await migrate_up(again, SIGNATURE)
             await check_vectors(again, embedded)
 
-    async def test_vectors_are_carried_back(self, storage: MemoryStorage) -> None:
-        """The way down to version 2 puts the vectors beside the records again, and the way up leads back."""
-        embedded = await second_version(storage)
+    async def test_vectors_are_moved_back(self, storage: MemoryStorage) -> None:
+        """A downgrade to version 2 moves the vectors back to the records, and an upgrade moves them again."""
+        embedded = await set_up_version_2(storage)
         await migrate_up(storage, SIGNATURE)
         await migrate_down(storage, 2)
 
@@ -132,11 +132,11 @@ class TestMigrations:
         await migrate_up(storage, SIGNATURE)
         await check_vectors(storage, embedded)
 
-    async def test_killed_while_vectors_are_carried(self) -> None:
-        """A migration from version 2 that was killed before any of its changes is finished by the next one."""
+    async def test_killed_while_vectors_are_moved(self) -> None:
+        """A migration from version 2 that was killed before any of its changes is completed by the next one."""
         for survived in range(100):
             data: MemoryData = {}
-            embedded = await second_version(MemoryStorage(data))
+            embedded = await set_up_version_2(MemoryStorage(data))
             dying = Dying(data, survived)
             try:
                 await migrate_up(dying, SIGNATURE)
@@ -147,23 +147,23 @@ class TestMigrations:
                 break
         assert survived > 10
 
-    async def test_killed_again_and_again(self) -> None:
-        """However often a migration from version 2 was killed, and wherever, it leaves nothing behind but what is used."""
-        dice = random.Random(2026)
+    async def test_killed_repeatedly(self) -> None:
+        """A migration from version 2 that was killed several times is completed, and leaves no unused table."""
+        generator = random.Random(2026)
         for _ in range(100):
             data: MemoryData = {}
-            embedded = await second_version(MemoryStorage(data))
+            embedded = await set_up_version_2(MemoryStorage(data))
             for _ in range(5):
                 with contextlib.suppress(Death):
-                    await migrate_up(Dying(data, dice.randrange(30)), SIGNATURE)
+                    await migrate_up(Dying(data, generator.randrange(30)), SIGNATURE)
             await migrate_up(MemoryStorage(data), SIGNATURE)
             await check_vectors(MemoryStorage(data), embedded)
 
-    async def test_killed_on_the_way_down(self) -> None:
-        """A way down that was killed before any of its changes can be gone to its end."""
+    async def test_killed_during_a_downgrade(self) -> None:
+        """A downgrade that was killed before any of its changes can be completed."""
         for survived in range(100):
             data: MemoryData = {}
-            embedded = await second_version(MemoryStorage(data))
+            embedded = await set_up_version_2(MemoryStorage(data))
             await migrate_up(MemoryStorage(data), SIGNATURE)
             dying = Dying(data, survived)
             with contextlib.suppress(Death):
@@ -176,8 +176,8 @@ class TestMigrations:
                 break
         assert survived > 10
 
-    async def test_down(self, storage: MemoryStorage, tmp_path: Path) -> None:
-        """The way down removes everything, after a backup, and the way up leads back."""
+    async def test_downgrade(self, storage: MemoryStorage, tmp_path: Path) -> None:
+        """A downgrade to version 0 drops all tables after a backup, and can be followed by an upgrade."""
         await migrate_up(storage, SIGNATURE)
         done = await migrate_down(storage, 0, backups=tmp_path)
 
@@ -188,8 +188,8 @@ class TestMigrations:
         await migrate_up(storage, SIGNATURE)
         assert await storage.tables() == ALL
 
-    async def test_no_way(self, storage: MemoryStorage) -> None:
-        """A version that there is not, a way down that leads nowhere, and a newer database are refused."""
+    async def test_unknown_versions(self, storage: MemoryStorage) -> None:
+        """An unknown version, a downgrade to the current one or a later one, and a newer database are errors."""
         with pytest.raises(MigrationError, match="no schema version 7"):
             await plan_migration(storage, 7)
         with pytest.raises(MigrationError, match="Choose an earlier one"):
@@ -202,8 +202,8 @@ class TestMigrations:
             await migrate_up(storage, SIGNATURE)
 
     @pytest.mark.parametrize("made", range(len(TABLES) + 1))
-    async def test_begun_and_killed(self, storage: MemoryStorage, made: int) -> None:
-        """A migration that was killed after any step is finished by the next one."""
+    async def test_killed_after_some_tables(self, storage: MemoryStorage, made: int) -> None:
+        """A migration that was killed after any of its steps is completed by the next one."""
         for table in list(TABLES.values())[:made]:
             await storage.apply_schema(CreateTable(table, 4))
         assert (await read_metadata(storage)).schema_version == 0
@@ -212,8 +212,8 @@ class TestMigrations:
         assert await storage.tables() == ALL
         assert (await read_metadata(storage)).schema_version == LATEST
 
-    async def test_records_without_a_stamp(self, storage: MemoryStorage) -> None:
-        """A database that holds records and was never set up, as a cut-off restore leaves it, is refused."""
+    async def test_records_without_a_version(self, storage: MemoryStorage) -> None:
+        """A database with records and without a version, as after an interrupted restore, is rejected."""
         await storage.apply_schema(CreateTable(TABLES["users"], 4))
         await storage.commit([Insert(TABLES["users"], sample_row(TABLES["users"], "ada"))])
         with pytest.raises(MigrationError, match="1 users, but was never set up"):
@@ -221,8 +221,8 @@ class TestMigrations:
 
         assert (await read_metadata(storage)).schema_version == 0
 
-    async def test_two_at_once(self) -> None:
-        """Where another process has migrated since the plan was made, nothing is stamped twice."""
+    async def test_already_migrated(self) -> None:
+        """If another process has migrated the database meanwhile, the version is not recorded again."""
         data: MemoryData = {}
         first, second = MemoryStorage(data), MemoryStorage(data)
         await migrate_up(first, SIGNATURE)

@@ -1,4 +1,4 @@
-"""Another embedding model for a database that is there: nothing is missed, nothing is mixed, nothing is lost."""
+"""Re-embedding with another model: no record is missed, no models are mixed, no vector is lost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pattern_core.catalog.metadata import read_metadata
 from pattern_core.catalog.tables import EMBEDDING_QUEUE, vector_table
 from pattern_core.database import Database
 from pattern_core.errors import EmbeddingError
-from pattern_core.maintenance.reembedding import run as work
+from pattern_core.maintenance.reembedding import run as run_module
 from pattern_core.maintenance.reembedding.estimate import estimate_reembedding
 from pattern_core.maintenance.reembedding.generations import abandon, drop_retired
 from pattern_core.maintenance.reembedding.reembed import reembed
@@ -47,13 +47,13 @@ MEMORIES: Final = TABLES["memory_blocks"]
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few records at a time, so that a run takes several commits."""
-    monkeypatch.setattr(work, "_BATCH", 8)
+    """Re-embed a few records per batch, so that a run takes several commits."""
+    monkeypatch.setattr(run_module, "_BATCH", 8)
 
 
 @pytest.fixture
 async def db(open_database: OpenDatabase) -> Database:
-    """A database whose vectors have 64 dimensions, with memories, a message, and a task."""
+    """A database with vectors of 64 dimensions, and with memories, messages and a task."""
     database = await open_database(embedding_model(Letters(OLD)))
     await make_people(database)
     await add_records(database, 40)
@@ -62,7 +62,7 @@ async def db(open_database: OpenDatabase) -> Database:
 
 class TestRunning:
     async def test_from_one_model_to_another(self, db: Database) -> None:
-        """All records get vectors of the new model, which is used from then on; the old ones are kept until dropped."""
+        """All records get vectors of the new model, which becomes active; the old vectors are kept until dropped."""
         before = [hit.record.id for hit in await db.memories.search_semantic("archive", "fox number", limit=40)]
         steps: list[tuple[int, int]] = []
         model = Letters(NEW)
@@ -91,9 +91,9 @@ class TestRunning:
         assert [(each.number, each.state) for each in await db.generations()] == [(2, "active")]
         await check_embeddings(db.storage, db.vectors)
 
-    async def test_while_it_is_used(self, db: Database) -> None:
-        """What is written, changed and deleted during the run is not missed; searches find as much as ever."""
-        dice = random.Random(1)
+    async def test_concurrent_use(self, db: Database) -> None:
+        """Records that are written or deleted during a run are not missed, and searches find as many as before."""
+        generator = random.Random(1)
         ended = asyncio.Event()
         least = 100
 
@@ -101,9 +101,9 @@ class TestRunning:
             number = 0
             while not ended.is_set():
                 number += 1
-                label = f"m{dice.randrange(60)}"
-                if dice.random() < 0.7:
-                    text = f"{dice.choice(WORDS)} again {dice.random()}"
+                label = f"m{generator.randrange(60)}"
+                if generator.random() < 0.7:
+                    text = f"{generator.choice(WORDS)} again {generator.random()}"
                     await db.memories.upsert("archive", label, text)
                 else:
                     for memory in await db.memories.by_agent("archive", limit=1):
@@ -136,15 +136,15 @@ class TestRunning:
         await check_embeddings(db.storage, db.vectors)
 
     async def test_searches_use_the_old_vectors_until_the_switch(self, db: Database) -> None:
-        """During the run a search compares with the old vectors, by the old model; a write makes the old vectors, too."""
+        """Until the switch, searches use the old model and its vectors."""
         model = Letters(NEW)
         seen: list[int] = []
         queries = list(range(3))
 
-        def look() -> None:
+        def record_active_generation() -> None:
             seen.append(session(db).active.number)
 
-        model.before_each = look
+        model.before_each = record_active_generation
         running = asyncio.create_task(reembed(session(db), embedding_model(model)))
         for _ in queries:
             hits = await db.memories.search_semantic("archive", "tea number 0", limit=40)
@@ -153,8 +153,8 @@ class TestRunning:
         await running
         assert set(seen) <= {1}
 
-    async def test_nothing_to_do(self, db: Database) -> None:
-        """Where the model is the one that is in use, nothing happens, unless new vectors are asked for."""
+    async def test_the_same_model(self, db: Database) -> None:
+        """A run with the active model does nothing, unless `again` asks for new vectors."""
         model = Letters(OLD)
         outcome = await reembed(session(db), embedding_model(model))
         assert (outcome.switched, outcome.generation, model.texts) == (False, 1, [])
@@ -162,8 +162,8 @@ class TestRunning:
         assert (outcome.switched, outcome.generation, outcome.embedded) == (True, 2, 42)
         await check_embeddings(db.storage, db.vectors)
 
-    async def test_the_way_back_embeds_what_has_changed(self, db: Database) -> None:
-        """Going back to a model whose vectors are kept embeds only what was written since, and forgets what is gone."""
+    async def test_going_back_embeds_changed_records(self, db: Database) -> None:
+        """Going back to a kept generation embeds only texts written since, and removes vectors of deleted records."""
         await reembed(session(db), embedding_model(Letters(NEW)))
         await db.memories.upsert("archive", "m0", "a new text")
         await db.memories.upsert("archive", "fresh", "another new text")
@@ -175,8 +175,8 @@ class TestRunning:
         assert {"a new text", "another new text"} <= set(model.texts)
         await check_embeddings(db.storage, db.vectors)
 
-    async def test_the_way_back_after_a_record_has_moved(self, db: Database) -> None:
-        """A record that belongs to another agent by now is found there, though its text is as the old vectors have it."""
+    async def test_going_back_after_a_record_has_moved(self, db: Database) -> None:
+        """Going back also updates the partition of a record that has moved with the same text."""
         await db.memories.create(agent_id="archive", label="x", content="espresso before ten", id="moved")
         await reembed(session(db), embedding_model(Letters(NEW)))
         await db.memories.delete("moved")
@@ -188,8 +188,8 @@ class TestRunning:
 
 
 class TestEstimate:
-    async def test_what_it_would_take(self, open_database: OpenDatabase) -> None:
-        """The estimate counts records and tokens, and reckons time and cost from a sample."""
+    async def test_records_tokens_time_and_cost(self, open_database: OpenDatabase) -> None:
+        """An estimate counts records and tokens, and derives time and cost from a sample."""
         db = await open_database(embedding_model(Letters(OLD)))
         await make_people(db)
         await add_records(db, 40)
@@ -206,24 +206,24 @@ class TestEstimate:
         assert found.seconds is not None
         assert found.seconds > 0
 
-    async def test_of_what_is_half_done(self, db: Database) -> None:
-        """What has its new vectors already does not count again."""
+    async def test_an_interrupted_run(self, db: Database) -> None:
+        """Records that have new vectors already are counted as done."""
         with pytest.raises(EmbeddingError):
             await reembed(session(db), embedding_model(failing_model(after=3)))
         found = await estimate_reembedding(session(db), embedding_model(Letters(NEW)))
         assert 0 < found.done < found.records
 
     async def test_without_records(self, open_database: OpenDatabase) -> None:
-        """An empty database takes nothing, and is switched at once."""
+        """An empty database takes no time and no cost, and is switched at once."""
         db = await open_database(embedding_model(Letters(OLD)))
         found = await estimate_reembedding(session(db), embedding_model(Letters(NEW), price_per_million_tokens=1.0))
         assert (found.records, found.tokens, found.seconds, found.cost) == (0, 0, 0, 0)
         assert (await reembed(session(db), embedding_model(Letters(NEW)))).switched
 
 
-class TestCutOff:
+class TestInterruptions:
     async def test_a_model_that_fails(self, db: Database) -> None:
-        """After a failure everything is as it was, and the next run embeds only what is missing."""
+        """A failure changes nothing that is in use, and the next run embeds only the missing texts."""
         with pytest.raises(EmbeddingError, match="had enough"):
             await reembed(session(db), embedding_model(failing_model(after=3), cache=False))
         assert (await db.embeddings.signature()).dimensions == OLD
@@ -236,7 +236,7 @@ class TestCutOff:
         await check_embeddings(db.storage, db.vectors)
 
     async def test_a_cancelled_run(self, db: Database) -> None:
-        """A run that is cancelled leaves searches as they were, and can be gone on with."""
+        """A cancelled run changes no search, and can be resumed."""
         model, begun = Letters(NEW), asyncio.Event()
         model.before_each = begun.set
         running = asyncio.create_task(reembed(session(db), embedding_model(model)))
@@ -248,8 +248,8 @@ class TestCutOff:
         assert (await reembed(session(db), embedding_model(Letters(NEW)))).switched
         await check_embeddings(db.storage, db.vectors)
 
-    async def test_another_model_is_half_made(self, db: Database) -> None:
-        """Half-made vectors of one model are in the way of a third, until they are abandoned."""
+    async def test_another_model_is_half_built(self, db: Database) -> None:
+        """A half-built generation of one model prevents a run with another, until it is abandoned."""
         with pytest.raises(EmbeddingError):
             await reembed(session(db), embedding_model(failing_model(after=1)))
         with pytest.raises(ReembedError, match="half built"):
@@ -266,7 +266,7 @@ class TestCutOff:
         await check_embeddings(db.storage, db.vectors)
 
     async def test_too_long_for_the_new_model(self, db: Database) -> None:
-        """A text that the new model does not read as a whole stops the run, unless it is told what to do."""
+        """A text over the new model's token limit ends the run, unless the policy is to chunk or truncate it."""
         await db.memories.create(agent_id="archive", label="long", content="word " * 50)
         with pytest.raises(TextTooLongError):
             await reembed(session(db), embedding_model(Letters(NEW, limit=100)))
@@ -275,14 +275,14 @@ class TestCutOff:
         (hit,) = await db.memories.search_semantic("archive", "word word", limit=1)
         assert hit.memory.label == "long"
         assert hit.passage is not None
-        # The same model with another policy: what was cut into chunks is whole again.
+        # The same model with another policy makes one vector of the chunked text.
         outcome = await reembed(session(db), embedding_model(Letters(NEW, limit=100), overflow="truncate"), again=True)
         embedding = (await db.memories.get(hit.record.id, with_embedding=True)).embedding
         assert embedding is not None
         assert embedding.truncated
 
     async def test_vectors_that_do_not_verify(self, db: Database) -> None:
-        """A model that does not give the same vectors again does not take over."""
+        """A model that makes other vectors of the same texts in the check does not become active."""
 
         class Fickle(Letters):
             async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -297,7 +297,7 @@ class TestCutOff:
 
 @pytest.mark.parametrize("external", [False, True], ids=["own", "external"])
 async def test_killed_before_any_change(external: bool) -> None:
-    """Wherever a run dies, the old model's vectors are whole, and the next run ends with the new model's."""
+    """If a run dies before any change, the old vectors stay complete, and the next run completes the switch."""
     survived = 0
     while True:
         data: MemoryData = {}
@@ -322,8 +322,8 @@ async def test_killed_before_any_change(external: bool) -> None:
     assert survived > 8
 
 
-class Cut(MirrorIndex):
-    """An index whose process dies when it makes the index of messages of the second generation."""
+class DyingIndex(MirrorIndex):
+    """An index whose process dies when it creates the index of messages of generation 2."""
 
     async def create(self, index: IndexSpec) -> None:
         if index.table.name == "messages_vectors_2":
@@ -332,14 +332,14 @@ class Cut(MirrorIndex):
 
 
 async def test_killed_between_two_indexes() -> None:
-    """An index that is there when a run is gone on with learns of what is written from then on, and of what was before."""
+    """After a resumed run, an index that existed before it has all writes, earlier and later ones."""
     data, mirror = MemoryData({}), MemoryData({})
     async with open_in_memory(data, Letters(OLD), mirror=mirror) as db:
         await make_people(db)
         await add_records(db, 20)
         dying = DirectSession(
             db.storage,
-            Cut(db.storage, MemoryStorage(mirror)),
+            DyingIndex(db.storage, MemoryStorage(mirror)),
             db.embeddings,
             session(db).model.metadata,
             metric="cosine",

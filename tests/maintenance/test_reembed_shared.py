@@ -1,4 +1,4 @@
-"""Another embedding model for a database that several processes have open, or several tasks of one use."""
+"""Re-embedding of a database that several processes, or several tasks of a process, use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pattern_core.abc import Matches, Patch, Vector, Write
 from pattern_core.catalog.metadata import Generation, read_metadata, record_generation
 from pattern_core.catalog.tables import EMBEDDING_QUEUE
 from pattern_core.errors import EmbeddingError, ModelChangedError
-from pattern_core.maintenance.reembedding import run as work
+from pattern_core.maintenance.reembedding import run as run_module
 from pattern_core.maintenance.reembedding.generations import abandon
 from pattern_core.maintenance.reembedding.reembed import ReembedResult, reembed
 from pattern_core.schema import Table
@@ -40,15 +40,15 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few records at a time, so that a run takes several commits."""
-    monkeypatch.setattr(work, "_BATCH", 8)
+    """Re-embed a few records per batch, so that a run takes several commits."""
+    monkeypatch.setattr(run_module, "_BATCH", 8)
 
 
 class TestProcesses:
-    """Several processes with one database: here several objects with one place."""
+    """Several processes with one database, as several `Database` objects with the same data."""
 
-    async def test_others_learn_of_the_switch(self) -> None:
-        """One who has the old model can neither write a text nor search after the switch; all else, it can."""
+    async def test_the_previous_model_is_rejected_after_the_switch(self) -> None:
+        """After the switch, a process with the old model can neither embed a text nor search, but do all else."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
@@ -70,12 +70,14 @@ class TestProcesses:
             await check_embeddings(first.storage, first.vectors)
             await check_embeddings(other.storage, other.vectors)
 
-            taken = await reembed(session(other), embedding_model(Letters(NEW)))  # there it has been done already
+            taken = await reembed(
+                session(other), embedding_model(Letters(NEW))
+            )  # the first process has done it already
             assert (taken.switched, taken.generation) == (False, 2)
             assert len(await other.memories.search_semantic("archive", "number", limit=40)) == 10
 
-    async def test_others_write_meanwhile(self) -> None:
-        """What a process writes that has yet to hear of the run is not missed."""
+    async def test_concurrent_writes(self) -> None:
+        """Writes of a process that has not seen the run yet are not missed."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
@@ -98,7 +100,7 @@ class TestProcesses:
             await check_embeddings(first.storage, first.vectors)
 
     async def test_one_at_a_time(self) -> None:
-        """A run that another process is at is refused, until it is taken over; who was overtaken stops."""
+        """A second run is rejected while another process works, unless it takes over; then the first one stops."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as db:
             await make_people(db)
@@ -122,7 +124,7 @@ class TestProcesses:
             await check_embeddings(db.storage, db.vectors)
 
     async def test_a_dead_process_is_not_waited_for(self) -> None:
-        """Who died on this machine a moment ago is in nobody's way."""
+        """A process of this machine that has died does not prevent another run."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as db:
             await make_people(db)
@@ -135,8 +137,8 @@ class TestProcesses:
             await db.storage.commit([record_generation(dead)])
             assert (await reembed(session(db), embedding_model(Letters(NEW)))).switched
 
-    async def test_the_queue_is_its_generations(self) -> None:
-        """One who removes old vectors while another makes new ones does not take away what these still lack."""
+    async def test_the_queue_belongs_to_its_generation(self) -> None:
+        """Dropping old vectors keeps the queue of the generation that another process builds."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
@@ -144,7 +146,7 @@ class TestProcesses:
             model = Letters(NEW)
             calls = 0
 
-            async def meddle() -> None:
+            async def interfere() -> None:
                 nonlocal calls
                 calls += 1
                 if calls == 2:  # the first memories have their new vectors
@@ -152,25 +154,25 @@ class TestProcesses:
                     assert await first.drop_old_vectors() == []
                     assert await other.storage.count(EMBEDDING_QUEUE) == 1
 
-            model.before_each = meddle
+            model.before_each = interfere
             assert (await reembed(session(other), embedding_model(model))).switched
             await check_embeddings(first.storage, other.vectors)
 
-    async def test_who_comes_too_late_takes_nothing_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One who was held up before he could begin, while another began, leaves that one's queue alone."""
-        monkeypatch.setattr(work, "process_name", lambda: f"process {id(asyncio.current_task())} on another host")
+    async def test_a_late_start_keeps_the_queue(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A run that starts late, after another process has started one, keeps that one's queue."""
+        monkeypatch.setattr(run_module, "process_name", lambda: f"process {id(asyncio.current_task())} on another host")
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
             await add_records(first, 20)
-            there, begun, late = first.storage.tables, asyncio.Event(), asyncio.Event()
-            looks = 0
+            list_tables, begun, late = first.storage.tables, asyncio.Event(), asyncio.Event()
+            calls = 0
 
             async def tables() -> frozenset[str]:
-                nonlocal looks
-                looks += 1
-                found = await there()
-                if looks == 2:  # the first look is for the generations: there is none in the making
+                nonlocal calls
+                calls += 1
+                found = await list_tables()
+                if calls == 2:  # the first call finds that no generation is being built
                     late.set()
                     await begun.wait()
                 return found
@@ -180,7 +182,7 @@ class TestProcesses:
             await late.wait()
             model = Letters(NEW)
 
-            async def let_go() -> None:
+            async def release() -> None:
                 if len(model.texts) == 8:
                     await other.memories.upsert("archive", "m0", "a zeppelin over the lake")
                     begun.set()
@@ -188,41 +190,41 @@ class TestProcesses:
                         await slower
                     assert await other.storage.count(EMBEDDING_QUEUE) == 1
 
-            model.before_each = let_go
+            model.before_each = release
             assert (await reembed(session(other), embedding_model(model))).switched
             await check_embeddings(other.storage, other.vectors)
 
-    async def test_abandoned_by_another(self) -> None:
-        """A run whose vectors another process abandons ends, and says so; the old ones are used as before."""
+    async def test_abandoned_by_another_process(self) -> None:
+        """A run that another process abandons raises an error, and the old vectors stay in use."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
             await add_records(first, 20)
             model = Letters(NEW)
 
-            async def meddle() -> None:
+            async def interfere() -> None:
                 if len(model.texts) > 8:
                     await abandon(session(other))
 
-            model.before_each = meddle
+            model.before_each = interfere
             with pytest.raises(ReembedError, match="or has abandoned it"):
                 await reembed(session(first), embedding_model(model))
             assert len(await first.memories.search_semantic("archive", "number", limit=40)) == 10
             assert await first.storage.count(EMBEDDING_QUEUE) == 0
             await check_embeddings(first.storage, first.vectors)
 
-    async def test_writers_that_do_not_pause(self) -> None:
-        """Where others write without a pause, they are made to wait for the switch, once, and none of it is lost."""
+    async def test_continuous_writes(self) -> None:
+        """Continuous writes of another process wait once for the switch, and none is lost."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)
             await add_records(first, 8)
-            model, done, over_with, wrote = Letters(NEW), 0, False, asyncio.Event()
+            model, done, finished, wrote = Letters(NEW), 0, False, asyncio.Event()
 
             async def write() -> None:
                 nonlocal done
                 with contextlib.suppress(SignatureMismatchError):
-                    while not over_with:
+                    while not finished:
                         await other.memories.upsert("archive", f"other {done}", f"written elsewhere {done}")
                         done += 1
                         wrote.set()
@@ -237,7 +239,7 @@ class TestProcesses:
             model.before_each = wait_for_a_write
             writer = asyncio.create_task(write())
             outcome = await reembed(session(first), embedding_model(model, cache=False))
-            over_with = True
+            finished = True
             await writer
             assert outcome.switched
             assert await first.memories.count() == 8 + done
@@ -247,8 +249,8 @@ class TestProcesses:
 class TestTasks:
     """Several tasks of one process."""
 
-    async def test_cancelled_in_the_midst_of_the_switch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What is switched in the database is switched in the session, whatever becomes of who asked for it."""
+    async def test_cancelled_during_the_switch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """If a run is cancelled during the switch, the session uses the generation that the database does."""
         async with open_in_memory({}, Letters(OLD)) as db:
             await make_people(db)
             await add_records(db, 20)
@@ -273,8 +275,8 @@ class TestTasks:
             assert not (await reembed(session(db), embedding_model(Letters(NEW)))).switched
             await check_embeddings(db.storage, db.vectors)
 
-    async def test_a_write_that_was_being_embedded(self, open_database: OpenDatabase) -> None:
-        """A text that the old model was at when the new one took over is embedded by the new one."""
+    async def test_a_write_during_the_switch(self, open_database: OpenDatabase) -> None:
+        """A text that was being embedded by the old model during the switch is embedded by the new one."""
         model = Letters(OLD)
         db = await open_database(embedding_model(model, cache=False))
         await make_people(db)
@@ -293,13 +295,13 @@ class TestTasks:
         await check_embeddings(db.storage, db.vectors)
 
     async def test_a_transaction_does_not_mix_models(self, open_database: OpenDatabase) -> None:
-        """A transaction that has embedded a text by the old model says so after the switch; `run` repeats it."""
+        """After the switch, a transaction with an embedding of the old model raises an error; `run` retries it."""
         db = await open_database(embedding_model(Letters(OLD)))
         await make_people(db)
         await add_records(db, 4)
         switching = True
 
-        async def search_one_that_is_new(tx: Repositories) -> Hit[Memory]:
+        async def search_new_memory(tx: Repositories) -> Hit[Memory]:
             nonlocal switching
             await tx.memories.upsert("archive", "tea", "tea after lunch")
             if switching:
@@ -310,11 +312,11 @@ class TestTasks:
             (hit, *_) = await tx.memories.search_semantic("archive", "tea after lunch")
             return hit
 
-        assert (await db.run(search_one_that_is_new)).score == pytest.approx(1, abs=1e-5)
+        assert (await db.run(search_new_memory)).score == pytest.approx(1, abs=1e-5)
         await check_embeddings(db.storage, db.vectors)
 
-    async def test_a_search_that_looks_twice(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A search that is at work when another model takes over goes on in the old vectors, or begins again."""
+    async def test_a_search_during_the_switch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A search during the switch continues with the old vectors or is repeated with the new ones."""
         async with open_in_memory({}, Letters(OLD)) as db:
             await make_people(db)
             closer = [{"agent_id": "archive", "label": f"{n}", "content": "espresso before ten"} for n in range(12)]
@@ -322,12 +324,12 @@ class TestTasks:
             wanted = await db.memories.create(
                 agent_id="archive", label="wanted", content="tea after lunch", metadata={"wanted": True}
             )
-            look, looks = db.vectors.search, []
+            original, searched = db.vectors.search, []
 
-            async def search(table: Table, query: Vector, **how: Any) -> Matches:
-                found = await look(table, query, **how)
-                looks.append(table.name)
-                if len(looks) == 1:
+            async def search(table: Table, query: Vector, **options: Any) -> Matches:
+                found = await original(table, query, **options)
+                searched.append(table.name)
+                if len(searched) == 1:
                     await reembed(session(db), embedding_model(Letters(NEW)))
                 return found
 
@@ -335,4 +337,4 @@ class TestTasks:
             where = Field("metadata")["wanted"] == True
             (hit,) = await db.memories.search_semantic("archive", "espresso before ten", limit=1, where=where)
             assert hit.record == wanted
-            assert len(looks) > 2
+            assert len(searched) > 2

@@ -1,4 +1,4 @@
-"""The configuration: strict, found where it is looked for, and silent about secrets."""
+"""The configuration: strict values, the search for the file, environment variables and secrets."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write(folder: Path, text: str, name: str = "pattern.toml") -> Path:
 
 
 class TestReading:
-    def test_the_originals_configuration(self, tmp_path: Path) -> None:
-        """The configuration of the Rust original is read unchanged."""
+    def test_a_configuration_of_the_original(self, tmp_path: Path) -> None:
+        """A configuration of the Rust original is read unchanged."""
         config = load_config(write(tmp_path, ORIGINAL))
 
         assert config.database == Section("embedded", {"path": "./pattern.db", "strict_mode": False})
@@ -47,8 +47,8 @@ class TestReading:
         assert (config.database.provider, config.embeddings.provider) == ("surreal-embedded", "torch")
         assert config.base == Path.cwd()
 
-    def test_a_config_is_kept(self) -> None:
-        """A configuration that is already read is returned as it is."""
+    def test_a_config_object(self) -> None:
+        """A `Config` is returned unchanged."""
         config = load_config({"vectors": {"metric": "euclidean"}, "embeddings": {"overflow": "truncate"}})
 
         assert load_config(config) is config
@@ -66,14 +66,14 @@ class TestReading:
         ],
     )
     def test_mistakes(self, raw: dict[str, Any], key: str, hint: str) -> None:
-        """A mistake is named by its place, with what would be right."""
+        """An error names the key of the mistake and the valid values."""
         with pytest.raises(ConfigError, match=hint) as caught:
             load_config(raw)
 
         assert caught.value.key == key
 
     def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
-        """A missing file, one that is no TOML and one that is no UTF-8 are errors that name the file."""
+        """A missing file, invalid TOML and invalid UTF-8 are errors that name the file."""
         binary = tmp_path / "binary.toml"
         binary.write_bytes(b"\xff\xfe")
         for path in (tmp_path / "missing.toml", write(tmp_path, "x = = 1"), binary, tmp_path):
@@ -81,15 +81,15 @@ class TestReading:
                 load_config(path)
             assert caught.value.source == str(path)
 
-    def test_what_is_no_source(self) -> None:
-        """Neither a number nor a path that no system takes is a source."""
+    def test_invalid_sources(self) -> None:
+        """A number, or a path with a NUL, is an error."""
         with pytest.raises(ConfigError, match="expected the path of a file"):
             load_config(5)  # type: ignore[arg-type]  # the mistake under test
         with pytest.raises(ConfigError, match="cannot be read"):
             load_config("a\0b.toml")
 
     def test_an_unknown_section_names_the_file(self, tmp_path: Path) -> None:
-        """An error in a file says in which one."""
+        """An error about a section of a file names the file."""
         with pytest.raises(UnknownOptionError) as caught:
             load_config(write(tmp_path, "[embedding]\n"))
 
@@ -98,23 +98,23 @@ class TestReading:
 
 
 class TestEnvironment:
-    def test_variables_are_filled_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """``${NAME}`` is taken from the environment at any depth; ``$${NAME}`` stands for itself."""
+    def test_variables_are_replaced(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """``${NAME}`` is replaced by the environment variable at any depth; ``$${NAME}`` means ``${NAME}``."""
         monkeypatch.setenv("PLACE", "/data")
         config = load_config({"database": {"path": "${PLACE}/db", "raw": "$${PLACE}", "deep": {"a": ["${PLACE}", 1]}}})
 
         assert config.database.options == {"path": "/data/db", "raw": "${PLACE}", "deep": {"a": ["/data", 1]}}
 
-    def test_a_missing_variable_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A variable that is not set is an error that names it and where it stands."""
+    def test_a_missing_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error about a variable that is not set names the variable and the key."""
         monkeypatch.delenv("OPENAI_API_KEY", raising=False)
         with pytest.raises(MissingVariableError, match="export OPENAI_API_KEY=") as caught:
             load_config({"embeddings": {"api_key": "${OPENAI_API_KEY}"}})
 
         assert (caught.value.variable, caught.value.key) == ("OPENAI_API_KEY", "embeddings.api_key")
 
-    def test_secrets_do_not_show(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What came from the environment is in no repr of the configuration."""
+    def test_secrets_are_hidden(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The repr of a configuration shows no value of an environment variable."""
         monkeypatch.setenv("KEY", "hunter2")
         config = load_config({"embeddings": {"provider": "openai", "api_key": "${KEY}"}})
 
@@ -124,10 +124,8 @@ class TestEnvironment:
     @pytest.mark.parametrize(
         "raw", [{"vectors": {"metric": "${KEY}"}}, {"embeddings": {"overflow": "${KEY}"}}, {"database": "${KEY}"}]
     )
-    def test_a_secret_in_the_wrong_place_is_not_shown(
-        self, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Not even an error about a choice repeats what came from the environment."""
+    def test_a_secret_under_a_wrong_key_is_hidden(self, raw: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error about a choice does not show the value of an environment variable."""
         monkeypatch.setenv("KEY", "hunter2")
         with pytest.raises(ConfigError) as caught:
             load_config(raw)
@@ -135,10 +133,10 @@ class TestEnvironment:
         assert "hunter2" not in str(caught.value)
 
 
-class TestFinding:
+class TestSearchForTheFile:
     @pytest.fixture(autouse=True)
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A home, and a current folder in it, without any configuration."""
+        """A home directory with a current directory below it, without a configuration."""
         for name in ("PATTERN_CONFIG", "XDG_CONFIG_HOME", "APPDATA"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
@@ -147,11 +145,11 @@ class TestFinding:
         return tmp_path
 
     def test_the_order(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The variable wins over the nearest file upwards, which wins over the user's own."""
-        own = user_config() / CONFIG_NAME
-        own.parent.mkdir(parents=True)
-        own.write_text("")
-        assert find_config() == own
+        """The variable precedes the closest file in the parent directories, which precedes the user's file."""
+        users_file = user_config() / CONFIG_NAME
+        users_file.parent.mkdir(parents=True)
+        users_file.write_text("")
+        assert find_config() == users_file
         above = write(home / "a", ORIGINAL)
         assert find_config() == above
         here = write(home / "a" / "b", ORIGINAL)
@@ -162,13 +160,13 @@ class TestFinding:
         assert load_config().base == home / "a"
 
     def test_nothing_found(self) -> None:
-        """Without any configuration, the error says where was looked and what to do."""
+        """Without a configuration, the error names the command that writes one."""
         with pytest.raises(ConfigError, match="pattern init"):
             find_config()
 
-    def test_the_users_own(self, home: Path) -> None:
-        """The user's own file is where this platform keeps such files."""
-        part = {"win32": "Roaming", "darwin": "Application Support"}.get(sys.platform, ".config")
+    def test_the_users_file(self, home: Path) -> None:
+        """The user's file is in the configuration directory of the platform."""
+        folder = {"win32": "Roaming", "darwin": "Application Support"}.get(sys.platform, ".config")
 
-        assert part in str(user_config())
+        assert folder in str(user_config())
         assert user_config().is_relative_to(home)

@@ -1,4 +1,4 @@
-"""The methods of an open database that concern all of it: backup, restore, verification; and how to open it."""
+"""Backup, restore and verification of an open database, and mistakes in opening one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helpers.databases import make_people
 pytestmark = pytest.mark.anyio
 
 
-async def fill(db: Database) -> None:
+async def add_records(db: Database) -> None:
     await make_people(db)
     await db.memories.create_many(
         [{"agent_id": "archive", "label": f"m{n}", "content": f"the word{n} of a text"} for n in range(20)]
@@ -24,9 +24,9 @@ async def fill(db: Database) -> None:
     await db.messages.create(conversation_id="thread", role="user", content="Where is the word7?")
 
 
-async def test_there_and_back(db: Database, tmp_path: Path) -> None:
-    """A backup reads into an empty open database of any storage, which then finds and stores everything as before."""
-    await fill(db)
+async def test_round_trip(db: Database, tmp_path: Path) -> None:
+    """A restored database of any storage finds and stores memories as the original does."""
+    await add_records(db)
     before = await db.memories.search("word7", agent_id="archive")
     written: dict[str, int] = {}
     counts = await db.back_up(
@@ -37,7 +37,7 @@ async def test_there_and_back(db: Database, tmp_path: Path) -> None:
         ("tool_calls", "tasks"), 0
     )
     assert written["memory_blocks"] == 20
-    config = {"database": {"type": "surreal-embedded", "path": str(tmp_path / "new")}, **_hashing(db)}
+    config = {"database": {"type": "surreal-embedded", "path": str(tmp_path / "new")}, **_hashing_model(db)}
     pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
     async with pattern_core.open(config) as other:
         assert await other.restore(str(tmp_path / "backup")) == counts
@@ -54,11 +54,11 @@ async def test_there_and_back(db: Database, tmp_path: Path) -> None:
         assert await again.memories.count() == 21
 
 
-async def test_into_the_same_kind(db: Database, tmp_path: Path) -> None:
-    """A database that was searched while it was empty finds everything after a restore."""
+async def test_restore_after_a_read(db: Database, tmp_path: Path) -> None:
+    """A database that was read while it was empty finds everything after a restore."""
     other = tmp_path / "other"
-    async with pattern_core.open(_memory(other)) as source:
-        await fill(source)
+    async with pattern_core.open(_surreal_embedded(other)) as source:
+        await add_records(source)
         await source.back_up(tmp_path / "backup")
     if (await db.embeddings.signature()).dimensions != _DIMENSIONS:
         pytest.skip("the backup is of another model")
@@ -76,9 +76,9 @@ async def test_into_the_same_kind(db: Database, tmp_path: Path) -> None:
 
 
 async def test_a_backup_of_another_model(db: Database, tmp_path: Path) -> None:
-    """A backup whose vectors another model made is refused before anything is written."""
+    """A backup with vectors of another model is rejected, and nothing is written."""
     await db.back_up(tmp_path / "backup")
-    config = _memory(tmp_path / "other") | {"embeddings": {"provider": "hashing", "dimensions": 64}}
+    config = _surreal_embedded(tmp_path / "other") | {"embeddings": {"provider": "hashing", "dimensions": 64}}
     async with pattern_core.open(config) as other:
         await other.users.create(id="grace")
         with pytest.raises(SignatureMismatchError, match="256 dimensions"):
@@ -91,11 +91,11 @@ async def test_a_backup_of_another_model(db: Database, tmp_path: Path) -> None:
 _DIMENSIONS = 256
 
 
-def _hashing(db: Database) -> dict[str, Any]:
+def _hashing_model(db: Database) -> dict[str, Any]:
     return {"embeddings": {"provider": "hashing", "dimensions": _DIMENSIONS}}
 
 
-def _memory(path: Path) -> dict[str, Any]:
+def _surreal_embedded(path: Path) -> dict[str, Any]:
     pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
     return {
         "database": {"type": "surreal-embedded", "path": str(path)},
@@ -103,19 +103,19 @@ def _memory(path: Path) -> dict[str, Any]:
     }
 
 
-class TestForgetting:
-    """A program that forgets to await gets an error that says so."""
+class TestForgottenAwait:
+    """A program that forgets `await` gets an error that shows it."""
 
     @pytest.mark.parametrize("name", ["memories", "users", "transaction", "aclose"])
     def test_await(self, name: str) -> None:
-        """Using the object that `open` returns as a database names both ways to open it."""
+        """Using the return value of `open` as a database is an error that shows both ways to open it."""
         unopened: Any = pattern_core.open({})
 
         with pytest.raises(AttributeError, match=r"async with pattern_core\.open.*await pattern_core\.open"):
             getattr(unopened, name)
 
     def test_async_with(self) -> None:
-        """A plain `with` says that it has to be `async with`."""
+        """`with` instead of `async with` is an error that says so."""
         unopened: Any = pattern_core.open({})
         with pytest.raises(TypeError, match="async with"), unopened:
             pass

@@ -1,4 +1,4 @@
-"""What a filter means."""
+"""The meaning of filters."""
 
 import operator
 from collections.abc import Callable
@@ -28,7 +28,7 @@ rows = st.dictionaries(st.sampled_from("abc"), values)
 
 
 def comparisons() -> st.SearchStrategy[Filter]:
-    """Every operator on some field, with some value."""
+    """Draw a filter with any operator on a field."""
     fields = st.sampled_from("abcd").map(Field) | st.sampled_from("ab").map(lambda name: Field(name)["a"])
     makers: list[Callable[[Field, Any], Filter]] = [
         operator.eq,
@@ -45,7 +45,7 @@ filters = st.recursive(comparisons(), lambda inner: st.builds(operator.and_, inn
 
 
 class TestComparisons:
-    """One comparison with one value."""
+    """Comparisons with one value."""
 
     @pytest.mark.parametrize(
         ("where", "expected"),
@@ -82,8 +82,8 @@ class TestComparisons:
             (Field("n")["0"] == 1, set()),
         ],
     )
-    def test_of_every_kind_of_value(self, where: Filter, expected: set[str] | None) -> None:
-        """Null and missing are one; kinds do not mix; numbers are one kind and booleans another; lists hold members."""
+    def test_every_kind_of_value(self, where: Filter, expected: set[str] | None) -> None:
+        """Null equals missing. Kinds never match each other; integers and floats are one kind, booleans another."""
         stored: dict[str, dict[str, Any]] = {
             "missing": {},
             "null": {"n": None},
@@ -102,7 +102,7 @@ class TestComparisons:
         )
 
     def test_times_compare_as_instants(self) -> None:
-        """The zone that a time is written in does not matter."""
+        """Times in different zones compare as instants."""
         row = {"at": NOON}
         elsewhere = NOON.astimezone(timezone(timedelta(hours=-8)))
         assert matches(Field("at") == elsewhere, row)
@@ -110,34 +110,34 @@ class TestComparisons:
         assert not matches(Field("at") > elsewhere, row)
 
     def test_texts_compare_by_code_point(self) -> None:
-        """Capital letters come before small ones, accents count, and U+FF5E comes before U+1F600."""
+        """Texts compare by code point: upper case first, then lower case, accents, and U+FF5E before U+1F600."""
         texts = ["", "A", "Z", "a", "e\u0301", "é", "\uff5e", "😀"]
         for position, text in enumerate(texts):
             found = [other for other in texts if matches(Field("t") < text, {"t": other})]
             assert found == texts[:position]
 
     def test_no_filter_is_always_true(self) -> None:
-        """None selects everything."""
+        """None selects every row."""
         assert matches(None, {})
 
-    def test_something_else_is_an_error(self) -> None:
-        """What is no filter is refused, not taken for true."""
+    def test_other_values_are_errors(self) -> None:
+        """A value that is no filter is an error."""
         for wrong in (True, {"a": 1}, Filter()):
             with pytest.raises(TypeError, match="expected a filter"):
                 matches(wrong, {})  # type: ignore[arg-type]
 
 
 class TestLogic:
-    """Filters combine as in logic with two values."""
+    """Filters combine by two-valued logic."""
 
     def test_empty_combinations(self) -> None:
-        """All of nothing is true, some of nothing is false."""
+        """An empty conjunction is true; an empty disjunction is false."""
         assert matches(And(()), {})
         assert not matches(Or(()), {})
 
     @given(row=rows, left=filters, right=filters)
     def test_laws(self, row: dict[str, Any], left: Filter, right: Filter) -> None:
-        """``&``, ``|`` and ``~`` mean and, or and not; De Morgan holds, null or not."""
+        """``&``, ``|`` and ``~`` mean and, or and not, and De Morgan's law holds, also for null."""
         first, second = matches(left, row), matches(right, row)
         assert matches(left & right, row) == (first and second)
         assert matches(left | right, row) == (first or second)
@@ -146,7 +146,7 @@ class TestLogic:
 
     @given(row=rows, name=st.sampled_from("abcd"), value=scalars)
     def test_comparisons_agree(self, row: dict[str, Any], name: str, value: Any) -> None:
-        """``!=`` is the opposite of ``==``; ``<=`` is ``<`` or ``==`` where something is ordered; ``in_`` is ``==``."""
+        """``!=`` negates ``==``; ``<=`` is ``<`` or ``==``, except for null; ``in_`` of one value is ``==``."""
         field = Field(name)
         equal = matches(field == value, row)
         assert matches(field != value, row) == (not equal)
@@ -157,8 +157,8 @@ class TestLogic:
         assert not (matches(field < value, row) and matches(field > value, row))
 
 
-class TestSpelling:
-    """How a filter is written, and what is refused."""
+class TestSyntax:
+    """The syntax of filters, and errors about it."""
 
     @pytest.mark.parametrize(
         "write",
@@ -171,29 +171,29 @@ class TestSpelling:
         ],
     )
     def test_a_filter_has_no_truth_value(self, write: Callable[[], object]) -> None:
-        """``and``, ``or``, ``not`` and chained comparisons would drop a condition, so they are errors that say so."""
+        """``and``, ``or``, ``not`` and chained comparisons, which would drop a condition, are errors."""
         with pytest.raises(TypeError, match="Combine filters with &, | and ~"):
             write()
 
-    def test_fields_read_as_written(self) -> None:
-        """The repr of a field is how it is written; of a filter, what it compares."""
+    def test_repr(self) -> None:
+        """The repr of a field is its expression; the repr of a filter shows its parts."""
         assert repr(Field("metadata")["a"]["b'"]) == """Field('metadata')['a']["b'"]"""
         assert repr(Field("a") == "x") == "Compare(path=('a',), op=<Op.EQ: '=='>, value='x')"
 
-    def test_stepping_in_makes_a_new_field(self) -> None:
-        """A field does not change when another is made from it."""
+    def test_a_key_makes_a_new_field(self) -> None:
+        """Indexing a field returns another field and does not change the first."""
         field = Field("metadata")
         assert repr(field["a"]) == "Field('metadata')['a']"
         assert repr(field) == "Field('metadata')"
 
     @pytest.mark.parametrize("values", ["open", b"open", ""])
     def test_a_text_is_no_list_of_values(self, values: Any) -> None:
-        """``in_("open")`` would compare with single characters, so it is an error."""
+        """``in_("open")``, which would compare with single characters, is an error."""
         with pytest.raises(FilterError, match="status: in_ needs a list of values, got"):
             Field("status").in_(values)
 
     def test_filters_are_values(self) -> None:
-        """Filters are frozen and equal when they say the same; a field is no key of a dict."""
+        """Filters are frozen values; a field cannot be hashed."""
         where = Compare(("a",), Op.IN, (1, 2))
         assert repr(Field("a").in_(n for n in (1, 2))) == repr(where)
         with pytest.raises(AttributeError):

@@ -1,4 +1,4 @@
-"""The house: a file imports only from floors below its own, and the public names are true."""
+"""The layers of the core: a file imports only from its own layer's modules and below, and public names exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pattern_core
 CORE = Path(pattern_core.__file__).parent
 ROOT = Path(__file__).parents[1]
 
-FLOORS: tuple[tuple[str, ...], ...] = (
+LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "support", "filters", "models"),
     ("schema", "abc", "hookspecs", "config"),
     ("plugins", "catalog", "search", "embedding"),
@@ -25,9 +25,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("assembly", "database", "__init__"),
     ("testing", "cli"),
 )
-"""The modules and folders of the core, from the ground up. One imports from those before it, never from those after it."""
+"""The modules and folders of the core, lowest layer first. Each imports only from those before it."""
 
-RANK = {name: rank for rank, name in enumerate(name for floor in FLOORS for name in floor)}
+RANK = {name: rank for rank, name in enumerate(name for layer in LAYERS for name in layer)}
 
 PUBLIC = {
     "__init__.py",
@@ -43,14 +43,14 @@ PUBLIC = {
     "testing",
     "toolkit.py",
 }
-"""What a user or a plugin's author may import. All else stands in a folder, and is private."""
+"""The modules that users and plugin authors may import. All others are in folders, and private."""
 
 SOURCES = {
     "pattern_core": CORE,
     **{path.name: path for path in sorted(ROOT.glob("plugins/*/src/*")) if path.is_dir()},
     **{path.name: path for path in sorted(ROOT.glob("docs/examples/*/src/*")) if path.is_dir()},
 }
-"""The packages of this repository, and where each stands."""
+"""The packages of this repository, with their folders."""
 
 MOST_LINES = 500
 
@@ -60,7 +60,7 @@ def _files() -> list[tuple[str, Path]]:
 
 
 def _imported(package: str, path: Path) -> set[str]:
-    """Return the modules of a package that a file imports, in functions and for type checking, too; dotted, without the package."""
+    """Return the modules of a package that a file imports anywhere, as dotted names without the package."""
     root = SOURCES[package]
     here = [package, *path.relative_to(root).parts[:-1]]
     found = set()
@@ -78,32 +78,32 @@ def _imported(package: str, path: Path) -> set[str]:
 
 
 def _path_of(root: Path, name: str) -> Path | None:
-    """Return the file of a module, if there is such a module."""
+    """Return the file of a module; None if there is no such module."""
     path = root.joinpath(*name.split("."))
     candidates = [path.with_suffix(".py"), path / "__init__.py"]
     return next((each for each in candidates if each.is_file()), None)
 
 
-def _circles(package: str) -> list[list[str]]:
-    """Return the import circles of a package, each with the files on it."""
+def _cycles(package: str) -> list[list[str]]:
+    """Return the import cycles of a package, each as a list of files."""
     root = SOURCES[package]
     paths = sorted(root.rglob("*.py"))
-    arrows = {path: {_path_of(root, name) for name in _imported(package, path)} - {path, None} for path in paths}
-    below: dict[Path, set[Path]] = {path: set() for path in paths}
+    imports = {path: {_path_of(root, name) for name in _imported(package, path)} - {path, None} for path in paths}
+    reached: dict[Path, set[Path]] = {path: set() for path in paths}
     for path in paths:
         waiting = [path]
         while waiting:
-            for target in arrows[waiting.pop()] - below[path]:
+            for target in imports[waiting.pop()] - reached[path]:
                 assert target is not None
-                below[path].add(target)
+                reached[path].add(target)
                 waiting.append(target)
-    tied = {frozenset({path, *(each for each in below[path] if path in below[each])}) for path in paths}
-    return [sorted(str(each.relative_to(root)) for each in circle) for circle in tied if len(circle) > 1]
+    cycles = {frozenset({path, *(each for each in reached[path] if path in reached[each])}) for path in paths}
+    return [sorted(str(each.relative_to(root)) for each in cycle) for cycle in cycles if len(cycle) > 1]
 
 
 @pytest.mark.parametrize("path", sorted(CORE.rglob("*.py")), ids=lambda path: str(path.relative_to(CORE)))
 def test_imports_go_down(path: Path) -> None:
-    """A file imports nothing from a folder or module above its own."""
+    """A file imports nothing from a module or folder above its own."""
     own = RANK[path.relative_to(CORE).parts[0].removesuffix(".py")]
     imported = {name.split(".")[0] for name in _imported("pattern_core", path)}
 
@@ -111,13 +111,13 @@ def test_imports_go_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("package", SOURCES)
-def test_no_import_circles(package: str) -> None:
-    """No two files of a package need each other."""
-    assert not _circles(package)
+def test_no_import_cycles(package: str) -> None:
+    """No two files of a package import each other, directly or through others."""
+    assert not _cycles(package)
 
 
 def test_the_root_is_public() -> None:
-    """The root of the core holds what may be imported, and folders; each folder says what belongs there."""
+    """The root of the core holds only public modules and folders; each private folder has a docstring."""
     names = {path.name for path in CORE.iterdir() if path.name != "__pycache__"}
     private = {name for name in names - PUBLIC if (CORE / name).is_dir()}
 
@@ -129,12 +129,12 @@ def test_the_root_is_public() -> None:
     ("package", "path"), _files(), ids=lambda value: value if isinstance(value, str) else value.name
 )
 def test_no_long_files(package: str, path: Path) -> None:
-    """A file has one subject, and few lines."""
+    """A file has at most 500 lines."""
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
 
 
-def test_plugins_import_what_is_public() -> None:
-    """A plugin of this repository imports nothing of the core that a stranger's may not."""
+def test_plugins_import_public_modules() -> None:
+    """The plugins of this repository import only public modules of the core."""
     public = {name.removesuffix(".py") for name in PUBLIC}
     for package, root in SOURCES.items():
         if package == "pattern_core":
@@ -155,7 +155,7 @@ def _modules() -> list[str]:
 
 @pytest.mark.parametrize("name", ["pattern_core", *_modules()])
 def test_public_names_exist(name: str) -> None:
-    """What a module says it exports is there, sorted and once."""
+    """Every name in a module's ``__all__`` exists, once."""
     module = importlib.import_module(name)
     exported = list(getattr(module, "__all__", []))
 
@@ -164,16 +164,16 @@ def test_public_names_exist(name: str) -> None:
 
 
 def test_the_package() -> None:
-    """The package offers its names to `dir`, knows its version, and says what it does not have."""
+    """The package lists its names, has a version, and raises an error for unknown names."""
     assert {"open", "Field", "__version__"} <= set(dir(pattern_core))
     assert pattern_core.__version__[0].isdigit()
     with pytest.raises(AttributeError, match="no_such_name"):
-        pattern_core.no_such_name  # noqa: B018 - the access is what is tested
+        pattern_core.no_such_name  # noqa: B018 - the access raises the error
 
 
 @pytest.mark.parametrize("code", ["import pattern_core", "import pattern_core; pattern_core.Field, pattern_core.open"])
-def test_importing_loads_nothing_heavy(code: str) -> None:
-    """Neither importing the package nor naming its parts loads a model, an engine or Arrow."""
+def test_imports_are_cheap(code: str) -> None:
+    """Importing the package or its names imports no model, engine or Arrow."""
     heavy = "torch sentence_transformers transformers surrealdb surrealdb_embedded pyarrow pyarrow.dataset".split()  # noqa: SIM905 - reads best
     script = f"import sys; {code}; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

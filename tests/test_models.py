@@ -1,4 +1,4 @@
-"""The records: what they hold, what they refuse, and that they agree with the tables."""
+"""Records: fields, validation, and agreement with the tables."""
 
 import types
 import typing
@@ -43,8 +43,8 @@ NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 
 
 def minimal(model: type[Record], **fields: Any) -> Record:
-    """Make a record with the fields that have no default, and some others."""
-    needed = {
+    """Return a record with the required fields and some others."""
+    required = {
         "user_id": "u1",
         "agent_id": "a1",
         "conversation_id": "c1",
@@ -57,7 +57,7 @@ def minimal(model: type[Record], **fields: Any) -> Record:
         "title": "Call Ada",
     }
     missing = {
-        field.name: needed[field.name]
+        field.name: required[field.name]
         for field in attrs.fields(model)
         if field.default is attrs.NOTHING and field.name not in fields
     }
@@ -68,19 +68,19 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 class TestAgreement:
-    """Models and tables say the same."""
+    """Models agree with tables."""
 
     def test_every_table_has_a_model(self) -> None:
-        """All tables but the library's own have a model."""
+        """Every table except the metadata has a model."""
         assert MODELS.keys() == TABLES.keys() - {"system_metadata"}
 
     @each_model
     def test_fields_are_columns(self, name: str) -> None:
-        """A model has the columns of its table in the same order, and may be None exactly where they may be null."""
+        """A model has the columns of its table in the same order, and allows None for the nullable ones."""
         model, table = MODELS[name], TABLES[name]
         fields = {field.name: field for field in attrs.fields(attrs.resolve_types(model))}
         names = [column.name for column in table.columns]
-        # The vectors of a record stand elsewhere, and are not read unless they are asked for.
+        # Vectors are in tables of their own, and read on request.
         assert sorted(fields) == sorted([*names, *(["embedding"] if table.texts else [])])
         assert [field for field in fields if field != "embedding"] == names
         for column in table.columns:
@@ -89,7 +89,7 @@ class TestAgreement:
 
     @each_model
     def test_fields_have_the_type_of_the_column(self, name: str) -> None:
-        """A field's type is the Python type of its column's kind; choices are texts."""
+        """The type of a field is the Python type of its column; choices are texts."""
         expected: dict[Kind, Any] = {
             Kind.TEXT: str,
             Kind.INTEGER: int,
@@ -119,7 +119,7 @@ class TestAgreement:
 
     @each_model
     def test_sample_rows_are_valid(self, name: str) -> None:
-        """A row of the kit makes a record, and the record gives the row back."""
+        """A sample row of the kit makes a record with the same values."""
         row = sample_row(TABLES[name], "r1")
         record = MODELS[name](**row)
         back = attrs.asdict(record)
@@ -129,11 +129,11 @@ class TestAgreement:
 
 
 class TestRecords:
-    """What all records do."""
+    """Rules for all records."""
 
     @each_model
     def test_defaults(self, name: str) -> None:
-        """A new record has an id of its own, revision 1, and was updated when it was created."""
+        """A new record has a unique id, revision 1, and equal times of creation and update."""
         first, second = minimal(MODELS[name]), minimal(MODELS[name])
         assert first.id != second.id
         assert first.revision == 1
@@ -143,7 +143,7 @@ class TestRecords:
 
     @each_model
     def test_frozen(self, name: str) -> None:
-        """A record cannot be changed, has no other attributes and no dict."""
+        """A record cannot be changed and takes no further attributes."""
         record = minimal(MODELS[name])
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             record.id = "other"  # type: ignore[misc]
@@ -168,15 +168,15 @@ class TestRecords:
         ],
     )
     def test_common_fields_are_checked(self, name: str, field: str, value: object) -> None:
-        """An id, revision or time that no storage could hold is refused; the error names model and field."""
+        """An invalid id, revision or time is an error that names model and field."""
         with pytest.raises(ValidationError) as error:
             minimal(MODELS[name], **{field: value})
         assert (error.value.where, error.value.field) == (MODELS[name].__name__, field)
         assert str(error.value).startswith(f"{MODELS[name].__name__}.{field}: ")
 
     @each_model
-    def test_wrong_types_are_refused_everywhere(self, name: str) -> None:
-        """No field takes an arbitrary object, except for the vector, which is checked where it is made."""
+    def test_wrong_types_are_rejected(self, name: str) -> None:
+        """Every field rejects an arbitrary object, except the embedding, which is checked where it is made."""
         for field in attrs.fields(MODELS[name]):
             if field.name != "embedding":
                 with pytest.raises(ValidationError) as error:
@@ -184,14 +184,14 @@ class TestRecords:
                 assert error.value.field == field.name
 
     @each_model
-    def test_unknown_fields_are_refused(self, name: str) -> None:
-        """A misspelt field is an error."""
+    def test_unknown_fields_are_rejected(self, name: str) -> None:
+        """A misspelled field is an error."""
         with pytest.raises(TypeError, match="metdata"):
             minimal(MODELS[name], metdata={})
 
     @each_model
     def test_objects_are_copied(self, name: str) -> None:
-        """Changing a dict after it was given changes no record."""
+        """Changing a dict that was passed to a record does not change the record."""
         for column in TABLES[name].columns:
             if column.kind is Kind.OBJECT:
                 given = {"a": [1, {"b": 2}]}
@@ -200,7 +200,7 @@ class TestRecords:
                 assert getattr(record, column.name) == {"a": [1, {"b": 2}]}
 
     def test_times_become_utc(self) -> None:
-        """A time of another zone is kept as the same instant in UTC."""
+        """A time in another zone becomes the same instant in UTC."""
         record = minimal(Task, due_at=NOON.astimezone(timezone(timedelta(hours=5))))
         assert isinstance(record, Task)
         assert record.due_at == NOON
@@ -208,8 +208,8 @@ class TestRecords:
         assert record.due_at.tzinfo is UTC
 
 
-class TestKinds:
-    """What single models add."""
+class TestSingleModels:
+    """Rules for single models."""
 
     @pytest.mark.parametrize(
         ("model", "field", "value"),
@@ -244,8 +244,8 @@ class TestKinds:
             (Agent, "is_active", 1),
         ],
     )
-    def test_refused(self, model: type[Record], field: str, value: object) -> None:
-        """A value that the field cannot mean is refused by name."""
+    def test_invalid_values(self, model: type[Record], field: str, value: object) -> None:
+        """An invalid value is an error that names model and field."""
         with pytest.raises(ValidationError) as error:
             minimal(model, **{field: value})
         assert (error.value.where, error.value.field.partition("[")[0]) == (model.__name__, field)
@@ -260,13 +260,13 @@ class TestKinds:
         ],
     )
     def test_unknown_choices(self, model: type[Record], field: str, value: object, message: str) -> None:
-        """A choice that is none is refused with those that there are."""
+        """An error about an unknown choice lists the valid ones or suggests the closest."""
         with pytest.raises(ValidationError, match=message) as error:
             minimal(model, **{field: value})
         assert (error.value.where, error.value.field) == (model.__name__, field)
 
     def test_choices_are_texts(self) -> None:
-        """A choice may be given as its text and is one."""
+        """A choice can be given as a text, and equals it."""
         task = Task(user_id="u1", title="x", status="in_progress", priority="urgent", energy_required="low")
         assert (task.status, task.priority, task.energy_required) == (
             TaskStatus.IN_PROGRESS,
@@ -277,7 +277,7 @@ class TestKinds:
         assert Message(conversation_id="c1", role=Role.TOOL, content="").role == "tool"
 
     def test_a_whole_number_becomes_a_float(self) -> None:
-        """A column of numbers holds floats, so a record holds the float that will be read back."""
+        """A whole number in a field of numbers becomes a float, as it is read back."""
         task = Task(user_id="u1", title="x", complexity_score=3)
         assert task.complexity_score == 3
         assert type(task.complexity_score) is float
@@ -286,11 +286,11 @@ class TestKinds:
         ("status", "is_open"), [("pending", True), ("in_progress", True), ("completed", False), ("cancelled", False)]
     )
     def test_open_tasks(self, status: TaskStatus, is_open: bool) -> None:
-        """Pending tasks and those in progress are open."""
+        """Pending and started tasks are open."""
         assert Task(user_id="u1", title="x", status=status).is_open is is_open
 
-    def test_vectors_take_no_part_in_equality_and_repr(self) -> None:
-        """Records that were read with and without their vector are equal, and a repr does not show it."""
+    def test_embeddings_are_not_compared(self) -> None:
+        """Records with and without their embedding are equal, and the repr does not show it."""
         memory = Memory(agent_id="a1", label="x", content="y")
         with_vector = attrs.evolve(
             memory, embedding=Embedding(sample_vector("x")[None], (None,), model="m", signature="s")
@@ -300,16 +300,16 @@ class TestKinds:
 
 
 class TestResults:
-    """What lists and searches return."""
+    """Hits and pages."""
 
-    def test_a_hit_names_its_record(self) -> None:
-        """The record of a hit goes by `memory` as well."""
+    def test_a_hit_has_memory(self) -> None:
+        """`memory` is another name of a hit's record."""
         memory = Memory(agent_id="a1", label="x", content="y")
         hit = Hit(memory, 0.5, exact=True)
         assert hit.memory is hit.record is memory
 
     def test_a_page_is_a_sequence(self) -> None:
-        """A page can be indexed, sliced, counted, walked and searched."""
+        """A page supports indexes, slices, `len`, iteration and `in`."""
         users = tuple(User() for _ in range(3))
         page = Page(users, cursor="next")
         assert len(page) == 3

@@ -1,4 +1,4 @@
-"""`pattern_core.open` on the embedded engine: what is set up, what is refused, and what is left behind."""
+"""`pattern_core.open` with the embedded engine: setup, errors and closing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(folder: Path, **embeddings: Any) -> dict[str, Any]:
     }
 
 
-async def remember(db: pattern_core.Database) -> str:
+async def add_memory(db: pattern_core.Database) -> str:
     user = await db.users.create()
     agent = await db.agents.create(user_id=user.id, agent_type="archive", name="Archive")
     await db.memories.create(agent_id=agent.id, label="coffee", content="Ada drinks one espresso before ten.")
@@ -46,10 +46,10 @@ async def remember(db: pattern_core.Database) -> str:
 
 
 class TestOpening:
-    async def test_everything_is_there_after_reopening(self, tmp_path: Path) -> None:
-        """What was written is there, and found, when the database is opened again in the same process."""
+    async def test_reopening(self, tmp_path: Path) -> None:
+        """Records are read and found after the database is reopened in the same process."""
         async with pattern_core.open(config(tmp_path)) as db:
-            agent = await remember(db)
+            agent = await add_memory(db)
             before = await db.memories.search_semantic(agent, "espresso")
         async with pattern_core.open(config(tmp_path)) as db:
             after = await db.memories.search_semantic(agent, "espresso")
@@ -57,8 +57,8 @@ class TestOpening:
         assert after == before
         assert [hit.memory.label for hit in after] == ["coffee"]
 
-    async def test_closed_to_the_end_when_cancelled(self, tmp_path: Path) -> None:
-        """Whoever leaves because a scope was cancelled, which anyio then does at every wait, leaves it closed."""
+    async def test_closed_completely_if_cancelled(self, tmp_path: Path) -> None:
+        """The database is closed completely also if a cancelled anyio scope cancels each of its waits."""
         for _ in range(2):
             with anyio.CancelScope() as scope:
                 async with pattern_core.open(config(tmp_path)) as db:
@@ -70,20 +70,20 @@ class TestOpening:
             assert await db.storage.count(TABLES["users"]) >= 2
 
     async def test_from_a_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A relative path in a file starts from the file, wherever the program runs."""
+        """A relative path in a file starts from the folder of the file, not from the current one."""
         (tmp_path / "pattern.toml").write_text('[database]\npath = "data/mine"\n[embeddings]\nprovider = "hashing"\n')
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         monkeypatch.delenv("PATTERN_CONFIG", raising=False)
         async with pattern_core.open() as db:
-            await remember(db)
+            await add_memory(db)
 
         assert (tmp_path / "data" / "mine").is_dir()
 
     async def test_awaited(self, tmp_path: Path) -> None:
-        """`open` can be awaited instead; the database is then closed by hand, once or twice."""
+        """`open` can be awaited instead; the caller then closes the database, once or twice."""
         db = await pattern_core.open(config(tmp_path))
-        await remember(db)
+        await add_memory(db)
         await db.aclose()
         await db.aclose()
         for call in (db.users.count, db.users.list, db.users.create):
@@ -91,7 +91,7 @@ class TestOpening:
                 await call()
 
     async def test_health(self, tmp_path: Path) -> None:
-        """All parts say that they work; a closed one says what is wrong instead of raising."""
+        """`health` reports every part as ok; for a closed part it reports the error and does not raise it."""
         async with pattern_core.open(config(tmp_path)) as db:
             health = await db.health()
             assert set(health) == {"storage", "vectors", "embeddings"}
@@ -99,11 +99,11 @@ class TestOpening:
             await db.storage.aclose()
             assert not (await db.health())["storage"].ok
 
-    async def test_without_the_model(self, tmp_path: Path) -> None:
-        """Without `load_model` the model is loaded by the first text; a new database loads it all the same."""
+    async def test_load_model(self, tmp_path: Path) -> None:
+        """With `load_model=False` the first text loads the model; a new database always loads it."""
         async with pattern_core.open(config(tmp_path), load_model=False) as db:
             assert db.embeddings.loaded is not None
-            agent = await remember(db)
+            agent = await add_memory(db)
         async with pattern_core.open(config(tmp_path), load_model=False) as db:
             assert db.embeddings.loaded is None
             assert (await db.health())["embeddings"].details == {"loaded": False}
@@ -113,7 +113,7 @@ class TestOpening:
             assert db.embeddings.loaded is not None
 
     async def test_closing_waits_for_commits(self, tmp_path: Path) -> None:
-        """A write that is under way when the database is closed is finished, and is there afterwards."""
+        """Closing waits for running commits, and their records are kept."""
         db = await pattern_core.open(config(tmp_path))
         task = asyncio.create_task(db.users.create_many([{"id": str(n)} for n in range(100)]))
         await asyncio.sleep(0)
@@ -124,11 +124,11 @@ class TestOpening:
             assert await db.users.count() == (100 if written else 0)
 
 
-class TestRefusals:
+class TestErrors:
     async def test_another_model(self, tmp_path: Path) -> None:
-        """A database whose vectors another model made is refused with both named, and stays as it is."""
+        """A database with vectors of another model is rejected with both signatures, and not changed."""
         async with pattern_core.open(config(tmp_path)) as db:
-            agent = await remember(db)
+            agent = await add_memory(db)
         other = config(tmp_path, dimensions=128)
         with pytest.raises(SignatureMismatchError, match="256 dimensions.*128 dimensions") as caught:
             await pattern_core.open(other)
@@ -145,7 +145,7 @@ class TestRefusals:
             assert len(await db.memories.search_semantic(agent, "espresso")) == 1
 
     async def test_the_signature_is_recorded(self, tmp_path: Path) -> None:
-        """Model, dimensions and the whole signature are recorded with the schema's version."""
+        """The metadata holds the model, the dimensions, the signature and the schema version."""
         async with pattern_core.open(config(tmp_path)) as db:
             (row,) = await db.storage.find(TABLES["system_metadata"])
             signature = await db.embeddings.signature()
@@ -155,7 +155,7 @@ class TestRefusals:
         assert row["schema_version"] == LATEST
 
     async def test_a_second_opener(self, tmp_path: Path) -> None:
-        """A second opener gets a clear error at once that names the owner, in this process and in another."""
+        """A second opener, in this process or another, gets an error at once that names the owner."""
         script = (
             "import asyncio, sys, pattern_core\n"
             "async def main():\n"
@@ -178,7 +178,7 @@ class TestRefusals:
                 await pattern_core.open(config(tmp_path))
 
     async def test_a_newer_database(self, tmp_path: Path) -> None:
-        """A database of a later schema version is refused, with the way out."""
+        """A database with a later schema version is rejected, with the remedy."""
         async with pattern_core.open(config(tmp_path)) as db:
             (row,) = await db.storage.find(TABLES["system_metadata"])
             await db.storage.commit([Patch(TABLES["system_metadata"], row["id"], {"schema_version": 99})])
@@ -199,10 +199,10 @@ class TestRefusals:
             ("embeddings", {"provider": "nobody"}, PluginNotFoundError, "Known:"),
         ],
     )
-    async def test_mistakes_leave_nothing(
+    async def test_mistakes_leave_no_files(
         self, tmp_path: Path, section: str, options: dict[str, Any], error: type[Exception], hint: str
     ) -> None:
-        """A mistake in the configuration is named with the way out, before anything is made on disk."""
+        """An error about the configuration suggests the right value, before any file is written."""
         wrong = config(tmp_path)
         wrong[section] = {**wrong.get(section, {}), **options}
         with pytest.raises(error) as caught:
@@ -211,21 +211,21 @@ class TestRefusals:
         assert hint in str(caught.value)
         assert list(tmp_path.iterdir()) == []
 
-    async def test_a_metric_that_is_not_offered(self, tmp_path: Path) -> None:
-        """Every metric that is offered ranks by itself; one that is not is refused by the configuration."""
+    async def test_other_metrics(self, tmp_path: Path) -> None:
+        """Scores of the euclidean and manhattan metric are 0 for an equal text and lower for another."""
         for metric in ("euclidean", "manhattan"):
             async with pattern_core.open({**config(tmp_path), "vectors": {"metric": metric}}) as db:
-                agent = (await db.agents.list())[0].id if await db.agents.count() else await remember(db)
+                agent = (await db.agents.list())[0].id if await db.agents.count() else await add_memory(db)
                 (hit,) = await db.memories.search_semantic(agent, "Ada drinks one espresso before ten.")
                 assert hit.score == pytest.approx(0, abs=1e-3)
                 far = await db.memories.search_semantic(agent, "trains")
                 assert far[0].score < -0.5
 
 
-async def test_vectors_survive_to_the_bit(tmp_path: Path) -> None:
-    """A vector is read after a reopen as it was written."""
+async def test_vectors_are_kept_bit_for_bit(tmp_path: Path) -> None:
+    """A vector is read after reopening as it was written, bit for bit."""
     async with pattern_core.open(config(tmp_path)) as db:
-        agent = await remember(db)
+        agent = await add_memory(db)
         memory = await db.memories.by_label(agent, "coffee")
         before = (await db.memories.get(memory.id, with_embedding=True)).embedding
     async with pattern_core.open(config(tmp_path)) as db:

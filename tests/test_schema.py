@@ -1,4 +1,4 @@
-"""What a table is, and what it refuses to be asked."""
+"""Tables, and the checks of filters and orders against them."""
 
 import re
 from datetime import UTC, datetime
@@ -21,10 +21,10 @@ MESSAGES = TABLES["messages"]
 
 
 class TestTables:
-    """The tables as they are declared."""
+    """The declared tables."""
 
-    def test_the_tables_of_the_design(self) -> None:
-        """There are eight tables, each under its own name, in the order in which they refer to each other."""
+    def test_the_tables(self) -> None:
+        """There are eight tables, in the order of their references."""
         assert list(TABLES) == [
             "system_metadata",
             "users",
@@ -38,13 +38,13 @@ class TestTables:
         assert all(table.name == name for name, table in TABLES.items())
 
     def test_the_tables_cannot_be_changed(self) -> None:
-        """The declaration is read-only."""
+        """The mapping of tables is read-only."""
         with pytest.raises(TypeError):
             TABLES["more"] = TASKS  # type: ignore[index]
 
     @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-    def test_a_declaration_is_sound(self, table: Table) -> None:
-        """Names are safe in any language; keys, indexes, partitions and references name columns and tables."""
+    def test_a_declaration_is_consistent(self, table: Table) -> None:
+        """Names are safe in any language. Keys, indexes, partitions and references name existing columns and tables."""
         names = [column.name for column in table.columns]
         assert names[:4] == ["id", "revision", "created_at", "updated_at"]
         assert len(set(names)) == len(names)
@@ -61,7 +61,7 @@ class TestTables:
         assert all(column.references in {None, *before} for column in table.columns)
 
     def test_vectors(self) -> None:
-        """Vectors stand in tables of their own, one for each generation, whose names lead back to them."""
+        """Vectors are in a table for each generation, whose name leads back to the table of the records."""
         assert [table.name for table in EMBEDDED] == ["memory_blocks", "messages", "tasks"]
         assert not any(table.vector for table in TABLES.values())
         for table in EMBEDDED:
@@ -72,7 +72,7 @@ class TestTables:
             assert find_table(vectors.name) == vectors
 
     def test_tables_by_name(self) -> None:
-        """Every table of ours is found by its name, and no other."""
+        """`find_table` finds the tables of the library, and no others."""
         for table in (*TABLES.values(), OUTBOX, GENERATIONS, EMBEDDING_QUEUE):
             assert find_table(table.name) is table
         for name in (
@@ -87,13 +87,13 @@ class TestTables:
             assert find_table(name) is None
 
     def test_the_text_of_a_record(self) -> None:
-        """A record's texts stand one below the other; one that is missing leaves no line."""
+        """The text of a record is its texts, one per line; a missing one makes no line."""
         assert TASKS.text({"title": "Write", "description": None}) == "Write"
         assert TASKS.text({"title": "Write", "description": "a letter"}) == "Write\na letter"
         assert TABLES["users"].text({}) == ""
 
     def test_an_unknown_column(self) -> None:
-        """An unknown column is refused with the nearest name, whatever was written."""
+        """An error about an unknown column suggests the closest name and is not too long."""
         with pytest.raises(
             FilterError, match=r"tasks: unknown field 'statsu'\. Did you mean 'status'\? Known: "
         ) as error:
@@ -107,7 +107,7 @@ class TestTables:
 
 
 class TestFilters:
-    """Filters are checked against the table before a storage sees them."""
+    """Filters are checked before a storage gets them."""
 
     @pytest.mark.parametrize(
         "where",
@@ -138,7 +138,7 @@ class TestFilters:
         ],
     )
     def test_accepted(self, where: Filter | None) -> None:
-        """What fits is accepted, at any depth."""
+        """Valid filters are accepted at any depth."""
         TASKS.check_filter(where)
 
     @pytest.mark.parametrize(
@@ -180,20 +180,20 @@ class TestFilters:
             (Field("metadata")["a"].startswith(1), "metadata", "startswith needs a text"),  # type: ignore[arg-type]
         ],
     )
-    def test_refused(self, where: Filter, field: str, message: str) -> None:
-        """What does not fit is refused by name, wherever in the filter it stands."""
+    def test_rejected(self, where: Filter, field: str, message: str) -> None:
+        """An invalid comparison anywhere in a filter is an error that names the field."""
         with pytest.raises(FilterError, match=re.escape(message) if "\\" not in message else message) as error:
             TASKS.check_filter(where)
         assert (error.value.where, error.value.field) == ("tasks", field)
 
     @pytest.mark.parametrize("wrong", ["status = 'open'", {"status": "open"}, True, Field("status"), 1])
-    def test_something_else(self, wrong: Any) -> None:
-        """What is no filter is refused with an example of one."""
+    def test_other_values(self, wrong: Any) -> None:
+        """An error about a value that is no filter shows an example of one."""
         with pytest.raises(FilterError, match=r'tasks: expected a filter such as Field\("name"\) == value'):
             TASKS.check_filter(wrong)
 
     def test_booleans(self) -> None:
-        """A boolean is equal or not, and nothing else."""
+        """A boolean field supports only equality."""
         MEMORIES.check_filter(Field("is_active") == True)
         MEMORIES.check_filter(Field("is_active").in_([True, False]))
         for where in (Field("is_active") == 1, Field("is_active") > False, Field("is_active") == "true"):
@@ -201,23 +201,23 @@ class TestFilters:
                 MEMORIES.check_filter(where)
 
     def test_lists_of_objects(self) -> None:
-        """A list of objects can be tested for null, and nothing else."""
+        """A list of objects supports only the test for null."""
         MESSAGES.check_filter(Field("tool_calls").is_null())
         for where in (Field("tool_calls").contains("x"), Field("tool_calls")["name"] == "x"):
             with pytest.raises(FilterError, match="tool_calls"):
                 MESSAGES.check_filter(where)
 
-    def test_made_by_hand(self) -> None:
-        """A comparison that was not made by a `Field` is checked as well."""
+    def test_comparisons_without_a_field(self) -> None:
+        """A `Compare` that was made without a `Field` is checked, too."""
         with pytest.raises(FilterError, match="unknown field"):
             TASKS.check_filter(Compare(("title; DROP TABLE tasks",), Op.EQ, "x"))
 
 
 class TestOrder:
-    """Orders are checked too."""
+    """Orders are checked before a storage gets them."""
 
     def test_accepted(self) -> None:
-        """Everything with an order can be sorted by."""
+        """Every field of a kind with an order is accepted."""
         TASKS.check_order([])
         names = ("id", "title", "due_at", "estimated_minutes", "complexity_score", "revision")
         TASKS.check_order([Order(name) for name in names] + [Order("title", descending=True)])
@@ -233,24 +233,24 @@ class TestOrder:
             ("embedding", "a field of kind vector has no order"),
         ],
     )
-    def test_refused(self, column: str, message: str) -> None:
-        """What is unknown, or has no order, is refused by name."""
+    def test_rejected(self, column: str, message: str) -> None:
+        """An unknown field, or one without an order, is an error that names it."""
         with pytest.raises(FilterError, match=message):
             TASKS.check_order([Order("title"), Order(column)])
 
 
 class TestArrow:
-    """The Arrow form."""
+    """Arrow schemas."""
 
     @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
     def test_every_column_has_a_type(self, table: Table) -> None:
-        """The schema has all columns in order, and those that may be null are nullable."""
+        """The schema has all columns in order, with the same nullability."""
         schema = table.arrow_schema()
         assert schema.names == [column.name for column in table.columns]
         assert [field.nullable for field in schema] == [column.optional for column in table.columns]
 
     def test_some_columns(self) -> None:
-        """Chosen columns come in the table's order, each once; the types are those of the contract."""
+        """Selected columns come in the table's order, once each, with the types of the contract."""
         schema = TASKS.arrow_schema(["metadata", "embedding", "due_at", "id", "tags", "id"])
         assert schema == pa.schema(
             [
@@ -263,6 +263,6 @@ class TestArrow:
         )
 
     def test_an_unknown_column(self) -> None:
-        """An unknown column is refused with the nearest name."""
+        """An error about an unknown column suggests the closest name."""
         with pytest.raises(FilterError, match="Did you mean 'title'"):
             TASKS.arrow_schema(["id", "titel"])

@@ -1,8 +1,8 @@
-"""What a plugin tells pattern-core: one hook for each role, each returning a frozen spec.
+"""The hooks of plugins: one for each role, each returning a frozen spec.
 
-A distribution declares ``[project.entry-points.pattern_core]``: the name is the word that users write in their
-configuration, the value a module with one or more of these hooks, marked with `hookimpl`. Hooks are synchronous and
-only describe; the module that holds them must be cheap to import. The work begins when core awaits a spec's ``open``.
+A distribution declares ``[project.entry-points.pattern_core]``. The name is the plugin's name in the configuration; the
+value is a module with one or more of these hooks, marked with `hookimpl`. A hook is synchronous and only describes the
+plugin. Its module must be cheap to import: core awaits ``open`` of the spec to load the engine.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ hookimpl = pluggy.HookimplMarker(ENTRY_POINT_GROUP)
 
 @attrs.frozen(kw_only=True)
 class StorageSpec:
-    """A storage.
+    """The spec of a storage.
 
     Attributes:
-        options: An attrs class: the options it takes under ``[database]``. Fields of type ``pathlib.Path`` are made
-            absolute, relative to the configuration file; fields of type `pattern_core.toolkit.Secret` are never shown.
-        open: Opens the storage: ``await open(options)``. Raises `DatabaseLockedError` where somebody else owns it.
-        vectors: The vector search to use where the configuration names none.
-        persistent: Whether what it has acknowledged survives the end of the process, however it ends.
-        processes: Whether several processes may have it open, and write, at once. Where not, ``open`` raises
-            `DatabaseLockedError` for all but the first.
+        options: An attrs class: the options under ``[database]``. A relative ``pathlib.Path`` is resolved against the
+            folder of the configuration file; a `pattern_core.toolkit.Secret` is never shown.
+        open: Opens the storage: ``await open(options)``. Raises `DatabaseLockedError` if another owner has it open.
+        vectors: The vector search to use if the configuration names none.
+        persistent: Whether acknowledged writes survive the end of the process, also ``kill -9``.
+        processes: Whether several processes may open the storage and write at the same time. If not, ``open`` raises
+            `DatabaseLockedError` in all but the first.
         summary: One line for ``pattern plugins``.
     """
 
@@ -58,14 +58,14 @@ class StorageSpec:
 
 @attrs.frozen(kw_only=True)
 class VectorSpec:
-    """A vector search.
+    """The spec of a vector search.
 
     Attributes:
-        options: An attrs class: the options it takes under ``[vectors]``, besides ``metric``.
-        open: Opens it over an open storage: ``await open(options, storage)``.
-        metrics: The metrics it can use.
-        approximate: Whether its answers may be approximate; each answer says whether it is.
-        storages: The storages that it works over, by their names in the configuration; None for all.
+        options: An attrs class: the options under ``[vectors]``, in addition to ``metric``.
+        open: Opens the vector search over an open storage: ``await open(options, storage)``.
+        metrics: The supported metrics.
+        approximate: Whether searches may be approximate; each result says whether it is exact.
+        storages: The names of the storages that it works over; None for all.
         summary: One line for ``pattern plugins``.
     """
 
@@ -79,14 +79,14 @@ class VectorSpec:
 
 @attrs.frozen(kw_only=True)
 class EmbeddingSpec:
-    """An embedding provider.
+    """The spec of an embedding provider.
 
     Attributes:
-        options: An attrs class: the options it takes under ``[embeddings]``, besides those that are the core's
-            (``overflow`` …). If it has a field ``model``, that is the model's name.
-        open: Loads or reaches the model: ``await open(options)``. Raises `ModelUnavailableError` where it cannot.
-        semantic: Whether texts of like meaning get like vectors, rather than texts of like words.
-        cached: Whether embedding a text costs more than looking its vector up in a file.
+        options: An attrs class: the options under ``[embeddings]``, in addition to core's (``overflow`` …). A field
+            ``model``, if there is one, holds the name of the model.
+        open: Loads the model, or connects to it: ``await open(options)``. Raises `ModelUnavailableError` if it fails.
+        semantic: Whether texts with similar meaning get similar vectors; if not, only texts with similar words do.
+        cached: Whether to cache vectors in a file. Set it to False if embedding a text is faster than the lookup.
         summary: One line for ``pattern plugins``.
     """
 

@@ -1,4 +1,4 @@
-"""The kit passes on what is right, and fails on what is wrong."""
+"""The rules of the kit pass for correct implementations, and fail for wrong ones."""
 
 import asyncio
 import subprocess
@@ -34,7 +34,7 @@ from pattern_core.testing import (
     mirror_vectors,
     sample_row,
 )
-from pattern_core.testing.indexed_storage import DIMENSIONS as SCENE_DIMENSIONS
+from pattern_core.testing.indexed_storage import DIMENSIONS as INDEX_DIMENSIONS
 from pattern_core.testing.indexed_storage import TASKS, IndexedStorage
 
 pytestmark = pytest.mark.anyio
@@ -43,50 +43,50 @@ FAILURES = (AssertionError, pytest.fail.Exception)
 
 
 class TestMemoryStorage(StorageContract):
-    """The double keeps the contract that it stands in for."""
+    """The in-memory storage keeps the contract of storages."""
 
     spec = memory_storage()
 
     @pytest.fixture
     def options(self) -> MemoryOptions:
-        """A dict of its own."""
+        """A new dict for each test."""
         return MemoryOptions()
 
 
 class TestExactIndex(VectorStoreContract):
-    """The built-in vector search keeps its contract."""
+    """The built-in vector search keeps the contract of vector searches."""
 
     spec = pattern_vectors()
 
 
 class TestMirrorIndex(VectorStoreContract):
-    """The external double keeps the contract that it stands in for."""
+    """The in-memory external index keeps the contract of vector searches."""
 
     spec = mirror_vectors()
 
 
 class TestLetterEmbedder(EmbedderContract):
-    """The double keeps the contract that it stands in for."""
+    """The letter embedder keeps the contract of embedders."""
 
     spec = letter_embeddings()
 
 
 class IgnoresRevisions(MemoryStorage):
-    """Wrong: a patch is written whatever revision the record has."""
+    """Wrong: a patch ignores the expected revision."""
 
     async def commit(self, batch: Sequence[Write]) -> None:
         await super().commit([attrs.evolve(each, revision=None) if isinstance(each, Patch) else each for each in batch])
 
 
 class GroupsByKind(MemoryStorage):
-    """Wrong: all deletes of a batch come last."""
+    """Wrong: all deletions of a batch come last."""
 
     async def commit(self, batch: Sequence[Write]) -> None:
         await super().commit(sorted(batch, key=lambda write: isinstance(write, Delete)))
 
 
 class CommitsOneByOne(MemoryStorage):
-    """Wrong: a batch that fails leaves what came before."""
+    """Wrong: a failed batch keeps the writes before the failure."""
 
     async def commit(self, batch: Sequence[Write]) -> None:
         for each in batch:
@@ -95,7 +95,7 @@ class CommitsOneByOne(MemoryStorage):
 
 
 class LimitsFirst(MemoryStorage):
-    """Wrong: the limit is taken before the filter."""
+    """Wrong: the limit applies before the filter."""
 
     async def find(
         self,
@@ -111,7 +111,7 @@ class LimitsFirst(MemoryStorage):
 
 
 class DropsNulls(MemoryStorage):
-    """Wrong: a null inside a JSON object is lost."""
+    """Wrong: nulls inside JSON objects are dropped."""
 
     async def commit(self, batch: Sequence[Write]) -> None:
         changed = [Put(each.table, self._without(each.row)) if isinstance(each, Put) else each for each in batch]
@@ -123,7 +123,7 @@ class DropsNulls(MemoryStorage):
 
 
 class PagesByNumber(MemoryStorage):
-    """Wrong: a scan asks for each page by its number, so that rows move between pages."""
+    """Wrong: a scan reads pages by number, so that rows move between pages."""
 
     async def scan(
         self,
@@ -152,15 +152,15 @@ class ForgetsWrites(MemoryStorage):
 
 
 class SharesRows(MemoryStorage):
-    """Wrong: it hands out the objects that it keeps."""
+    """Wrong: reads return the stored objects."""
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
         rows = self._rows(table)
         return [rows.get(id) for id in ids]
 
 
-class Forgetful(ExactIndex):
-    """Wrong: of many neighbours the closest is lost."""
+class SkipsClosest(ExactIndex):
+    """Wrong: the closest of many matches is missing."""
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
@@ -171,7 +171,7 @@ class Forgetful(ExactIndex):
 
 
 class FiltersAfterwards(ExactIndex):
-    """Wrong: it searches every partition and then leaves out what was not asked for."""
+    """Wrong: it searches all partitions, then drops the matches in others."""
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
@@ -184,7 +184,7 @@ class FiltersAfterwards(ExactIndex):
 
 
 class SearchesEverywhere(ExactIndex):
-    """Wrong: it returns other users' records."""
+    """Wrong: it returns records of other users."""
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
@@ -193,15 +193,15 @@ class SearchesEverywhere(ExactIndex):
         return await super().search(table, vector, partitions=everywhere, limit=limit, ids=ids)
 
 
-class LeavesBehind(ExactIndex):
-    """Wrong: what was deleted stays."""
+class KeepsDeleted(ExactIndex):
+    """Wrong: deleted records stay in the index."""
 
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
         await super().apply(table, [change for change in changes if change.vector is not None])
 
 
 class TiesByPosition(ExactIndex):
-    """Wrong: of equal scores the last id comes first."""
+    """Wrong: ties are sorted by id, descending."""
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
@@ -211,15 +211,15 @@ class TiesByPosition(ExactIndex):
         return Matches(tuple(id for _, id in pairs), tuple(score for score, _ in pairs), exact=True)
 
 
-class Backwards(LetterEmbedder):
-    """Wrong: the vectors come in the order of the texts' lengths."""
+class SortsByLength(LetterEmbedder):
+    """Wrong: the vectors are in the order of the lengths of the texts."""
 
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return await super().embed_documents(sorted(texts, key=len))
 
 
-class Leaky(LetterEmbedder):
-    """Wrong: a vector depends on those beside it."""
+class MixesTexts(LetterEmbedder):
+    """Wrong: a vector depends on the other texts in the batch."""
 
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         vectors = await super().embed_documents(texts)
@@ -228,40 +228,40 @@ class Leaky(LetterEmbedder):
         return unit
 
 
-class Truncating(LetterEmbedder):
-    """Wrong: the count stops at the limit, so that nobody learns of what was cut off."""
+class CountsToLimit(LetterEmbedder):
+    """Wrong: the token count stops at the limit, which hides that a text is truncated."""
 
     async def count_tokens(self, texts: Sequence[str]) -> list[int]:
         return [min(300, count) for count in await super().count_tokens(texts)]
 
 
-class Wide(LetterEmbedder):
-    """Wrong: float64."""
+class Float64(LetterEmbedder):
+    """Wrong: the vectors are float64."""
 
     async def embed_documents(self, texts: Sequence[str]) -> NDArray[Any]:
         return (await super().embed_documents(texts)).astype(np.float64)
 
 
-class TestTheKitFindsWhatIsWrong:
-    """Each of these plugins breaks one rule, and the rule's test fails."""
+class TestWrongPlugins:
+    """A plugin that breaks a rule fails the test of the rule."""
 
     @pytest.mark.parametrize(
         ("storage", "rule", "arguments"),
         [
-            (IgnoresRevisions, "test_a_failing_write_undoes_the_batch", ("patch of another revision", 1)),
-            (IgnoresRevisions, "test_no_update_is_lost", ()),
-            (GroupsByKind, "test_each_write_sees_those_before_it", ()),
-            (CommitsOneByOne, "test_a_failing_write_undoes_the_batch", ("check of a missing record", 2)),
-            (CommitsOneByOne, "test_readers_never_see_half_a_batch", ()),
-            (LimitsFirst, "test_limit_is_taken_last", ()),
-            (DropsNulls, "test_json_is_kept", ({"a": None},)),
+            (IgnoresRevisions, "test_a_failed_write_rolls_back_the_batch", ("patch of another revision", 1)),
+            (IgnoresRevisions, "test_no_lost_updates", ()),
+            (GroupsByKind, "test_writes_see_earlier_writes", ()),
+            (CommitsOneByOne, "test_a_failed_write_rolls_back_the_batch", ("check of a missing record", 2)),
+            (CommitsOneByOne, "test_readers_never_see_a_partial_batch", ()),
+            (LimitsFirst, "test_limit_applies_after_filter_and_order", ()),
+            (DropsNulls, "test_json_round_trips", ({"a": None},)),
             (PagesByNumber, "test_scan_while_others_write", ()),
             (SharesRows, "test_rows_belong_to_the_caller", ()),
-            (SharesRows, "test_rows_have_every_column_and_vectors_only_if_asked", ()),
+            (SharesRows, "test_rows_have_all_columns_and_vectors_on_request", ()),
         ],
     )
     async def test_storages(self, storage: type[MemoryStorage], rule: str, arguments: tuple[object, ...]) -> None:
-        """The rule passes on the right storage and fails on the wrong one."""
+        """The rule passes for the correct storage and fails for the wrong one."""
         for kind, wrong in ((MemoryStorage, False), (storage, True)):
             opened = kind()
             for table in KIT_TABLES:
@@ -274,7 +274,7 @@ class TestTheKitFindsWhatIsWrong:
                 await test
 
     async def test_a_lost_write(self) -> None:
-        """A storage that loses a write when it closes does not pass."""
+        """A storage that loses a write on closing fails."""
         data: MemoryData = {}
         storage = ForgetsWrites(data)
         for table in KIT_TABLES:
@@ -290,22 +290,22 @@ class TestTheKitFindsWhatIsWrong:
     @pytest.mark.parametrize(
         ("index", "rule", "arguments"),
         [
-            (Forgetful, "test_search_is_right_through_churn", (1,)),
-            (FiltersAfterwards, "test_search_stays_in_its_partitions", ()),
-            (SearchesEverywhere, "test_search_stays_in_its_partitions", ()),
-            (SearchesEverywhere, "test_search_is_right_through_churn", (1,)),
-            (LeavesBehind, "test_a_write_is_found_at_once", ()),
-            (LeavesBehind, "test_search_is_right_through_churn", (1,)),
-            (TiesByPosition, "test_ties_come_by_id", ()),
+            (SkipsClosest, "test_search_is_correct_after_many_changes", (1,)),
+            (FiltersAfterwards, "test_search_is_limited_to_its_partitions", ()),
+            (SearchesEverywhere, "test_search_is_limited_to_its_partitions", ()),
+            (SearchesEverywhere, "test_search_is_correct_after_many_changes", (1,)),
+            (KeepsDeleted, "test_an_applied_change_is_found_at_once", ()),
+            (KeepsDeleted, "test_search_is_correct_after_many_changes", (1,)),
+            (TiesByPosition, "test_ties_are_sorted_by_id", ()),
         ],
     )
     async def test_indexes(self, index: type[ExactIndex], rule: str, arguments: tuple[object, ...]) -> None:
-        """The rule passes on the right index and fails on the wrong one."""
+        """The rule passes for the correct index and fails for the wrong one."""
         for kind, wrong in ((ExactIndex, False), (index, True)):
             storage = MemoryStorage()
-            await storage.apply_schema(CreateTable(TASKS, SCENE_DIMENSIONS))
+            await storage.apply_schema(CreateTable(TASKS, INDEX_DIMENSIONS))
             vectors = kind(storage)
-            await vectors.create(IndexSpec(TASKS, SCENE_DIMENSIONS, "cosine"))
+            await vectors.create(IndexSpec(TASKS, INDEX_DIMENSIONS, "cosine"))
             test = getattr(TestExactIndex(), rule)(IndexedStorage(storage, vectors, "cosine"), *arguments)
             if wrong:
                 with pytest.raises(FAILURES):
@@ -316,21 +316,21 @@ class TestTheKitFindsWhatIsWrong:
     @pytest.mark.parametrize(
         ("embedder", "rule"),
         [
-            (Backwards, "test_vectors_come_in_the_order_of_the_texts"),
-            (Backwards, "test_queries_meet_their_documents"),
-            (Leaky, "test_a_text_gets_the_same_vector_in_any_company"),
-            (Truncating, "test_tokens_are_counted_where_there_is_a_limit"),
-            (Wide, "test_vectors_have_the_declared_form"),
+            (SortsByLength, "test_vectors_are_in_the_order_of_the_texts"),
+            (SortsByLength, "test_a_query_finds_its_document"),
+            (MixesTexts, "test_vectors_do_not_depend_on_the_batch"),
+            (CountsToLimit, "test_tokens_are_counted_beyond_the_limit"),
+            (Float64, "test_vectors_have_the_declared_form"),
         ],
     )
     async def test_embedders(self, embedder: type[LetterEmbedder], rule: str) -> None:
-        """The rule fails on the wrong embedder."""
+        """The rule fails for the wrong embedder."""
         with pytest.raises(FAILURES):
             await getattr(TestLetterEmbedder(), rule)(embedder())
 
 
 def make_test() -> Callable[[object], None]:
-    """Make a test that cannot fail."""
+    """Return a test that always passes."""
 
     def test(_: object) -> None:
         pass
@@ -339,55 +339,55 @@ def make_test() -> Callable[[object], None]:
 
 
 def make_subclass(test: object) -> type:
-    """Make a subclass of the contract that redefines a rule."""
-    return type("Mine", (TestMemoryStorage,), {"test_no_update_is_lost": test, "__module__": __name__})
+    """Return a subclass of the contract that overrides a rule."""
+    return type("Mine", (TestMemoryStorage,), {"test_no_lost_updates": test, "__module__": __name__})
 
 
-class TestTheKitIsWhole:
-    """A rule cannot be left out in silence."""
+class TestOverriddenRules:
+    """No rule can be dropped silently."""
 
     @pytest.mark.parametrize("value", [None, make_test(), pytest.mark.skip(make_test())])
     def test_a_hidden_rule_is_an_error(self, value: object) -> None:
-        """A subclass that redefines a rule, or sets it to None, cannot be made; the error names both."""
-        with pytest.raises(TypeError, match=r"Mine\.test_no_update_is_lost hides a rule"):
+        """Creating a subclass that overrides a rule, or sets it to None, raises an error that names both."""
+        with pytest.raises(TypeError, match=r"Mine\.test_no_lost_updates hides a rule"):
             make_subclass(value)
 
     def test_a_rule_hidden_by_a_mixin_is_an_error(self) -> None:
-        """A rule cannot be hidden by a class that is no contract either, and that stands before the contract."""
-        mixin = type("Mixin", (), {"test_no_update_is_lost": make_test(), "__module__": __name__})
-        with pytest.raises(TypeError, match=r"Mine\.test_no_update_is_lost hides a rule"):
+        """A base class before the contract cannot hide a rule either."""
+        mixin = type("Mixin", (), {"test_no_lost_updates": make_test(), "__module__": __name__})
+        with pytest.raises(TypeError, match=r"Mine\.test_no_lost_updates hides a rule"):
             type("Mine", (mixin, TestMemoryStorage), {"__module__": __name__})
 
     @pytest.mark.parametrize("marks", [{"reason": "later"}, {"strict": True}, {"strict": False, "reason": "later"}])
-    def test_a_weak_excuse_is_an_error(self, marks: dict[str, Any]) -> None:
-        """An expected failure has to be strict and to give its reason."""
+    def test_an_expected_failure_must_be_strict_with_a_reason(self, marks: dict[str, Any]) -> None:
+        """An expected failure that is not strict, or has no reason, is an error."""
         with pytest.raises(TypeError, match="hides a rule"):
             make_subclass(pytest.mark.xfail(**marks)(make_test()))
 
-    def test_an_excuse_with_a_reason_is_accepted(self) -> None:
-        """A strict expected failure with its reason may stand in a subclass."""
-        excused = pytest.mark.xfail(strict=True, reason="the engine has no revisions")(make_test())
-        assert issubclass(make_subclass(excused), StorageContract)
+    def test_a_strict_expected_failure_is_accepted(self) -> None:
+        """A subclass may mark a rule as a strict expected failure with a reason."""
+        expected = pytest.mark.xfail(strict=True, reason="the engine has no revisions")(make_test())
+        assert issubclass(make_subclass(expected), StorageContract)
 
-    def test_every_rule_says_what_to_do(self) -> None:
-        """Each test of the kit has a docstring that states the rule and ends with a way out."""
+    def test_every_rule_has_advice(self) -> None:
+        """The docstring of every rule states the rule, and ends with advice."""
         for contract in (StorageContract, VectorStoreContract, EmbedderContract):
             rules = [name for name in dir(contract) if name.startswith("test")]
             assert len(rules) > 10
             for name in rules:
-                rule, _, remedy = (getattr(contract, name).__doc__ or "").partition("If it fails: ")
+                rule, _, advice = (getattr(contract, name).__doc__ or "").partition("If it fails: ")
                 assert rule.strip(), name
-                assert remedy.strip(), name
+                assert advice.strip(), name
 
 
 class TestAuthors:
-    """What the author of a plugin writes and sees."""
+    """The kit from the view of a plugin author."""
 
     @pytest.fixture
     def run(self, tmp_path: Path) -> Callable[..., str]:
-        """Runs a test module outside this repository, all of it or some tests, and returns what pytest prints."""
+        """Return a function that runs a test module outside this repository, and returns the output of pytest."""
 
-        def run(body: str, some: str = "") -> str:
+        def run(body: str, keyword: str = "") -> str:
             module = tmp_path / "test_mine.py"
             head = "import attrs\nimport pytest\nfrom pattern_core.testing import *\nfrom pattern_core.search.exact import ExactIndex\n"
             module.write_text(head + textwrap.dedent(body), encoding="utf-8")
@@ -399,7 +399,7 @@ class TestAuthors:
                 "-W",
                 "error",
                 "-k",
-                some,
+                keyword,
                 "-p",
                 "no:cacheprovider",
                 str(module),
@@ -410,7 +410,7 @@ class TestAuthors:
         return run
 
     def test_one_fixture_is_enough(self, run: Callable[..., str]) -> None:
-        """A subclass with one fixture runs every rule, with no other configuration; names of the kit do not run."""
+        """A subclass with one fixture runs all rules; pytest does not collect the contracts themselves."""
         output = run(
             """
             class TestMine(StorageContract):
@@ -426,7 +426,7 @@ class TestAuthors:
         assert "error" not in output.lower()
 
     def test_a_failing_rule_shows_values(self, run: Callable[..., str]) -> None:
-        """An assertion of the kit that fails shows what was compared."""
+        """A failing assertion of the kit shows the compared values."""
         output = run(
             """
             class Wrong(MemoryStorage):
@@ -448,20 +448,20 @@ class TestAuthors:
         assert "assert 4711 == 0" in output
         assert "If it fails:" in output
 
-    def test_a_forgotten_fixture_is_named(self, run: Callable[..., str]) -> None:
-        """A subclass without its fixtures is told which to write."""
+    def test_a_missing_fixture_is_named(self, run: Callable[..., str]) -> None:
+        """The error for a missing fixture or spec names it."""
         output = run("class TestMine(StorageContract):\n    spec = memory_storage()\n", "test_health")
-        assert "TestMine has to override the fixture options" in output
+        assert "TestMine must override the fixture options" in output
         output = run("class TestMine(EmbedderContract):\n    pass\n", "signature")
-        assert "TestMine has to set `spec` to what the plugin's hook returns" in output
+        assert "TestMine must set `spec` to the spec that the plugin's hook returns" in output
 
 
-class TestDouble:
-    """What the storage in memory refuses beyond the contract, so that tests without an engine are strict."""
+class TestStrictness:
+    """The in-memory storage rejects more than the contract demands, so that tests without an engine are strict."""
 
     @pytest.fixture
     async def storage(self) -> MemoryStorage:
-        """A storage with the tasks' table."""
+        """A storage with the table of tasks."""
         storage = MemoryStorage()
         await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
         return storage
@@ -480,31 +480,32 @@ class TestDouble:
             {"embedding": [1.0]},
         ],
     )
-    async def test_rows_have_the_declared_types(self, storage: MemoryStorage, columns: dict[str, Any]) -> None:
-        """A value of another type than the column's, or a null where none may be, is refused by name."""
+    async def test_a_wrong_type_is_rejected(self, storage: MemoryStorage, columns: dict[str, Any]) -> None:
+        """A value of the wrong type, or null in a required column, is an error that names the column."""
         (name,) = columns
-        with pytest.raises(StorageError, match=rf"tasks\.{name} holds"):
+        with pytest.raises(StorageError, match=rf"tasks\.{name} is of kind"):
             await storage.commit([Insert(TASKS, sample_row(TASKS, "t1", **columns))])
         assert await storage.count(TASKS) == 0
 
-    async def test_rows_are_whole(self, storage: MemoryStorage) -> None:
-        """A row that lacks a column, or has another, is refused."""
+    async def test_a_row_has_exactly_its_columns(self, storage: MemoryStorage) -> None:
+        """A row with a missing or an unknown column is an error that names the column."""
         row = sample_row(TASKS, "t1")
-        for wrong in (row | {"unknown": 1}, {name: row[name] for name in row if name != "title"}):
-            with pytest.raises(StorageError, match="every column and no other"):
+        without_title = {name: value for name, value in row.items() if name != "title"}
+        for wrong, column in ((row | {"unknown": 1}, "unknown"), (without_title, "title")):
+            with pytest.raises(StorageError, match=rf"exactly its columns.*{column}"):
                 await storage.commit([Insert(TASKS, wrong)])
 
-    async def test_it_has_no_language(self, storage: MemoryStorage) -> None:
-        """`execute` says that there is nothing to execute."""
-        with pytest.raises(StorageError, match="no language"):
+    async def test_it_has_no_query_language(self, storage: MemoryStorage) -> None:
+        """`execute` raises an error that says so."""
+        with pytest.raises(StorageError, match="no query language"):
             await storage.execute("SELECT 1")
 
-    def test_sample_rows_refuse_misspelt_columns(self) -> None:
-        """A sample row is made with the table's own columns only."""
+    def test_sample_row_rejects_unknown_columns(self) -> None:
+        """A sample row accepts only columns of its table."""
         with pytest.raises(FilterError, match="Did you mean 'title'"):
             sample_row(TASKS, "t1", titel="x")
 
     async def test_filters_are_the_reference(self, storage: MemoryStorage) -> None:
-        """The double finds what `matches` says."""
+        """The in-memory storage finds the records for which `matches` is true."""
         await storage.commit([Insert(TASKS, sample_row(TASKS, f"t{n}", estimated_minutes=n)) for n in range(3)])
         assert [row["id"] for row in await storage.find(TASKS, ~(Field("estimated_minutes") > 0))] == ["t0"]

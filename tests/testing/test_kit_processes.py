@@ -1,4 +1,4 @@
-"""The kit's rules about processes pass on what is right, and fail on what is wrong: storages in a file, real children."""
+"""The rules about processes pass for correct storages and fail for wrong ones, with real child processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-fcntl = pytest.importorskip("fcntl", reason="the storages of these tests lock files as POSIX does")
+fcntl = pytest.importorskip("fcntl", reason="the storages of these tests use POSIX file locks")
 
 STORAGE = '''
-"""A storage in one file, written anew with each commit under a lock: right, if slow. And how to get it wrong."""
+"""A correct storage, which rewrites one file in each commit under a lock, and wrong ones."""
 
 import asyncio
 import contextlib
@@ -30,14 +30,14 @@ from pattern_core.testing import MemoryStorage, StorageContract
 
 
 class FileStorage(MemoryStorage):
-    owned = False  # by one process at a time
+    exclusive = False  # to one process at a time
 
     def __init__(self, path):
         super().__init__({})
         self.path = path
         self.lock = path.with_suffix(".lock").open("w")
-        self.commits = self.own = 0
-        if self.owned:
+        self.commits = self.own_commits = 0
+        if self.exclusive:
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -53,14 +53,14 @@ class FileStorage(MemoryStorage):
 
     def save(self):
         self.commits += 1
-        self.own += 1
-        whole = self.path.with_suffix(".new")
-        whole.write_bytes(pickle.dumps((self.commits, self._data)))
-        whole.replace(self.path)
+        self.own_commits += 1
+        new = self.path.with_suffix(".new")
+        new.write_bytes(pickle.dumps((self.commits, self._data)))
+        new.replace(self.path)
 
     @contextlib.contextmanager
     def locked(self):
-        if self.owned:
+        if self.exclusive:
             yield
             return
         fcntl.flock(self.lock, fcntl.LOCK_EX)
@@ -72,7 +72,7 @@ class FileStorage(MemoryStorage):
 
     def _open(self):
         data = super()._open()
-        if not self.owned:
+        if not self.exclusive:
             self.load()
         return data
 
@@ -88,15 +88,15 @@ class FileStorage(MemoryStorage):
 
     async def foreign_commits(self):
         self._open()
-        return self.commits - self.own
+        return self.commits - self.own_commits
 
     async def aclose(self):
         await super().aclose()
         self.lock.close()
 
 
-class Owned(FileStorage):
-    owned = True
+class Exclusive(FileStorage):
+    exclusive = True
 
 
 @attrs.frozen
@@ -108,12 +108,12 @@ async def open_shared(options):
     return FileStorage(options.path)
 
 
-async def open_owned(options):
-    return Owned(options.path)
+async def open_exclusive(options):
+    return Exclusive(options.path)
 
 
-class Late(Owned):
-    """Wrong: it writes on closing only."""
+class Late(Exclusive):
+    """Wrong: it writes the file only when it is closed."""
 
     def save(self):
         pass
@@ -124,8 +124,8 @@ class Late(Owned):
         await super().aclose()
 
 
-class TableByTable(Owned):
-    """Wrong: of a batch over two tables, the agents are written with the next one, or on closing."""
+class TableByTable(Exclusive):
+    """Wrong: it writes the agents of a batch with the next batch, or when it is closed."""
 
     before = None
 
@@ -143,31 +143,31 @@ class TableByTable(Owned):
 
 
 class Unlocked(FileStorage):
-    """Wrong: processes that write at once do not wait for each other."""
+    """Wrong: processes write without a lock."""
 
     async def commit(self, batch):
         await MemoryStorage.commit(self, batch)
-        await asyncio.sleep(0.01)  # a slow disk, to which others write meanwhile
+        await asyncio.sleep(0.01)  # a slow disk: others write meanwhile
         self.save()
 
 
-class Unowned(Owned):
-    """Wrong: it says that it belongs to one process, and lets others in."""
+class NotLocked(Exclusive):
+    """Wrong: it declares that it is exclusive, and lets other processes open it."""
 
     def __init__(self, path):
-        self.owned = False
+        self.exclusive = False
         super().__init__(path)
 
 
 class Cached(FileStorage):
-    """Wrong: it reads what it knows, and looks at the file only before it writes."""
+    """Wrong: reads come from a cache, which is refreshed only before a write."""
 
     def _open(self):
         return MemoryStorage._open(self)
 
 
-class Deaf(FileStorage):
-    """Wrong: it does not tell of others' commits."""
+class NoForeignCommits(FileStorage):
+    """Wrong: it does not report the commits of others."""
 
     async def foreign_commits(self):
         return 0
@@ -185,16 +185,16 @@ async def open_unlocked(options):
     return Unlocked(options.path)
 
 
-async def open_unowned(options):
-    return Unowned(options.path)
+async def open_not_locked(options):
+    return NotLocked(options.path)
 
 
 async def open_cached(options):
     return Cached(options.path)
 
 
-async def open_deaf(options):
-    return Deaf(options.path)
+async def open_no_foreign_commits(options):
+    return NoForeignCommits(options.path)
 
 
 class TestMine(StorageContract):
@@ -205,20 +205,20 @@ class TestMine(StorageContract):
         return Options(tmp_path / "data")
 '''
 
-RULES = "process or killed or kept_in_memory"
-"""What the names of the rules about processes have in common."""
+RULES = "process"
+"""A word in the names of all rules about processes."""
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[[str, str, str], str]:
-    """Runs some rules on one of the storages, outside this repository, and returns what pytest prints."""
+    """Return a function that runs rules on a storage, outside this repository, and returns the output of pytest."""
 
-    def run(opened: str, processes: str, some: str) -> str:
+    def run(opened: str, processes: str, keyword: str) -> str:
         module = tmp_path / "test_mine.py"
         module.write_text(
             textwrap.dedent(STORAGE).replace("OPEN", opened).replace("PROCESSES", processes), encoding="utf-8"
         )
-        command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-k", some, str(module)]
+        command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", "-k", keyword, str(module)]
         done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
@@ -226,12 +226,12 @@ def run(tmp_path: Path) -> Callable[[str, str, str], str]:
 
 
 @pytest.mark.parametrize(
-    ("opened", "processes", "passed", "skipped"), [("open_owned", "False", 2, 4), ("open_shared", "True", 5, 1)]
+    ("opened", "processes", "passed", "skipped"), [("open_exclusive", "False", 2, 4), ("open_shared", "True", 5, 1)]
 )
-def test_what_is_right_passes(
+def test_a_correct_storage_passes(
     run: Callable[[str, str, str], str], opened: str, processes: str, passed: int, skipped: int
 ) -> None:
-    """A storage that belongs to one process, and one that several share, pass the rules that are theirs."""
+    """An exclusive and a shared storage pass the rules that apply to them."""
     output = run(opened, processes, RULES)
     assert f"{passed} passed, {skipped} skipped" in output
 
@@ -239,16 +239,16 @@ def test_what_is_right_passes(
 @pytest.mark.parametrize(
     ("opened", "processes", "rule"),
     [
-        ("open_late", "False", "test_a_killed_process_loses_nothing_acknowledged"),
-        ("open_table_by_table", "False", "test_a_killed_process_loses_nothing_acknowledged"),
-        ("open_unowned", "False", "test_a_second_process_is_refused_where_one_owns_the_storage"),
-        ("open_unlocked", "True", "test_processes_lose_no_update"),
+        ("open_late", "False", "test_a_killed_process_loses_no_commit"),
+        ("open_table_by_table", "False", "test_a_killed_process_loses_no_commit"),
+        ("open_not_locked", "False", "test_a_second_process_cannot_open_an_exclusive_storage"),
+        ("open_unlocked", "True", "test_processes_lose_no_updates"),
         ("open_cached", "True", "test_processes_see_each_others_writes_at_once"),
-        ("open_deaf", "True", "test_what_is_kept_in_memory_is_noticed_to_be_old"),
+        ("open_no_foreign_commits", "True", "test_a_process_refreshes_its_cached_vectors"),
     ],
 )
-def test_what_is_wrong_fails(run: Callable[[str, str, str], str], opened: str, processes: str, rule: str) -> None:
-    """Each of these storages breaks one rule, and the rule's test fails."""
+def test_a_wrong_storage_fails(run: Callable[[str, str, str], str], opened: str, processes: str, rule: str) -> None:
+    """A storage that breaks a rule fails the test of the rule."""
     output = run(opened, processes, rule)
     assert f"FAILED test_mine.py::TestMine::{rule}" in output
     assert "1 failed" in output

@@ -1,6 +1,6 @@
-"""What an author of plugins, and a user, write: ``mypy --strict`` checks it against the installed wheel (`nox -s typing`).
+"""Code of a plugin author and of a user, which ``mypy --strict`` checks against the installed wheel (`nox -s typing`).
 
-It is never run. ``assert_type`` says what the type checker has to know; an ignored error is one that it has to find.
+It never runs. ``assert_type`` states the type that mypy must infer; an ignored error is one that mypy must report.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from pattern_core.abc import (
 from pattern_core.filters import Filter
 from pattern_core.hookspecs import EmbeddingSpec, StorageSpec, VectorSpec, hookimpl
 from pattern_core.schema import TABLES, Table
-from pattern_core.support.options import Secret
 from pattern_core.testing import EmbedderContract, MemoryStorage, StorageContract, VectorStoreContract, memory_storage
+from pattern_core.toolkit import Secret
 
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """Options of every kind."""
+    """Options of several types."""
 
     path: Path = Path("./acme.db")
     key: Secret | None = None
@@ -46,7 +46,7 @@ class Options:
 
 
 class AcmeEmbedder(Embedder):
-    """An embedder: every abstract method, with the contract's types."""
+    """An embedder with every abstract method, typed as in the contract."""
 
     def __init__(self, key: str | None) -> None:
         self.key = key
@@ -106,7 +106,7 @@ class AcmeIndex(VectorStore):
 
 
 async def open_storage(options: Options) -> Storage:
-    """Open a storage; this one borrows the double of the kit."""
+    """Open the in-memory storage of the kit."""
     return MemoryStorage()
 
 
@@ -139,13 +139,13 @@ def pattern_embeddings() -> EmbeddingSpec:
 
 
 class TestStorage(StorageContract):
-    """The kit for the storage: the hook, and options for an empty place."""
+    """The kit for the storage: the spec, and options of an empty storage."""
 
     spec = pattern_storage()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> Options:
-        """Options of an empty database."""
+        """Options of a file that does not exist."""
         return Options(path=tmp_path / "acme.db")
 
 
@@ -168,7 +168,7 @@ class TestEmbedder(EmbedderContract):
 
 
 async def program(storage: Storage) -> None:
-    """What a user writes has types, too."""
+    """The public API is typed."""
     async with pattern_core.open({"database": {"path": "x"}}) as db:
         assert_type(db, pattern_core.Database)
         user = await db.users.create(settings={"language": "en"})
@@ -191,7 +191,7 @@ async def program(storage: Storage) -> None:
 
 
 def wrong(open_nothing: Callable[[Options], Awaitable[int]]) -> None:
-    """What the type checker has to refuse."""
-    StorageSpec(options=Options, open=open_nothing)  # type: ignore[arg-type]  # it opens no storage
+    """Code that mypy must reject."""
+    StorageSpec(options=Options, open=open_nothing)  # type: ignore[arg-type]  # it does not open a storage
     AcmeIndex(storage=3)  # type: ignore[arg-type]
-    Storage()  # type: ignore[abstract]  # a contract is no implementation
+    Storage()  # type: ignore[abstract]  # a contract is abstract

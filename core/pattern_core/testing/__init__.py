@@ -1,6 +1,6 @@
-"""The conformance kit: tests that a plugin inherits to prove that it keeps a contract.
+"""The conformance kit: the contracts as tests, which plugins inherit.
 
-A plugin's test module says how to open the plugin, and no more::
+The test module of a plugin only configures how to open it::
 
     from pattern_core.testing import StorageContract
 
@@ -11,14 +11,14 @@ A plugin's test module says how to open the plugin, and no more::
         def options(self, tmp_path):
             return MyOptions(path=tmp_path / "data")
 
-It needs the extra ``pattern-core[testing]``.
+Requires the extra ``pattern-core[testing]``.
 """
 
 from __future__ import annotations
 
 import pytest
 
-# Before they are imported, so that a failing assertion shows its values.
+# Failing assertions show their values only if this comes before the imports.
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{module}"

@@ -1,4 +1,4 @@
-"""Processes of their own for the rules that need one to die, or several to work at once."""
+"""Child processes, for rules that kill a process or run several at once."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from .contract import Contract
 
 __all__ = ["Child", "ChildProcessRules", "Start"]
 
-PATIENCE_S: Final = 60
-"""How long a child may be silent before it is taken for stuck, in seconds."""
+TIMEOUT_S: Final = 60
+"""The longest wait for a message of a child, in seconds."""
 
 
 @attrs.define
 class Child:
-    """A process of its own.
+    """A child process.
 
     Attributes:
         process: The process.
-        pipe: What the two say to each other.
+        pipe: The connection to it.
     """
 
     process: Any
     pipe: Connection
 
-    async def hear(self) -> Any:
-        """Return the next thing that the child says; raise `EOFError` where it has ended."""
-        if not await asyncio.to_thread(self.pipe.poll, PATIENCE_S):
-            pytest.fail(f"the child process said nothing for {PATIENCE_S} s")
+    async def receive(self) -> Any:
+        """Return the next message of the child; raise `EOFError` if it has ended."""
+        if not await asyncio.to_thread(self.pipe.poll, TIMEOUT_S):
+            pytest.fail(f"the child process sent nothing for {TIMEOUT_S} s")
         return self.pipe.recv()
 
     async def kill(self) -> list[Any]:
-        """Kill the child (SIGKILL), and return what it had said that was not heard yet."""
+        """Kill the child (SIGKILL), and return the messages that were not received yet."""
         self.process.kill()
         await asyncio.to_thread(self.process.join)
-        said = []
+        messages = []
         try:
             while self.pipe.poll():
-                said.append(self.pipe.recv())
+                messages.append(self.pipe.recv())
         except EOFError:
             pass
-        return said
+        return messages
 
 
 Start = Callable[..., Child]
@@ -63,7 +63,7 @@ async def _run(work: Callable[..., Awaitable[None]], pipe: Connection, arguments
 
 
 def _main(work: Callable[..., Awaitable[None]], pipe: Connection, arguments: tuple[Any, ...]) -> None:
-    """What a child process does."""
+    """Run in the child process."""
     asyncio.run(_run(work, pipe, arguments))
 
 
@@ -72,19 +72,19 @@ class ChildProcessRules(Contract):
 
     @pytest.fixture
     def start(self) -> Iterator[Start]:
-        """Start a child process: ``start(work, *arguments)`` runs ``work(pipe, *arguments)`` there.
+        """Start a child process: ``start(work, *arguments)`` runs ``work(pipe, *arguments)`` in it.
 
-        An error of ours ends it, and its name is the last thing it says. All that is passed has to be picklable.
+        A `PatternError` ends it; its last message is the name of the error. The arguments must be picklable.
         """
         context = multiprocessing.get_context("spawn")
         children: list[Child] = []
 
         def start(work: Callable[..., Awaitable[None]], *arguments: Any) -> Child:
-            mine, its = context.Pipe()
-            process = context.Process(target=_main, args=(work, its, arguments), daemon=True)
+            parent_end, child_end = context.Pipe()
+            process = context.Process(target=_main, args=(work, child_end, arguments), daemon=True)
             process.start()
-            its.close()
-            children.append(Child(process, mine))
+            child_end.close()
+            children.append(Child(process, parent_end))
             return children[-1]
 
         yield start

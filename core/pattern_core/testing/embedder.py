@@ -43,7 +43,7 @@ ODD_TEXTS: Final = (
 
 
 def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Compare vectors, shape ``[n, dimensions]``, row by row: float64, shape ``[n]``."""
+    """Return the cosine similarities of the rows of two arrays, shape ``[n, dimensions]``: float64, shape ``[n]``."""
     first, second = left.astype(np.float64), right.astype(np.float64)
     lengths = np.linalg.norm(first, axis=-1) * np.linalg.norm(second, axis=-1)
     cosines: NDArray[np.float64] = (first * second).sum(axis=-1) / lengths
@@ -51,11 +51,11 @@ def _cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[n
 
 
 class EmbedderContract(Contract):
-    """Every rule of `Embedder`. A subclass sets `spec` and, where it has options to give, overrides `options`.
+    """The rules of `Embedder`. A subclass sets `spec`, and overrides `options` if its options have no defaults.
 
     Attributes:
-        spec: What the plugin's hook returns.
-        rounding: How far the cosine of two vectors of one text may be from 1.
+        spec: The spec that the plugin's hook returns.
+        rounding: How far the cosine similarity of two vectors of one text may be from 1.
     """
 
     spec: EmbeddingSpec
@@ -63,12 +63,12 @@ class EmbedderContract(Contract):
 
     @pytest.fixture
     def options(self) -> Any:
-        """Override where there is something to set: the options of the embedder."""
+        """Override this to set options: return an instance of ``spec.options``."""
         return self.spec.options()
 
     @pytest.fixture
     def open_embedder(self, options: Any) -> Callable[[], Awaitable[Embedder]]:
-        """A function that opens the embedder, the same one at each call."""
+        """Return a function that opens the embedder, with the same options in each call."""
         return functools.partial(self.spec.open, options)
 
     @pytest.fixture
@@ -88,42 +88,44 @@ class EmbedderContract(Contract):
             assert np.allclose(lengths, 1, atol=1e-3)
 
     async def test_vectors_have_the_declared_form(self, embedder: Embedder) -> None:
-        """Documents give float32 ``[n, dimensions]``, a query ``[dimensions]``; finite, not zero, of length 1 if said so.
+        """Documents give float32 ``[n, dimensions]``, a query ``[dimensions]``: finite, not all zeros.
 
-        If it fails: convert what the model returns with ``numpy.asarray(…, dtype=numpy.float32)``.
+        Vectors have length 1 if the signature is ``normalized``.
+
+        If it fails: convert the result of the model with ``numpy.asarray(…, dtype=numpy.float32)``.
         """
         signature = embedder.signature
         self._check(await embedder.embed_documents(TEXTS), (len(TEXTS), signature.dimensions), signature)
         self._check(await embedder.embed_documents(TEXTS[:1]), (1, signature.dimensions), signature)
         self._check(await embedder.embed_query(TEXTS[0]), (signature.dimensions,), signature)
 
-    async def test_vectors_come_in_the_order_of_the_texts(self, embedder: Embedder) -> None:
-        """The vector at a place is that of the text at that place, however long the texts are.
+    async def test_vectors_are_in_the_order_of_the_texts(self, embedder: Embedder) -> None:
+        """Vectors are in the order of the texts, whatever the lengths of the texts.
 
-        If it fails: a batch sorted by length has to be put back into order; a service's answer sorted by its index.
+        If it fails: restore the order after sorting a batch by length. Sort the answer of a service by its index.
         """
         texts = [*TEXTS, "short", TEXTS[0] + " " + TEXTS[1]]
         forward = await embedder.embed_documents(texts)
         backward = await embedder.embed_documents(texts[::-1])
         assert np.allclose(_cosines(forward, backward[::-1]), 1, atol=self.rounding)
-        assert (_cosines(forward[:-1], forward[1:]) < 1 - self.rounding).all(), "different texts, different vectors"
+        assert (_cosines(forward[:-1], forward[1:]) < 1 - self.rounding).all(), "different texts have different vectors"
 
-    async def test_a_text_gets_the_same_vector_in_any_company(self, embedder: Embedder) -> None:
-        """A text's vector does not depend on the other texts of the batch, to within rounding.
+    async def test_vectors_do_not_depend_on_the_batch(self, embedder: Embedder) -> None:
+        """The vector of a text does not depend on the other texts in the batch, to within float rounding.
 
-        If it fails: padding leaks into the result; pass the attention mask.
+        If it fails: pass the attention mask, so that padding does not change the result.
         """
         together = await embedder.embed_documents([*TEXTS, "tiny", "long " * 50])
         for position, text in enumerate(TEXTS):
             alone = await embedder.embed_documents([text])
             assert np.allclose(_cosines(together[position : position + 1], alone), 1, atol=self.rounding), text
 
-    async def test_a_text_gets_the_same_vector_again(
+    async def test_embedding_is_deterministic(
         self, embedder: Embedder, open_embedder: Callable[[], Awaitable[Embedder]]
     ) -> None:
-        """A text's vector is the same in the next call, in the same batch, and after opening again.
+        """A text gets the same vector twice in one batch, and after opening the embedder again.
 
-        If it fails: turn off dropout and sampling; fix every seed; never use Python's ``hash`` of a text.
+        If it fails: turn off dropout and sampling. Fix every seed. Do not use Python's ``hash`` of a text.
         """
         first = await embedder.embed_documents([*TEXTS, *TEXTS])
         assert np.allclose(_cosines(first[: len(TEXTS)], first[len(TEXTS) :]), 1, atol=self.rounding)
@@ -132,24 +134,24 @@ class EmbedderContract(Contract):
             again = await another.embed_documents(TEXTS)
         assert np.allclose(_cosines(first[: len(TEXTS)], again), 1, atol=self.rounding)
 
-    async def test_queries_meet_their_documents(self, embedder: Embedder) -> None:
-        """A query finds the document with its own words; without prompts it is the same vector.
+    async def test_a_query_finds_its_document(self, embedder: Embedder) -> None:
+        """A query finds the document with the same text; if both have the same prompt, their vectors are equal.
 
-        If it fails: a query is embedded with the model's prompt for queries, a document with that for documents, and
-        the signature names both.
+        If it fails: embed queries with the model's query prompt and documents with its document prompt, and name both
+        in the signature.
         """
         documents = await embedder.embed_documents(TEXTS)
-        same = embedder.signature.query_prompt == embedder.signature.document_prompt
+        same_prompt = embedder.signature.query_prompt == embedder.signature.document_prompt
         for position, text in enumerate(TEXTS):
             cosines = _cosines(documents, (await embedder.embed_query(text))[np.newaxis])
             assert int(cosines.argmax()) == position, text
-            if same:
+            if same_prompt:
                 assert cosines[position] == pytest.approx(1, abs=self.rounding)
 
-    async def test_a_full_batch_is_taken(self, embedder: Embedder) -> None:
-        """A call takes as many texts as `max_batch` says.
+    async def test_a_full_batch_is_accepted(self, embedder: Embedder) -> None:
+        """`embed_documents` accepts `max_batch` texts.
 
-        If it fails: declare the limit that the model or service really has.
+        If it fails: return the real limit of the model or service from `max_batch`.
         """
         assert embedder.max_batch >= 1
         size = min(embedder.max_batch, 512)
@@ -157,9 +159,9 @@ class EmbedderContract(Contract):
         self._check(vectors, (size, embedder.signature.dimensions), embedder.signature)
 
     async def test_any_text_can_be_embedded(self, embedder: Embedder) -> None:
-        """Every text that is not blank gets a usable vector: other scripts, emoji, NUL, punctuation, code.
+        """Every text that is not blank gets a valid vector: other scripts, emoji, NUL, punctuation, code.
 
-        If it fails: an unknown word must not lead to a vector of zeros, nor an odd character to an error.
+        If it fails: unknown words must not give a vector of zeros, and unusual characters must not raise an error.
         """
         for start in range(0, len(ODD_TEXTS), embedder.max_batch):
             texts = ODD_TEXTS[start : start + embedder.max_batch]
@@ -168,25 +170,25 @@ class EmbedderContract(Contract):
         for text in ODD_TEXTS:
             self._check(await embedder.embed_query(text), (embedder.signature.dimensions,), embedder.signature)
 
-    async def test_calls_at_once_do_not_mix(self, embedder: Embedder) -> None:
-        """Calls that run at the same time get their own results.
+    async def test_concurrent_calls_do_not_mix(self, embedder: Embedder) -> None:
+        """Concurrent calls get their own results.
 
-        If it fails: models and tokenizers are often not safe to use from two threads; use one, or a lock.
+        If it fails: many models and tokenizers are not thread-safe. Use one thread, or a lock.
         """
         expected = await embedder.embed_documents(TEXTS)
         batches = await asyncio.gather(*(embedder.embed_documents([text]) for text in TEXTS * 2))
         for position, vectors in enumerate(batches):
-            right = expected[position % len(TEXTS)][np.newaxis]
-            assert np.allclose(_cosines(vectors, right), 1, atol=self.rounding)
+            correct = expected[position % len(TEXTS)][np.newaxis]
+            assert np.allclose(_cosines(vectors, correct), 1, atol=self.rounding)
 
-    async def test_tokens_are_counted_where_there_is_a_limit(self, embedder: Embedder) -> None:
-        """An embedder with a token limit counts the tokens of each text, those beyond its limit included.
+    async def test_tokens_are_counted_beyond_the_limit(self, embedder: Embedder) -> None:
+        """An embedder with a token limit counts all tokens of each text, also beyond the limit.
 
-        If it fails: count with the model's own tokenizer, truncation off, special tokens and prompt included.
+        If it fails: count with the model's own tokenizer, without truncation, including special tokens and the prompt.
         """
         limit = embedder.signature.max_tokens
         if limit is None:
-            pytest.skip("this embedder has no limit")
+            pytest.skip("this embedder has no token limit")
         assert limit > 0
         counts = await embedder.count_tokens(["word", *TEXTS, "word " * (2 * limit)])
         assert len(counts) == len(TEXTS) + 2
@@ -195,10 +197,10 @@ class EmbedderContract(Contract):
         assert counts[-1] > limit
         assert await embedder.count_tokens([*TEXTS]) == counts[1:-1]
 
-    async def test_the_signature_says_enough(self, embedder: Embedder) -> None:
-        """The signature names provider, model and revision, and survives being written as JSON.
+    async def test_the_signature_is_complete(self, embedder: Embedder) -> None:
+        """The signature has a provider, a model, a revision and dimensions, and survives a round trip through JSON.
 
-        If it fails: the revision is what tells two contents of one name apart, a hash of the weights, say.
+        If it fails: use a revision that differs if the model changes under the same name: a hash of the weights.
         """
         signature = embedder.signature
         assert signature.provider.strip()
@@ -208,9 +210,9 @@ class EmbedderContract(Contract):
         assert Signature.from_json(signature.to_json()) == signature
 
     async def test_closing_twice_does_nothing(self, open_embedder: Callable[[], Awaitable[Embedder]]) -> None:
-        """`aclose` lets go of the model; a second call does nothing, and another embedder can be opened.
+        """`aclose` releases the model. A second call does nothing, and another embedder can be opened.
 
-        If it fails: remember that it was closed.
+        If it fails: keep a flag that the embedder is closed.
         """
         embedder = await open_embedder()
         await embedder.embed_query(TEXTS[0])

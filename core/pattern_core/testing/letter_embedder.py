@@ -1,4 +1,4 @@
-"""A deterministic embedder, for tests that need no model."""
+"""A deterministic embedder, for tests without a model."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["LetterEmbedder", "LetterOptions", "letter_embeddings"]
 
 
 class LetterEmbedder(Embedder):
-    """A deterministic embedder of 64 dimensions that counts pairs of letters: like words, like vectors.
+    """A deterministic embedder with 64 dimensions that counts pairs of letters. Similar words get similar vectors.
 
-    It reads 300 tokens, a token being a character, so that limits can be tested as well.
+    A token is a character, and the token limit is 300, so that tests can exceed it.
     """
 
     @property
@@ -47,12 +47,12 @@ class LetterEmbedder(Embedder):
         return [len(text) for text in texts]
 
     async def aclose(self) -> None:
-        """There is nothing to let go of."""
+        """There is nothing to release."""
 
 
 @attrs.frozen(kw_only=True)
 class LetterOptions:
-    """The embedder of letters has nothing to set."""
+    """The letter embedder has no options."""
 
 
 async def _open_letters(options: LetterOptions) -> LetterEmbedder:  # noqa: ARG001 - there are no options to use
@@ -60,7 +60,7 @@ async def _open_letters(options: LetterOptions) -> LetterEmbedder:  # noqa: ARG0
 
 
 def letter_embeddings() -> EmbeddingSpec:
-    """Describe the embedder of letters, as a plugin's hook does.
+    """Describe the letter embedder, as the hook of a plugin does.
 
     Returns:
         The spec.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryData", "MemoryOptions", "MemoryStorage", "memory_storage"]
 
 MemoryData = dict[str, dict[str, Row]]
-"""The rows of each table by id: what a `MemoryStorage` keeps."""
+"""The data of a `MemoryStorage`: rows by table and id."""
 
 _PYTHON_TYPES: Final[Mapping[Kind, type]] = {
     Kind.TEXT: str,
@@ -53,10 +53,10 @@ class MemoryStorage(Storage):
     """A storage in a dict: simple, strict and correct, for tests.
 
     Args:
-        data: Where to keep the rows; None for a new place. What one storage has left there, the next one finds.
+        data: The dict to keep the rows in; None for a new one. Another storage with the same dict finds the rows.
 
     Attributes:
-        uri: What tells the place from others.
+        uri: A text that identifies the dict.
     """
 
     def __init__(self, data: MemoryData | None = None) -> None:
@@ -114,12 +114,13 @@ class MemoryStorage(Storage):
         rows = self._select(table, where)
         for start in range(0, len(rows), batch_rows):
             self._open()
-            part = [[_arrow(column, row[column.name]) for row in rows[start : start + batch_rows]] for column in chosen]
-            yield pa.record_batch([pa.array(*each) for each in zip(part, schema.types, strict=True)], schema=schema)
+            page = rows[start : start + batch_rows]
+            values = [[_arrow(column, row[column.name]) for row in page] for column in chosen]
+            yield pa.record_batch([pa.array(*each) for each in zip(values, schema.types, strict=True)], schema=schema)
 
     async def commit(self, batch: Sequence[Write]) -> None:
         data = self._open()
-        # Rows are replaced, never changed, so a copy of the dicts is all that can be lost.
+        # Rows are replaced, never changed, so copying the dicts is enough to undo the batch.
         after = {name: dict(self._rows(write.table)) for write in batch for name in [write.table.name]}
         for write in batch:
             _apply(after[write.table.name], write)
@@ -131,21 +132,21 @@ class MemoryStorage(Storage):
 
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
         self._open()
-        raise StorageError(f"a storage in memory has no language to run {shorten(statement)} in; use its methods")
+        raise StorageError(f"the in-memory storage has no query language, got {shorten(statement)}. Use its methods.")
 
     async def aclose(self) -> None:
         self._data = None
 
     def _open(self) -> MemoryData:
         if self._data is None:
-            raise ClosedError("the storage in memory is closed; open it again")
+            raise ClosedError("the in-memory storage is closed. Open it again.")
         return self._data
 
     def _rows(self, table: Table) -> dict[str, Row]:
         try:
             return self._open()[table.name]
         except KeyError:
-            raise StorageError(f"there is no table {table.name}; create it with apply_schema") from None
+            raise StorageError(f"there is no table {table.name}. Create it with apply_schema.") from None
 
     def _select(self, table: Table, where: Filter | None) -> list[Row]:
         rows = self._rows(table)
@@ -194,14 +195,16 @@ def _store(table: Table, rows: dict[str, Row], row: Row) -> None:
 
 
 def _check(table: Table, row: Row) -> None:
-    """Refuse what a strict database would refuse, so that tests see it without one."""
-    if row.keys() != {column.name for column in table.columns}:
-        raise StorageError(f"{table.name} takes every column and no other, got {shorten(sorted(row))}")
+    """Reject a row that a strict database rejects, so that tests without one find the mistake."""
+    if wrong := row.keys() ^ {column.name for column in table.columns}:
+        raise StorageError(
+            f"a row of {table.name} has exactly its columns. Missing or unknown: {shorten(sorted(wrong))}."
+        )
     for column in table.columns:
         value = row[column.name]
         fits = column.optional if value is None else isinstance(value, _PYTHON_TYPES[column.kind])
         if not fits or (isinstance(value, bool) and column.kind is not Kind.BOOLEAN):
-            message = f"{table.name}.{column.name} holds {column.kind.value}, got {shorten(value)}"
+            message = f"{table.name}.{column.name} is of kind {column.kind.value}, got {shorten(value)}"
             raise StorageError(message)
 
 
@@ -222,10 +225,10 @@ def _arrow(column: Column, value: Any) -> Any:
 
 @attrs.frozen(kw_only=True)
 class MemoryOptions:
-    """The options of the storage in memory.
+    """The options of the in-memory storage.
 
     Attributes:
-        data: Where it keeps the rows.
+        data: The dict that holds the rows.
     """
 
     data: MemoryData = attrs.field(factory=dict)
@@ -236,7 +239,7 @@ async def _open_memory(options: MemoryOptions) -> MemoryStorage:
 
 
 def memory_storage() -> StorageSpec:
-    """Describe the storage in memory, as a plugin's hook does.
+    """Describe the in-memory storage, as the hook of a plugin does.
 
     Returns:
         The spec.

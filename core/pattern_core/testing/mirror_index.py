@@ -44,41 +44,41 @@ _STATE: Final = Table(
 
 
 class MirrorIndex(VectorStore):
-    """An external index for tests: it keeps the vectors once more, in another storage.
+    """An external index that keeps copies of the vectors in an in-memory storage of its own.
 
     Args:
-        storage: Where the records are. It is not closed with the index.
-        place: Where the index is kept.
+        storage: The storage of the records. It is not closed with the index.
+        index_storage: The storage of the index.
     """
 
-    def __init__(self, storage: Storage, place: MemoryStorage) -> None:
+    def __init__(self, storage: Storage, index_storage: MemoryStorage) -> None:
         self._storage = storage
-        self._place = place
+        self._index_storage = index_storage
 
     @property
     def location(self) -> str:
-        return self._place.uri
+        return self._index_storage.uri
 
     async def create(self, index: IndexSpec) -> None:
         table, mirror = index.table, _mirror(index.table)
-        await self._place.apply_schema(CreateTable(_STATE, 0))
-        (found,) = await self._place.get(_STATE, [table.name])
+        await self._index_storage.apply_schema(CreateTable(_STATE, 0))
+        (found,) = await self._index_storage.get(_STATE, [table.name])
         state = {"dimensions": index.dimensions, "metric": index.metric, "database": index.database}
         if found is not None and state.items() <= found.items():
             return
         await self.drop(table)
-        await self._place.apply_schema(CreateTable(mirror, index.dimensions))
+        await self._index_storage.apply_schema(CreateTable(mirror, index.dimensions))
         present = ~Field("embedding").is_null()
         async for batch in self._storage.scan(table, present, columns=[column.name for column in mirror.columns]):
             rows = [row | {"embedding": np.array(row["embedding"], np.float32)} for row in batch.to_pylist()]
-            await self._place.commit([Put(mirror, row) for row in rows])
-        # Last, so that an index that was left unfinished does not pass for a ready one.
-        await self._place.commit([Put(_STATE, {"id": table.name, "revision": 1, **state})])
+            await self._index_storage.commit([Put(mirror, row) for row in rows])
+        # The state comes last, so an interrupted build does not count as ready.
+        await self._index_storage.commit([Put(_STATE, {"id": table.name, "revision": 1, **state})])
 
     async def exists(self, table: Table) -> bool:
-        if _STATE.name not in await self._place.tables():
+        if _STATE.name not in await self._index_storage.tables():
             return False
-        return await self._place.get(_STATE, [table.name]) != [None]
+        return await self._index_storage.get(_STATE, [table.name]) != [None]
 
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
         spec = await self._spec(table)
@@ -90,40 +90,40 @@ class MirrorIndex(VectorStore):
                 vector = as_vector(change.vector, spec.dimensions)
                 row = {"id": change.id, str(table.partition): change.partition, "embedding": vector}
                 writes.append(Put(spec.table, row))
-        await self._place.commit(writes)
+        await self._index_storage.commit(writes)
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
     ) -> Matches:
         spec = await self._spec(table)
-        async with ExactIndex(self._place) as index:  # anew each time: others write to the place as well
+        async with ExactIndex(self._index_storage) as index:  # not kept, since others write as well
             await index.create(spec)
             return await index.search(spec.table, vector, partitions=partitions, limit=limit, ids=ids)
 
     async def count(self, table: Table) -> int:
-        return await self._place.count((await self._spec(table)).table)
+        return await self._index_storage.count((await self._spec(table)).table)
 
     async def drop(self, table: Table) -> None:
         if await self.exists(table):
-            await self._place.commit([Delete(_STATE, table.name)])
-        await self._place.apply_schema(DropTable(_mirror(table)))
+            await self._index_storage.commit([Delete(_STATE, table.name)])
+        await self._index_storage.apply_schema(DropTable(_mirror(table)))
 
     async def health(self) -> Health:
-        return attrs.evolve(await self._place.health(), engine="memory, once more")
+        return attrs.evolve(await self._index_storage.health(), engine="memory (copies of vectors)")
 
     async def aclose(self) -> None:
-        await self._place.aclose()
+        await self._index_storage.aclose()
 
     async def _spec(self, table: Table) -> IndexSpec:
         if not await self.exists(table):
             raise StorageError(f"{table.name} has no vector index; create it first")
-        (state,) = await self._place.get(_STATE, [table.name])
+        (state,) = await self._index_storage.get(_STATE, [table.name])
         assert state is not None
         return IndexSpec(_mirror(table), state["dimensions"], state["metric"])
 
 
 def _mirror(table: Table) -> Table:
-    """Return the table that a table's vectors are kept in once more."""
+    """Return the table that holds the copies of a table's vectors."""
     wanted = {"id", table.partition, table.vector.name if table.vector else ""}
     return Table(table.name, tuple(each for each in table.columns if each.name in wanted), partition=table.partition)
 
@@ -133,9 +133,9 @@ async def _open_mirror(options: MemoryOptions, storage: Storage) -> MirrorIndex:
 
 
 def mirror_vectors() -> VectorSpec:
-    """Describe the external index, as a plugin's hook does.
+    """Describe the external index, as the hook of a plugin does.
 
     Returns:
         The spec.
     """
-    return VectorSpec(options=MemoryOptions, open=_open_mirror, summary="the vectors once more in a dict, for tests")
+    return VectorSpec(options=MemoryOptions, open=_open_mirror, summary="copies of the vectors in a dict, for tests")

@@ -1,4 +1,4 @@
-"""Valid rows to write in tests."""
+"""Valid rows, vectors and tables for tests."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from pattern_core.schema import TABLES, Column, Kind, Table
 __all__ = ["DIMENSIONS", "KIT_TABLES", "NOON", "TASKS", "VECTORS", "sample_row", "sample_vector"]
 
 DIMENSIONS: Final = 8
-"""The length of the vectors that the kit writes."""
+"""The length of the vectors in the kit's rows."""
 
 NOON: Final = datetime(2024, 2, 29, 12, 0, 0, 123_457, tzinfo=UTC)
-"""A moment that needs all of its microseconds."""
+"""A time with six significant digits of microseconds."""
 
 TASKS: Final = attrs.evolve(
     TABLES["tasks"],
     name="kit_tasks",
     columns=(*TABLES["tasks"].columns, Column("embedding", Kind.VECTOR, optional=True)),
 )
-"""A table with columns of most kinds, a vector among them that may be null."""
+"""A table with columns of most kinds, among them an optional vector."""
 
 VECTORS: Final = vector_table(TABLES["memory_blocks"], 1)
-"""A table of vectors, as core makes them."""
+"""A vector table as core creates it."""
 
 KIT_TABLES: Final = (*TABLES.values(), VECTORS, TASKS)
-"""The tables that the kit makes."""
+"""The tables that the kit creates."""
 
 _CHOICES: Final = {"role": "user", "status": "pending", "priority": "medium", "energy_required": "medium"}
 
 
 def sample_vector(seed: str, dimensions: int = DIMENSIONS) -> Vector:
-    """Return a vector that is always the same for a seed.
+    """Return a vector that depends only on the seed.
 
     Args:
         seed: Any text.
         dimensions: The vector's length.
 
     Returns:
-        A float32 array, shape ``[dimensions]``, neither normalised nor all zeros.
+        A float32 array, shape ``[dimensions]``, not normalized and not all zeros.
     """
     generator = np.random.default_rng(zlib.crc32(seed.encode()))
     return generator.standard_normal(dimensions).astype(np.float32)
@@ -56,15 +56,15 @@ def sample_row(table: Table, id: str, **columns: Any) -> Row:
 
     Args:
         table: The table.
-        id: The record's id. Rows of different ids have different unique keys.
-        columns: The columns that matter to the test. Of the others, the optional ones are null.
+        id: The id. Rows with different ids have different unique keys.
+        columns: Values of columns. Other optional columns are null.
 
     Returns:
         The row, with every column of the table.
     """
     row: Row = {column.name: None if column.optional else _value(column, id) for column in table.columns}
     for name in columns:
-        table.column(name)  # refuses a misspelt one
+        table.column(name)  # rejects a misspelled name
     return row | {"id": id} | columns
 
 

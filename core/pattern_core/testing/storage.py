@@ -1,4 +1,4 @@
-"""The contract of `pattern_core.abc.Storage`: opening, closing, tables; the other rules are in the modules beside it."""
+"""The contract of `pattern_core.abc.Storage`. Rules of opening, closing and tables; other modules hold the others."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ USERS = TABLES["users"]
 
 
 class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRules):
-    """Every rule of `Storage`. A subclass sets `spec` and overrides `options`."""
+    """The rules of `Storage`. A subclass sets `spec` and overrides `options`."""
 
     spec: StorageSpec
 
     @pytest.fixture
     def open_storage(self, options: Any) -> Callable[[], Awaitable[Storage]]:
-        """A function that opens the storage: an empty one at first, then, after `aclose`, the same data."""
+        """Return a function that opens the storage: empty in the first call, with the same data after `aclose`."""
         return functools.partial(self.spec.open, options)
 
     @pytest.fixture
     async def storage(self, open_storage: Callable[[], Awaitable[Storage]]) -> AsyncIterator[Storage]:
-        """An open storage with all tables, empty."""
+        """An open storage with all tables, without records."""
         async with await open_storage() as storage:
             for table in KIT_TABLES:
                 await storage.apply_schema(CreateTable(table, DIMENSIONS))
@@ -53,9 +53,9 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
     def reopen(
         self, storage: Storage, open_storage: Callable[[], Awaitable[Storage]]
     ) -> Callable[[], Awaitable[Storage]]:
-        """A function that closes the storage and opens the same data again."""
+        """Return a function that closes the storage and opens the same data again."""
         if not (self.spec.persistent or isinstance(storage, MemoryStorage)):
-            pytest.skip("this storage keeps nothing")
+            pytest.skip("this storage is not persistent")
 
         async def close_and_open() -> Storage:
             await storage.aclose()
@@ -63,35 +63,35 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
 
         return close_and_open
 
-    async def test_a_new_storage_has_no_tables_of_ours(self, open_storage: Callable[[], Awaitable[Storage]]) -> None:
-        """A storage that was never used holds none of the tables.
+    async def test_a_new_storage_has_no_tables(self, open_storage: Callable[[], Awaitable[Storage]]) -> None:
+        """A new storage has none of pattern-core's tables.
 
-        If it fails: the tables come from `apply_schema` alone; and `open_storage` has to begin with an empty place.
+        If it fails: create tables in `apply_schema` only. The fixture `options` must lead to an empty storage.
         """
         async with await open_storage() as storage:
             assert not await storage.tables() & TABLES.keys()
 
     async def test_created_tables_are_listed(self, storage: Storage) -> None:
-        """`tables` returns the names of the tables that were created.
+        """`tables` returns the names of the created tables.
 
-        If it fails: ask the engine for its tables, under the names of `Table.name`.
+        If it fails: ask the engine for its tables, and return the names that `Table.name` had.
         """
         assert await storage.tables() >= TABLES.keys()
 
     async def test_creating_a_table_twice_keeps_its_records(self, storage: Storage) -> None:
-        """`CreateTable` does nothing where the table is there as declared.
+        """`CreateTable` does nothing if the table exists as declared.
 
-        If it fails: create only what is missing (`IF NOT EXISTS`), never overwrite.
+        If it fails: create only what is missing (`IF NOT EXISTS`). Never overwrite.
         """
         await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
         for table in KIT_TABLES:
             await storage.apply_schema(CreateTable(table, DIMENSIONS))
         assert await storage.count(USERS) == 1
 
-    async def test_a_dropped_table_is_gone_and_can_be_made_again(self, storage: Storage) -> None:
-        """`DropTable` removes the table with its records and nothing else, and a second one does nothing.
+    async def test_a_table_can_be_dropped_and_created_again(self, storage: Storage) -> None:
+        """`DropTable` removes one table with its records; a second `DropTable` does nothing.
 
-        If it fails: drop only what is there (`IF EXISTS`), and all that belongs to it: rows, indexes, unique keys.
+        If it fails: drop only an existing table (`IF EXISTS`), with its rows, indexes and unique keys.
         """
         agents = TABLES["agents"]
         row = sample_row(agents, "a1")
@@ -105,10 +105,10 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
         assert await storage.count(agents) == 1
         assert await storage.count(USERS) == 1
 
-    async def test_a_table_gets_other_columns(self, storage: Storage) -> None:
-        """`AlterTable` takes columns away and adds others, null, and keeps the records; a second one does nothing.
+    async def test_columns_can_be_added_and_removed(self, storage: Storage) -> None:
+        """`AlterTable` removes columns, adds null columns, and keeps the records; a second one does nothing.
 
-        If it fails: a column that goes leaves nothing behind, also where it held a vector; keys and indexes stay.
+        If it fails: remove all values of a dropped column, also vectors. Keep unique keys and indexes.
         """
         agents, count = TABLES["agents"], Column("count", Kind.INTEGER, optional=True)
         slim = attrs.evolve(agents, columns=(*(each for each in agents.columns if each.name != "state"), count))
@@ -125,10 +125,10 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
             await storage.commit([Insert(slim, sample_row(slim, "b", user_id="u1", agent_type="type 7"))])
         assert await storage.count(slim, Field("user_id") == "u1") == 300
 
-    async def test_a_vector_column_goes_and_comes_back(self, storage: Storage) -> None:
-        """A column of vectors that was taken away is null when it is there again, and can be written.
+    async def test_a_vector_column_can_be_removed_and_added_again(self, storage: Storage) -> None:
+        """A vector column that was removed and added again is null, and can be written.
 
-        If it fails: what a column held has to go with it.
+        If it fails: remove the values of a dropped column.
         """
         bare = attrs.evolve(TASKS, columns=tuple(each for each in TASKS.columns if each.kind is not Kind.VECTOR))
         await storage.commit([Insert(TASKS, sample_row(TASKS, "t1", embedding=sample_vector("t1")))])
@@ -142,9 +142,9 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
         assert np.array_equal(second["embedding"], sample_vector("t2"))
 
     async def test_a_missing_table_is_an_error(self, storage: Storage) -> None:
-        """Reading or writing a table that was not created raises `StorageError`.
+        """Reading or writing a missing table raises `StorageError`.
 
-        If it fails: an engine that makes tables as it meets them would make them without columns and keys; forbid it.
+        If it fails: some engines create a table on first use, without columns and keys. Prevent that.
         """
         await storage.apply_schema(DropTable(USERS))
         with pytest.raises(StorageError):
@@ -153,19 +153,19 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
             await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
         assert "users" not in await storage.tables()
 
-    async def test_health_is_good_while_open(self, storage: Storage) -> None:
-        """`health` asks the engine and names it.
+    async def test_health_names_the_engine(self, storage: Storage) -> None:
+        """`health` of an open storage is ok, and names the engine.
 
-        If it fails: return `Health(ok=True, engine="name and version")` after a query that reached the engine.
+        If it fails: query the engine, then return `Health(ok=True, engine="name and version")`.
         """
         health = await storage.health()
         assert health.ok
         assert health.engine.strip()
 
-    async def test_a_closed_storage_refuses_everything(self, storage: Storage) -> None:
-        """After `aclose` every call raises `ClosedError`; a second `aclose` does nothing.
+    async def test_a_closed_storage_raises(self, storage: Storage) -> None:
+        """After `aclose`, every call raises `ClosedError`; a second `aclose` does nothing.
 
-        If it fails: remember that it was closed, and look at that first in every method, `scan` and `execute` too.
+        If it fails: keep a flag, and check it first in every method, also in `scan` and `execute`.
         """
         await storage.aclose()
         await storage.aclose()
@@ -189,9 +189,9 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
         assert outcomes == dict.fromkeys(calls, ClosedError)
 
     async def test_records_survive_closing(self, storage: Storage, reopen: Callable[[], Awaitable[Storage]]) -> None:
-        """What was committed is there, the same, after closing and opening again; what was deleted is not.
+        """After closing and opening again, all committed records are unchanged.
 
-        If it fails: `commit` returned before the engine had written, or `aclose` threw something away.
+        If it fails: `commit` returned before the engine wrote, or `aclose` dropped pending writes.
         """
         tasks = TABLES["tasks"]
         rows = [sample_row(tasks, f"t{n}", description="é😀", metadata={"n": n, "none": None}) for n in range(20)]
@@ -201,12 +201,10 @@ class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRul
             assert await again.find(tasks, vectors=True) == before
             assert await again.tables() >= TABLES.keys()
 
-    async def test_closing_loses_no_acknowledged_write(
-        self, storage: Storage, reopen: Callable[[], Awaitable[Storage]]
-    ) -> None:
-        """A commit that is under way while the storage closes either takes effect and returns, or raises.
+    async def test_closing_loses_no_commit(self, storage: Storage, reopen: Callable[[], Awaitable[Storage]]) -> None:
+        """A commit that runs while the storage closes either takes effect or raises.
 
-        If it fails: let `aclose` wait for the writes that have begun.
+        If it fails: let `aclose` wait for running commits.
         """
         writers = [asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])) for n in range(8)]
         await asyncio.sleep(0)

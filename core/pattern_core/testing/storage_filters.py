@@ -1,4 +1,4 @@
-"""The rules of filters: every storage finds what `pattern_core.filters.matches` says."""
+"""The rules of filters: every storage finds the records for which `pattern_core.filters.matches` is true."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HOSTILE_TEXTS: Final = (
     "null",
     "2024-02-29T12:00:00Z",
 )
-"""Texts that are dangerous inside a query, or that an engine may take for something else."""
+"""Texts that could break a query, or that an engine could convert to another type."""
 
 Comparison = Callable[[Field, Any], Filter]
 _RANGES: Final[tuple[Comparison, ...]] = (
@@ -59,15 +59,15 @@ _EQUALITY: Final[tuple[Comparison, ...]] = (
 )
 
 
-def _filters(field: Field, values: Sequence[Any], comparisons: Sequence[Comparison]) -> list[Filter]:
-    """Every comparison of a field with every value, the null tests, lists of values; all of them negated too."""
+def _all_filters(field: Field, values: Sequence[Any], comparisons: Sequence[Comparison]) -> list[Filter]:
+    """Return all comparisons of a field with the values, null tests and value lists, each also negated."""
     plain = [compare(field, value) for compare in comparisons for value in values]
     plain += [field.is_null(), field.in_([]), field.in_([*values, None]), field.in_(values[:2])]
     return [*plain, *(~each for each in plain)]
 
 
-async def _agree(storage: Storage, table: Table, rows: Sequence[Row], filters: Sequence[Filter]) -> None:
-    """Fail unless the storage finds, counts and streams for each filter the rows that satisfy it."""
+async def _check_filters(storage: Storage, table: Table, rows: Sequence[Row], filters: Sequence[Filter]) -> None:
+    """Check that the storage finds, counts and scans exactly the rows that satisfy each filter."""
     for where in filters:
         table.check_filter(where)
         expected = sorted(row["id"] for row in rows if matches(where, row))
@@ -80,11 +80,13 @@ async def _agree(storage: Storage, table: Table, rows: Sequence[Row], filters: S
     assert streamed == sorted(row["id"] for row in rows if matches(where, row)), f"scan: {where}"
 
 
-async def _check(storage: Storage, table: Table, column: str, values: Sequence[Any], filters: Sequence[Filter]) -> None:
-    """Fill a table with one record for each value of a column, then compare every filter."""
+async def _check_column(
+    storage: Storage, table: Table, column: str, values: Sequence[Any], filters: Sequence[Filter]
+) -> None:
+    """Insert one record for each value of a column, then check every filter."""
     rows = [sample_row(table, f"r{n:02}", **{column: value}) for n, value in enumerate(values)]
     await storage.commit([Insert(table, row) for row in rows])
-    await _agree(storage, table, rows, filters)
+    await _check_filters(storage, table, rows, filters)
 
 
 _JSON_VALUES: Final[tuple[Any, ...]] = (
@@ -181,14 +183,14 @@ _trees: st.SearchStrategy[Filter] = st.recursive(
 
 
 class FilterRules(Contract):
-    """One truth table for all storages."""
+    """Filters."""
 
     @pytest.mark.parametrize("column", ["title", "description"])
-    async def test_text(self, storage: Storage, column: str) -> None:
-        """Every operator on a text, present and null, with values that are dangerous inside a query.
+    async def test_filters_on_texts(self, storage: Storage, column: str) -> None:
+        """Filters on texts: every operator, null, and values that could break a query.
 
-        If it fails: bind every value; compare by code point; ``contains`` and ``startswith`` know no wildcards, and
-        every text contains and starts with the empty one.
+        If it fails: bind every value. Compare by code point. ``contains`` and ``startswith`` have no wildcards. Every
+        text contains and starts with the empty text.
         """
         values = ["", "a", "A", "ab", "b", "\uff5e", *HOSTILE_TEXTS]
         field = Field(column)
@@ -199,128 +201,132 @@ class FilterRules(Contract):
             lambda field, value: field.startswith(value),
         ]
         stored = [*values, None] if column == "description" else values
-        await _check(storage, TASKS, column, stored, _filters(field, values, comparisons))
+        await _check_column(storage, TASKS, column, stored, _all_filters(field, values, comparisons))
 
     @pytest.mark.parametrize("column", ["id", "user_id"])
-    async def test_ids(self, storage: Storage, column: str) -> None:
-        """The id of a record, and of another record, compare as the text that they are.
+    async def test_filters_on_ids(self, storage: Storage, column: str) -> None:
+        """Filters on ids and references: they compare as texts.
 
-        If it fails: an engine's own record id has to be turned into its text, and back, on both sides.
+        If it fails: convert the engine's own record ids from and to texts, on both sides of a comparison.
         """
         rows = [sample_row(TASKS, id, user_id=id) for id in HOSTILE_TEXTS]
         await storage.commit([Insert(TASKS, row) for row in rows])
-        filters = _filters(Field(column), [*HOSTILE_TEXTS, "missing"], [*_EQUALITY, *_RANGES])
+        filters = _all_filters(Field(column), [*HOSTILE_TEXTS, "missing"], [*_EQUALITY, *_RANGES])
         filters += [Field(column).startswith("a"), Field(column).contains("1")]
-        await _agree(storage, TASKS, rows, filters)
+        await _check_filters(storage, TASKS, rows, filters)
 
-    async def test_integer(self, storage: Storage) -> None:
-        """Every operator on an integer: all 64 bits count, it compares with a float as a number, null is apart.
+    async def test_filters_on_integers(self, storage: Storage) -> None:
+        """Filters on integers: all 64 bits count, floats compare by value, null satisfies no comparison.
 
-        If it fails: look for integers held as floats (2**53 + 1), and for null that compares as less than a number.
+        If it fails: look for integers stored as floats (2**53 + 1), and for null that compares as less than a number.
         """
         stored = [None, -(2**63), -1, 0, 1, 2, 2**53, 2**53 + 1, 2**63 - 1]
         values = [-(2**63), -1, 0, 1, 2**53, 2**53 + 1, 2**63 - 1, 1.0, 0.5, -1.5]
         field = Field("estimated_minutes")
-        await _check(storage, TASKS, "estimated_minutes", stored, _filters(field, values, [*_EQUALITY, *_RANGES]))
+        await _check_column(
+            storage, TASKS, "estimated_minutes", stored, _all_filters(field, values, [*_EQUALITY, *_RANGES])
+        )
 
-    async def test_number(self, storage: Storage) -> None:
-        """Every operator on a float: it compares with an integer as a number, -0.0 equals 0, null is apart.
+    async def test_filters_on_floats(self, storage: Storage) -> None:
+        """Filters on floats: integers compare by value, -0.0 equals 0, null satisfies no comparison.
 
-        If it fails: look for whole floats turned into integers, and for null that compares as less than a number.
+        If it fails: look for whole floats converted to integers, and for null that compares as less than a number.
         """
         stored = [None, -1e300, -1.0, -0.0, 0.0, 1e-300, 0.1, 1.0, 1.5, 2.0, 1e300]
         values = [-1e300, -1, 0, 0.0, 1e-300, 0.1, 1, 1.0, 1.5, 1e300]
         field = Field("complexity_score")
-        await _check(storage, TASKS, "complexity_score", stored, _filters(field, values, [*_EQUALITY, *_RANGES]))
+        await _check_column(
+            storage, TASKS, "complexity_score", stored, _all_filters(field, values, [*_EQUALITY, *_RANGES])
+        )
 
-    async def test_boolean(self, storage: Storage) -> None:
-        """A boolean equals itself, and null is neither true nor false.
+    async def test_filters_on_booleans(self, storage: Storage) -> None:
+        """Filters on booleans: true and false are different, and neither equals null.
 
-        If it fails: look for booleans held as numbers or texts.
+        If it fails: look for booleans stored as numbers or texts.
         """
-        filters = _filters(Field("is_active"), [True, False], _EQUALITY)
-        await _check(storage, MEMORIES, "is_active", [True, False, True], filters)
+        filters = _all_filters(Field("is_active"), [True, False], _EQUALITY)
+        await _check_column(storage, MEMORIES, "is_active", [True, False, True], filters)
 
-    async def test_time(self, storage: Storage) -> None:
-        """Times compare as instants, to the microsecond, whatever zone the value is written in.
+    async def test_filters_on_times(self, storage: Storage) -> None:
+        """Filters on times: they compare as instants, to the microsecond, in any time zone.
 
-        If it fails: bind times in UTC, as times; look for precision lost below the millisecond.
+        If it fails: bind times in UTC, as times. Look for precision that is lost below the millisecond.
         """
         tick = timedelta(microseconds=1)
         stored = [None, NOON - tick, NOON, NOON + tick, NOON + timedelta(days=400), NOON.replace(year=1972)]
         elsewhere = NOON.astimezone(timezone(timedelta(hours=5, minutes=30)))
         values = [NOON - tick, NOON, elsewhere, NOON + tick, NOON.replace(microsecond=0)]
         field = Field("due_at")
-        await _check(storage, TASKS, "due_at", stored, _filters(field, values, [*_EQUALITY, *_RANGES]))
+        await _check_column(storage, TASKS, "due_at", stored, _all_filters(field, values, [*_EQUALITY, *_RANGES]))
 
-    async def test_texts(self, storage: Storage) -> None:
-        """``contains`` on a list finds a member that is equal as a whole, and nothing in an empty list.
+    async def test_filters_on_lists_of_texts(self, storage: Storage) -> None:
+        """Filters on lists of texts: ``contains`` finds an equal member, not a part of a member.
 
-        If it fails: look for a search inside the members, or in the list written as one text.
+        If it fails: look for a search inside the members, or inside a list stored as one text.
         """
         stored = [[], ["a"], ["a", "b"], ["ab"], ["A"], [""], ["a,b"], ["é", "😀"], ["a'b", "a\x00b"], ["a", "a"]]
         values = ["a", "b", "ab", "A", "", "a,b", "é", "😀", "a'b", "a\x00b", "[]", "missing"]
         plain = [Field("tags").contains(value) for value in values]
         plain.append(Field("tags").is_null())
-        await _check(storage, TASKS, "tags", stored, [*plain, *(~each for each in plain)])
+        await _check_column(storage, TASKS, "tags", stored, [*plain, *(~each for each in plain)])
 
-    async def test_null_tests_of_objects_and_vectors(self, storage: Storage) -> None:
-        """JSON, lists of JSON and vectors can be tested for null; an empty object or list is not null.
+    async def test_filters_on_null(self, storage: Storage) -> None:
+        """Filters on objects, lists of objects and vectors: they can be tested for null; empty values are not null.
 
-        If it fails: keep null and empty apart.
+        If it fails: do not store an empty value as null.
         """
         null = Field("tool_calls").is_null()
-        await _check(storage, MESSAGES, "tool_calls", [None, [], [{}], [{"a": None}]], [null, ~null])
+        await _check_column(storage, MESSAGES, "tool_calls", [None, [], [{}], [{"a": None}]], [null, ~null])
         null = Field("embedding").is_null()
-        await _check(storage, TASKS, "embedding", [None, sample_vector("a")], [null, ~null])
+        await _check_column(storage, TASKS, "embedding", [None, sample_vector("a")], [null, ~null])
         null = Field("metadata").is_null()
-        await _check(storage, MEMORIES, "metadata", [{}, {"a": None}], [null, ~null])
+        await _check_column(storage, MEMORIES, "metadata", [{}, {"a": None}], [null, ~null])
 
-    async def test_json(self, storage: Storage) -> None:
-        """Every operator on a place inside a JSON object, for every kind of value there, missing included.
+    async def test_filters_on_json_values(self, storage: Storage) -> None:
+        """Filters on values inside a JSON object: every operator, every type of value, and missing keys.
 
-        If it fails: missing and null are the same; 1 equals 1.0 but not true nor "1"; a range compares only values of
-        one kind; ``contains`` looks into a list for a member and into a text for a part, and into nothing else.
+        If it fails: a missing key is null. 1 equals 1.0, but neither true nor "1". Ranges compare values of one type.
+        ``contains`` finds a member of a list or a part of a text, and nothing in other types.
         """
         stored: list[dict[str, Any]] = [{}, *({"k": value} for value in _JSON_VALUES)]
         comparisons: list[Comparison] = [*_EQUALITY, *_RANGES, lambda field, value: field.contains(value)]
         field = Field("metadata")["k"]
-        filters = _filters(field, _JSON_SCALARS, comparisons)
+        filters = _all_filters(field, _JSON_SCALARS, comparisons)
         for prefix in ("", "a", "1"):
             filters += [field.startswith(prefix), ~field.startswith(prefix)]
         filters += [compare(field, None) for compare in _RANGES]
         filters += [field.contains(None), ~field.contains(None)]
-        await _check(storage, TASKS, "metadata", stored, filters)
+        await _check_column(storage, TASKS, "metadata", stored, filters)
 
-    async def test_json_paths(self, storage: Storage) -> None:
-        """A path leads through objects only: behind a scalar or a list there is null.
+    async def test_filters_on_json_paths(self, storage: Storage) -> None:
+        """Filters on JSON paths: a path into a scalar or a list gives null.
 
-        If it fails: do not let a number in the path index a list, and do not let a path spread over a list.
+        If it fails: a number in the path must not index a list, and a path must not apply to each member of a list.
         """
         inner = [None, 1, "abc", [], [1], [{"b": 1}], {}, {"b": None}, {"b": 1}, {"b": {"c": 1}}, {"0": 1}]
         stored = [{}, *({"a": value} for value in inner)]
         fields = [Field("metadata")["a"][key] for key in ("b", "0", "length", "len")]
         fields.append(Field("metadata")["a"]["b"]["c"])
         comparisons = [*_EQUALITY, *_RANGES]
-        filters = [where for field in fields for where in _filters(field, [1, 2], comparisons)]
-        await _check(storage, TASKS, "metadata", stored, filters)
+        filters = [where for field in fields for where in _all_filters(field, [1, 2], comparisons)]
+        await _check_column(storage, TASKS, "metadata", stored, filters)
 
-    async def test_json_keys(self, storage: Storage) -> None:
-        """Any text can be a key; it never becomes query text, and a dot in it does not lead deeper.
+    async def test_filters_on_json_keys(self, storage: Storage) -> None:
+        """Filters on JSON keys: any text is a valid key, never query text, and a dot does not separate keys.
 
-        If it fails: bind keys as values, or escape them by the engine's own rule; never paste them into a query.
+        If it fails: bind keys as values, or escape them by the engine's own rules. Never insert them into a query.
         """
         stored: list[dict[str, Any]] = [{key: 1} for key in _JSON_KEYS]
         stored.append({"a": {"b": 1}})
         filters = [Field("metadata")[key] == 1 for key in _JSON_KEYS]
         filters += [~where for where in filters]
         filters += [Field("metadata")["a"][key] == 1 for key in _JSON_KEYS]
-        await _check(storage, TASKS, "metadata", stored, filters)
+        await _check_column(storage, TASKS, "metadata", stored, filters)
 
-    async def test_combinations(self, storage: Storage) -> None:
-        """``&``, ``|`` and ``~`` combine as in logic, at any depth, null or not; no part is dropped.
+    async def test_filters_combine(self, storage: Storage) -> None:
+        """``&``, ``|`` and ``~`` follow two-valued logic at any depth, also with nulls.
 
-        If it fails: put every part in parentheses; ``And(())`` is true and ``Or(())`` is false.
+        If it fails: put every part into parentheses. ``And(())`` is true, ``Or(())`` is false.
         """
         rows = [
             sample_row(TASKS, f"r{a}{b}", estimated_minutes=a, description=b, user_id="u1" if a else "u2")
@@ -338,16 +344,16 @@ class FilterRules(Contract):
         for part in parts * 3:
             deep = ~(deep & part) | part
         filters.append(deep)
-        await _agree(storage, TASKS, rows, filters)
+        await _check_filters(storage, TASKS, rows, filters)
 
-    async def test_a_long_list_of_values(self, storage: Storage) -> None:
-        """``in_`` takes a thousand values.
+    async def test_filters_with_many_values(self, storage: Storage) -> None:
+        """``in_`` accepts a thousand values.
 
         If it fails: bind the list as one parameter.
         """
         rows = [sample_row(TASKS, f"r{n:04}") for n in range(0, 1200, 100)]
         await storage.commit([Insert(TASKS, row) for row in rows])
-        await _agree(storage, TASKS, rows, [Field("id").in_([f"r{n:04}" for n in range(1000)])])
+        await _check_filters(storage, TASKS, rows, [Field("id").in_([f"r{n:04}" for n in range(1000)])])
 
     @settings(
         max_examples=60,
@@ -363,11 +369,11 @@ class FilterRules(Contract):
     async def test_any_filter_on_any_json(
         self, storage: Storage, objects: list[dict[str, Any]], filters: list[Filter]
     ) -> None:
-        """For any JSON objects and any filter, the storage finds what `matches` says.
+        """For any JSON objects and any filter, the storage finds the records for which `matches` is true.
 
-        If it fails: add the falsifying example to the tests beside this one; the storage's translation is wrong there.
+        If it fails: the translation of the filter is wrong. Add the falsifying example to your tests.
         """
-        # Four records are written over and over, so that one storage serves all examples.
+        # All examples overwrite the same four records, so that they can share one storage.
         rows = [sample_row(TASKS, f"r{n}", metadata=value) for n, value in enumerate(objects)]
         await storage.commit([Put(TASKS, row) for row in rows])
-        await _agree(storage, TASKS, rows, filters)
+        await _check_filters(storage, TASKS, rows, filters)

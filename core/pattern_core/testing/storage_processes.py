@@ -1,4 +1,4 @@
-"""The rules of `Storage` that need a process to die, or several processes to write."""
+"""The rules of `Storage` that kill a process, or write in several."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 
 __all__ = [
     "ProcessRules",
-    "answer",
-    "change_vectors",
+    "commit_forever",
+    "compete_to_insert",
+    "expected_state",
     "increment",
-    "insert_first",
-    "open_only",
-    "state",
-    "step",
-    "write_without_end",
+    "insert_and_read",
+    "list_tables",
+    "numbered_batch",
+    "write_vectors",
 ]
 
 USERS = TABLES["users"]
 AGENTS = TABLES["agents"]
 KILLS: Final = 3
-"""How often a writer is killed in one test."""
+"""How many times one test kills a writer."""
 
 Open = Callable[[], Awaitable[Storage]]
 
 
-def step(number: int) -> list[Write]:
-    """Return a batch over two tables that leads from one state to the next."""
+def numbered_batch(number: int) -> list[Write]:
+    """Return a batch over two tables. After the batches 0 to n - 1, the storage is in `expected_state` of n."""
     name = f"{number:06}"
     batch: list[Write] = [
         Insert(USERS, sample_row(USERS, name)),
@@ -52,30 +52,30 @@ def step(number: int) -> list[Write]:
     return batch
 
 
-def state(steps: int) -> tuple[list[str], dict[str, str]]:
-    """Return what is there after some steps: the users, and each agent's name."""
-    users = [f"{n:06}" for n in range(max(0, steps - 5), steps)]
-    agents = {f"{n:06}": "gone" if n < steps - 5 else f"name of {n:06}" for n in range(steps)}
-    return [*users, "last"] if steps else [], agents
+def expected_state(batches: int) -> tuple[list[str], dict[str, str]]:
+    """Return the ids of the users and the names of the agents after a number of batches."""
+    users = [f"{n:06}" for n in range(max(0, batches - 5), batches)]
+    agents = {f"{n:06}": "gone" if n < batches - 5 else f"name of {n:06}" for n in range(batches)}
+    return [*users, "last"] if batches else [], agents
 
 
-async def write_without_end(pipe: Connection, open_storage: Open, number: int) -> None:
-    """Take step after step, and say each that was acknowledged."""
+async def commit_forever(pipe: Connection, open_storage: Open, number: int) -> None:
+    """Commit one batch after another, and send the number of each acknowledged one."""
     async with await open_storage() as storage:
         while True:
-            await storage.commit(step(number))
+            await storage.commit(numbered_batch(number))
             pipe.send(number)
             number += 1
 
 
-async def open_only(pipe: Connection, open_storage: Open) -> None:
-    """Say what is there."""
+async def list_tables(pipe: Connection, open_storage: Open) -> None:
+    """Send the names of the tables."""
     async with await open_storage() as storage:
         pipe.send(sorted(await storage.tables()))
 
 
 async def increment(pipe: Connection, open_storage: Open, times: int) -> None:
-    """Add 1 to a record's revision a number of times, as often as it takes."""
+    """Add 1 to the revision of a record a number of times, and retry conflicts."""
     async with await open_storage() as storage:
         pipe.send("ready")
         pipe.recv()
@@ -87,37 +87,37 @@ async def increment(pipe: Connection, open_storage: Open, times: int) -> None:
                 await storage.commit([Patch(USERS, "counter", {"revision": row["revision"] + 1}, row["revision"])])
                 done += 1
             except ConflictError:
-                await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - so that they do not march in step
+                await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - spreads the retries of the processes
         pipe.send("done")
 
 
-async def insert_first(pipe: Connection, open_storage: Open, name: str) -> None:
-    """Try to insert records that others try to insert at the same time, and say which were one's own."""
+async def compete_to_insert(pipe: Connection, open_storage: Open, name: str) -> None:
+    """Insert records that other processes insert at the same time, and send the keys that succeeded."""
     async with await open_storage() as storage:
         pipe.send("ready")
         pipe.recv()
-        won = []
+        inserted = []
         for key in range(10):
             agent = sample_row(AGENTS, f"{key} of {name}", user_id="u1", agent_type=f"type {key}")
             try:
                 await storage.commit([Insert(USERS, sample_row(USERS, f"u{key}")), Insert(AGENTS, agent)])
-                won.append(key)
+                inserted.append(key)
             except AlreadyExistsError:
                 continue
-        pipe.send(won)
+        pipe.send(inserted)
 
 
-async def answer(pipe: Connection, open_storage: Open) -> None:
-    """Insert a record, then say what one has seen of another's."""
+async def insert_and_read(pipe: Connection, open_storage: Open) -> None:
+    """Insert a record, receive ids, and send which of them exist, and the number of all records."""
     async with await open_storage() as storage:
         await storage.commit([Insert(USERS, sample_row(USERS, "child"))])
         pipe.send("written")
-        wanted = pipe.recv()
-        pipe.send([row is not None for row in await storage.get(USERS, wanted)] + [await storage.count(USERS)])
+        ids = pipe.recv()
+        pipe.send([row is not None for row in await storage.get(USERS, ids)] + [await storage.count(USERS)])
 
 
-async def change_vectors(pipe: Connection, open_storage: Open) -> None:
-    """Write a record with a vector, then, when told to, remove another."""
+async def write_vectors(pipe: Connection, open_storage: Open) -> None:
+    """Insert a record with a vector, wait for a message, and delete another record."""
     async with await open_storage() as storage:
         await storage.commit([Insert(TASKS, _task("theirs"))])
         pipe.send("written")
@@ -131,109 +131,106 @@ def _task(id: str) -> Row:
 
 
 class ProcessRules(ChildProcessRules):
-    """Nothing acknowledged is lost when a process dies, and processes do not get into each other's way."""
+    """Processes: acknowledged writes survive a kill, and concurrent processes lose no writes."""
 
     spec: StorageSpec
 
     @pytest.fixture
     async def tables(self, open_storage: Open) -> None:
-        """All tables are there, and nobody has them open."""
+        """Create all tables, and close the storage."""
         if not self.spec.persistent:
-            pytest.skip("this storage ends with its process")
+            pytest.skip("this storage is not persistent")
         async with await open_storage() as storage:
             for table in KIT_TABLES:
                 await storage.apply_schema(CreateTable(table, DIMENSIONS))
 
     @pytest.fixture
     async def shared(self, tables: None, open_storage: Open) -> AsyncIterator[Storage]:
-        """An open storage with all tables, which others may open, too."""
+        """An open storage with all tables, which other processes may open as well."""
         if not self.spec.processes:
-            pytest.skip("this storage belongs to one process at a time")
+            pytest.skip("only one process at a time may open this storage")
         async with await open_storage() as storage:
             yield storage
 
-    async def test_a_killed_process_loses_nothing_acknowledged(
-        self, tables: None, open_storage: Open, start: Start
-    ) -> None:
-        """After kill -9 at any moment, every acknowledged batch is there, and none is there in part.
+    async def test_a_killed_process_loses_no_commit(self, tables: None, open_storage: Open, start: Start) -> None:
+        """After ``kill -9`` at any time, every acknowledged batch is complete, and no batch is partial.
 
-        If it fails: a batch over several tables needs one transaction, or a log that is replayed on opening; `commit`
-        returns after the engine has synced.
+        If it fails: a batch over several tables needs one transaction, or a log that is replayed on opening. Sync the
+        engine before `commit` returns.
         """
-        taken, dice = 0, random.Random(1)  # noqa: S311 - the moments of death, the same in each run
+        batches, generator = 0, random.Random(1)  # noqa: S311 - kills at the same times in each run
         for _ in range(KILLS):
-            child = start(write_without_end, open_storage, taken)
-            for _ in range(dice.randrange(1, 12)):
-                taken = await child.hear() + 1
-            await asyncio.sleep(dice.uniform(0, 0.02))
-            taken += len(await child.kill())
+            child = start(commit_forever, open_storage, batches)
+            for _ in range(generator.randrange(1, 12)):
+                batches = await child.receive() + 1
+            await asyncio.sleep(generator.uniform(0, 0.02))
+            batches += len(await child.kill())
             async with await open_storage() as storage:
                 found = await _state(storage)
-                assert found in (state(taken), state(taken + 1)), (
-                    "the last step may be there unacknowledged, as a whole"
-                )
-                taken = len(found[1])
+                expected = expected_state(batches), expected_state(batches + 1)
+                assert found in expected, "one more batch may be complete without having been acknowledged"
+                batches = len(found[1])
 
-    async def test_a_second_process_is_refused_where_one_owns_the_storage(
+    async def test_a_second_process_cannot_open_an_exclusive_storage(
         self, tables: None, open_storage: Open, start: Start
     ) -> None:
-        """Where several processes cannot share the storage, `open` raises `DatabaseLockedError` for the second.
+        """If processes cannot share the storage, `open` raises `DatabaseLockedError` in a second process.
 
-        If it fails: take a lock file before anything is read. Where processes can share it, say so in the spec.
+        If it fails: lock a file before reading anything. If processes can share the storage, set ``processes=True``.
         """
         if self.spec.processes:
-            pytest.skip("this storage may be open in several processes")
+            pytest.skip("several processes may open this storage")
         async with await open_storage():
-            assert await start(open_only, open_storage).hear() == DatabaseLockedError.__name__
-        assert await start(open_only, open_storage).hear() == sorted(table.name for table in KIT_TABLES)
+            assert await start(list_tables, open_storage).receive() == DatabaseLockedError.__name__
+        assert await start(list_tables, open_storage).receive() == sorted(table.name for table in KIT_TABLES)
 
-    async def test_processes_lose_no_update(self, shared: Storage, open_storage: Open, start: Start) -> None:
-        """Increments of one record from several processes, each with the revision it read, all count.
+    async def test_processes_lose_no_updates(self, shared: Storage, open_storage: Open, start: Start) -> None:
+        """If several processes increment one record, each with the revision it read, all increments count.
 
         If it fails: check revisions inside the engine's transaction, or under a lock that all processes share.
         """
         await shared.commit([Insert(USERS, sample_row(USERS, "counter"))])
         children = [start(increment, open_storage, 10) for _ in range(3)]
         await _together(children)
-        assert [await child.hear() for child in children] == ["done"] * 3
+        assert [await child.receive() for child in children] == ["done"] * 3
         (row,) = await shared.get(USERS, ["counter"])
         assert row is not None
         assert row["revision"] == 31
 
-    async def test_one_insert_of_many_processes_wins(self, shared: Storage, open_storage: Open, start: Start) -> None:
-        """Of processes that insert the same ids and unique keys at once, each is won by one; nothing is there twice.
+    async def test_one_of_several_processes_inserts(self, shared: Storage, open_storage: Open, start: Start) -> None:
+        """If several processes insert the same id or unique key, exactly one of them succeeds.
 
-        If it fails: check that ids and keys are free inside the engine's transaction, or under a lock of all processes.
+        If it fails: check ids and keys inside the engine's transaction, or under a lock that all processes share.
         """
-        children = [start(insert_first, open_storage, name) for name in "abc"]
+        children = [start(compete_to_insert, open_storage, name) for name in "abc"]
         await _together(children)
-        won = [key for child in children for key in await child.hear()]
-        assert sorted(won) == list(range(10))
+        inserted = [key for child in children for key in await child.receive()]
+        assert sorted(inserted) == list(range(10))
         assert len(await shared.find(USERS)) == 10
         assert sorted(row["agent_type"] for row in await shared.find(AGENTS)) == [f"type {key}" for key in range(10)]
 
     async def test_processes_see_each_others_writes_at_once(
         self, shared: Storage, open_storage: Open, start: Start
     ) -> None:
-        """What one process has acknowledged, another one's next read finds.
+        """A commit in one process is visible to the next read in another.
 
-        If it fails: look for a newer state before each read (a read consistency interval of zero, no cached snapshot).
+        If it fails: check for a newer state before each read (no cached snapshot, a read consistency interval of 0).
         """
         await shared.find(USERS)
-        child = start(answer, open_storage)
-        assert await child.hear() == "written"
+        child = start(insert_and_read, open_storage)
+        assert await child.receive() == "written"
         assert [row["id"] for row in await shared.find(USERS)] == ["child"]
         assert await shared.get(USERS, ["child"]) != [None]
         await shared.commit([Insert(USERS, sample_row(USERS, "parent")), Delete(USERS, "child")])
         child.pipe.send(["parent", "child"])
-        assert await child.hear() == [True, False, 1]
+        assert await child.receive() == [True, False, 1]
 
-    async def test_what_is_kept_in_memory_is_noticed_to_be_old(
+    async def test_a_process_refreshes_its_cached_vectors(
         self, shared: Storage, open_storage: Open, start: Start
     ) -> None:
-        """A vector search in memory, over this storage, finds what another process has written, and nothing it deleted.
+        """A vector search in memory, over this storage, sees the inserts and deletions of another process.
 
-        If it fails: `foreign_commits` has to return another number after any commit that was not this object's own.
+        If it fails: `foreign_commits` must change after every commit of another process or object.
         """
         async with ExactIndex(shared) as index:
             await index.create(IndexSpec(TASKS, DIMENSIONS, "cosine"))
@@ -245,23 +242,23 @@ class ProcessRules(ChildProcessRules):
                 return (await index.search(TASKS, vector, partitions=["ada"], limit=5)).ids
 
             assert await found() == ("mine",)
-            child = start(change_vectors, open_storage)
-            assert await child.hear() == "written"
+            child = start(write_vectors, open_storage)
+            assert await child.receive() == "written"
             assert await found() == ("mine", "theirs")
             child.pipe.send("go on")
-            assert await child.hear() == "deleted"
+            assert await child.receive() == "deleted"
             assert await found() == ("theirs",)
 
 
 async def _together(children: list[Child]) -> None:
-    """Let children begin at the same moment."""
+    """Let the children start at the same time."""
     for child in children:
-        assert await child.hear() == "ready"
+        assert await child.receive() == "ready"
     for child in children:
         child.pipe.send("go")
 
 
 async def _state(storage: Storage) -> tuple[list[str], dict[str, str]]:
-    users: list[Row] = await storage.find(USERS)
+    users = await storage.find(USERS)
     agents = await storage.find(AGENTS)
     return [row["id"] for row in users], {row["id"]: row["name"] for row in agents}

@@ -1,4 +1,4 @@
-"""The rules of `Storage.get`, `find`, `count` and `scan`, but for filters."""
+"""The rules of `Storage.get`, `find`, `count` and `scan`, without filters."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ async def _ids(storage: Storage, *order: Order, limit: int | None = None) -> lis
 
 
 class ReadRules(Contract):
-    """What comes back, and in what order."""
+    """Reads: rows, orders, scans and pages."""
 
-    async def test_get_answers_for_each_id_in_order(self, storage: Storage) -> None:
-        """`get` returns one entry for each id, in the order given: the row, or None.
+    async def test_get_returns_rows_in_the_order_of_the_ids(self, storage: Storage) -> None:
+        """`get` returns the row or None for each id, in the order of the ids.
 
-        If it fails: build a dict by id from what the engine returns, then look up each id that was asked for.
+        If it fails: build a dict by id from the engine's rows, then look up each id.
         """
         await storage.commit([Insert(USERS, sample_row(USERS, id)) for id in ("a", "b", "c")])
         found = await storage.get(USERS, ["c", "missing", "a", "c"])
         assert [row and row["id"] for row in found] == ["c", None, "a", "c"]
         assert await storage.get(USERS, []) == []
 
-    async def test_get_takes_many_ids(self, storage: Storage) -> None:
-        """`get` takes a thousand ids in one call.
+    async def test_get_accepts_many_ids(self, storage: Storage) -> None:
+        """`get` accepts a thousand ids.
 
-        If it fails: the engine limits the number of parameters; ask in several parts.
+        If it fails: if the engine limits the number of parameters, read in several queries.
         """
         ids = [f"u{n:04}" for n in range(1000)]
         await storage.commit([Insert(USERS, sample_row(USERS, id)) for id in ids])
         found = await storage.get(USERS, ids[::-1])
         assert [row and row["id"] for row in found] == ids[::-1]
 
-    async def test_rows_have_every_column_and_vectors_only_if_asked(self, storage: Storage) -> None:
-        """A row has all columns of its table; the vector's column is there only with ``vectors=True``.
+    async def test_rows_have_all_columns_and_vectors_on_request(self, storage: Storage) -> None:
+        """A row has all columns of its table; the vector column only with ``vectors=True``.
 
-        If it fails: a null column has to be there as None; leave the vector's column out of the row altogether.
+        If it fails: return None for a null column. Without ``vectors=True``, leave the vector column out of the row.
         """
         await storage.commit([Insert(VECTORS, sample_row(VECTORS, "m1"))])
         names = {column.name for column in VECTORS.columns}
@@ -67,9 +67,9 @@ class ReadRules(Contract):
             assert row.keys() == expected
 
     async def test_rows_belong_to_the_caller(self, storage: Storage) -> None:
-        """Changing a row that was read changes nothing in the storage, nor another row.
+        """Changing a returned row changes neither the storage nor other rows.
 
-        If it fails: a cache hands out its own objects; copy them deeply.
+        If it fails: return deep copies of cached rows.
         """
         await storage.commit([Insert(USERS, sample_row(USERS, "u1", settings={"list": [1]}))])
         first, second = await storage.get(USERS, ["u1", "u1"])
@@ -84,17 +84,17 @@ class ReadRules(Contract):
         assert again is not None
         assert again["settings"] == {"list": [1]}
 
-    async def test_without_an_order_rows_come_by_id(self, storage: Storage) -> None:
-        """Where no order is given, rows come by id, by code point.
+    async def test_the_default_order_is_by_id(self, storage: Storage) -> None:
+        """Without an order, rows are sorted by id, by code point.
 
-        If it fails: always append the id to the order; compare by code point, not by a language's rules.
+        If it fails: append the id to every order. Compare by code point, without a collation.
         """
         ids = ["b", "a", "B", "A", "10", "9", "é", "z", "\uff5e", "😀"]
         await _insert_tasks(storage, [sample_row(TASKS, id) for id in ids])
         assert await _ids(storage) == sorted(ids)
 
-    async def test_ties_come_by_id_ascending(self, storage: Storage) -> None:
-        """Rows that are equal in all keys of the order come by id, ascending, whichever way the keys go.
+    async def test_ties_are_sorted_by_id(self, storage: Storage) -> None:
+        """Rows with equal sort keys are sorted by id, ascending, also if the keys are descending.
 
         If it fails: append ``id ASC`` to every order.
         """
@@ -114,12 +114,12 @@ class ReadRules(Contract):
             ("due_at", [NOON + timedelta(microseconds=n) for n in (-86_400_000_000, -1, 0, 1, 999, 1_000_000)]),
         ],
     )
-    async def test_order_of_each_kind(self, storage: Storage, column: str, values: list[object]) -> None:
-        """Texts sort by code point, numbers as numbers, times as instants; descending is the exact reverse.
+    async def test_order_by_each_kind(self, storage: Storage, column: str, values: list[object]) -> None:
+        """Texts sort by code point, numbers by value, times by instant; descending is the exact reverse.
 
-        If it fails: look for texts compared by a language's rules or in UTF-16, and numbers or times held as texts.
+        If it fails: look for texts compared by a collation or in UTF-16, and for numbers or times stored as texts.
         """
-        # Ids run against the values, so that an order by id cannot pass.
+        # The ids descend, so that an order by id fails.
         rows = [sample_row(TASKS, f"t{99 - n}", **{column: value}) for n, value in enumerate(values)]
         await _insert_tasks(storage, rows)
         ascending = [row["id"] for row in rows]
@@ -127,10 +127,10 @@ class ReadRules(Contract):
         assert await _ids(storage, Order(column, descending=True)) == ascending[::-1]
 
     @pytest.mark.parametrize("column", ["description", "estimated_minutes", "complexity_score", "due_at"])
-    async def test_null_is_less_than_everything(self, storage: Storage, column: str) -> None:
-        """Null comes first in an ascending order and last in a descending one; nulls are equal to each other.
+    async def test_nulls_sort_first(self, storage: Storage, column: str) -> None:
+        """Nulls come first in ascending and last in descending order, and are equal to each other.
 
-        If it fails: say ``NULLS FIRST`` and ``NULLS LAST``, or sort by whether it is null before the value.
+        If it fails: use ``NULLS FIRST`` and ``NULLS LAST``, or sort by ``IS NULL`` before the value.
         """
         low = {"description": "", "estimated_minutes": -5, "complexity_score": -5.0, "due_at": NOON}[column]
         rows = [sample_row(TASKS, "c"), sample_row(TASKS, "b", **{column: low}), sample_row(TASKS, "a")]
@@ -138,10 +138,10 @@ class ReadRules(Contract):
         assert await _ids(storage, Order(column)) == ["a", "c", "b"]
         assert await _ids(storage, Order(column, descending=True)) == ["b", "a", "c"]
 
-    async def test_several_keys_sort_one_after_the_other(self, storage: Storage) -> None:
-        """Later keys decide only between rows that are equal in all earlier ones.
+    async def test_order_by_several_keys(self, storage: Storage) -> None:
+        """A later key decides only between rows with equal earlier keys.
 
-        If it fails: pass all keys to the engine, in order, each with its own direction.
+        If it fails: pass all keys to the engine, in order, each with its direction.
         """
         rows = [
             sample_row(TASKS, f"{title}{minutes}", title=title, estimated_minutes=minutes)
@@ -154,10 +154,10 @@ class ReadRules(Contract):
         order = (Order("title"), Order("estimated_minutes", descending=True))
         assert await _ids(storage, *order) == ["a2", "a1", "b2", "b1"]
 
-    async def test_limit_is_taken_last(self, storage: Storage) -> None:
-        """``limit`` counts rows that satisfy the filter, in order; 0 gives none, more than there are gives all.
+    async def test_limit_applies_after_filter_and_order(self, storage: Storage) -> None:
+        """``limit`` applies after filter and order; 0 returns no rows, a large limit returns all.
 
-        If it fails: some engines limit before they filter or sort; do it the other way round.
+        If it fails: some engines apply the limit before the filter or the order. Change the query.
         """
         await _insert_tasks(storage, [sample_row(TASKS, f"t{n}", estimated_minutes=n) for n in range(9)])
         where = Field("estimated_minutes") >= 3
@@ -168,9 +168,9 @@ class ReadRules(Contract):
         assert await _ids(storage, limit=1) == ["t0"]
 
     async def test_count_agrees_with_find(self, storage: Storage) -> None:
-        """`count` returns how many rows `find` would return without a limit, an int.
+        """`count` returns the number of rows that `find` returns without a limit, as an int.
 
-        If it fails: give both the same translation of the filter.
+        If it fails: translate the filter with the same code for both.
         """
         assert await storage.count(TASKS) == 0
         await _insert_tasks(storage, [sample_row(TASKS, f"t{n}", estimated_minutes=n) for n in range(9)])
@@ -178,10 +178,10 @@ class ReadRules(Contract):
         assert await storage.count(TASKS, Field("estimated_minutes") < 4) == 4
         assert await storage.count(TASKS, Field("estimated_minutes") < 0) == 0
 
-    async def test_scan_yields_every_record_once_by_id(self, storage: Storage) -> None:
-        """`scan` streams all records as Arrow batches of the declared schema, by id, none larger than asked for.
+    async def test_scan_yields_each_record_once_by_id(self, storage: Storage) -> None:
+        """`scan` yields all records by id, in Arrow batches of the declared schema with at most ``batch_rows`` rows.
 
-        If it fails: page by ``id > last id`` in the order of ids; build batches with ``table.arrow_schema()``.
+        If it fails: read pages with ``id > last id``, ordered by id. Build batches with ``table.arrow_schema()``.
         """
         rows = {f"m{n:03}": sample_row(TASKS, f"m{n:03}", embedding=sample_vector(f"{n}")) for n in range(150)}
         await storage.commit([Insert(TASKS, row) for row in list(rows.values())[::-1]])
@@ -197,9 +197,9 @@ class ReadRules(Contract):
             assert row["updated_at"] == NOON
 
     async def test_scan_of_nulls_and_lists(self, storage: Storage) -> None:
-        """In a scan null is null, a list of texts is a list, JSON is a JSON text, a time is a UTC instant.
+        """A scan yields nulls as null, lists of texts as lists, JSON as JSON text, and times in UTC.
 
-        If it fails: pass the declared types to Arrow, do not let it guess them from the first batch.
+        If it fails: pass the declared types to Arrow, so that it does not infer them from the first batch.
         """
         full = sample_row(
             TASKS,
@@ -223,9 +223,9 @@ class ReadRules(Contract):
         assert {name for name, value in second.items() if value is None} == nulls
 
     async def test_scan_of_some_columns_and_records(self, storage: Storage) -> None:
-        """`scan` yields the wanted columns, in the table's order, of the records that satisfy the filter.
+        """`scan` yields the requested columns, in the table's order, of the records that satisfy the filter.
 
-        If it fails: make the schema with ``table.arrow_schema(columns)`` and select its names.
+        If it fails: build the schema with ``table.arrow_schema(columns)``, and select its names.
         """
         rows = [sample_row(VECTORS, f"m{n}", partition=f"agent{n % 3}") for n in range(9)]
         await storage.commit([Insert(VECTORS, row) for row in rows])
@@ -236,23 +236,23 @@ class ReadRules(Contract):
         found = [row for batch in batches for row in batch.to_pylist()]
         assert [row["id"] for row in found] == ["m1", "m2", "m4", "m5", "m7", "m8"]
         assert [row["partition"] for row in found] == ["agent1", "agent2"] * 3
-        # Without the id and without a vector, too.
+        # The id and the vector may both be left out.
         batches = [batch async for batch in storage.scan(VECTORS, where, columns=["text_hash"], batch_rows=4)]
         assert [row for batch in batches for row in batch.to_pylist()] == [
             {"text_hash": f"text_hash of m{n}"} for n in (1, 2, 4, 5, 7, 8)
         ]
 
-    async def test_scan_of_nothing(self, storage: Storage) -> None:
-        """A scan that finds nothing yields no record.
+    async def test_scan_of_an_empty_table(self, storage: Storage) -> None:
+        """A scan of an empty table yields no records.
 
         If it fails: stop at an empty page.
         """
         assert sum([batch.num_rows async for batch in storage.scan(USERS)]) == 0
 
     async def test_scan_while_others_write(self, storage: Storage) -> None:
-        """A record that is there all through a scan comes exactly once, whatever is written meanwhile.
+        """A record that exists throughout a scan comes exactly once, whatever is written meanwhile.
 
-        If it fails: page by ``id > last id``; a numeric offset skips or repeats rows when others come and go.
+        If it fails: read pages with ``id > last id``. A numeric offset skips or repeats rows if others are written.
         """
         steady = [f"u{n:03}" for n in range(0, 200, 2)]
         doomed = [f"u{n:03}" for n in range(1, 200, 2)]
@@ -273,10 +273,10 @@ class ReadRules(Contract):
         assert set(seen) >= set(steady)
 
     @pytest.mark.parametrize("order", ["id", "-due_at", ("estimated_minutes", "-id"), ("-complexity_score", "title")])
-    async def test_pages_while_others_write(self, storage: Storage, order: str | tuple[str, ...]) -> None:
-        """Pages that follow cursors bring each record that was there all along exactly once, in order, nulls included.
+    async def test_paging_while_others_write(self, storage: Storage, order: str | tuple[str, ...]) -> None:
+        """A record that exists throughout paging by cursors comes exactly once, in order, also with nulls in the keys.
 
-        If it fails: the filter of a cursor compares with `<`, `>`, `is_null` and `or`; nulls come first, ties by id.
+        If it fails: a cursor is a filter of `<`, `>`, `is_null` and `or`. Check that nulls sort first, and ties by id.
         """
         keys = parse_order(TASKS, order)
 
@@ -293,14 +293,14 @@ class ReadRules(Contract):
             seen += [each["id"] for each in page]
             where = resume(TASKS, keys, cursor_after(keys, page[-1]))
             await storage.commit([Insert(TASKS, row(f"new {len(seen)} {n}", n)) for n in range(3)])
-            assert len(seen) <= 200, "the pages do not end"
+            assert len(seen) <= 200, "paging does not end"
         assert [id for id in seen if id.startswith("t")] == expected
         assert len(seen) == len(set(seen))
 
-    async def test_a_scan_may_be_left_halfway(self, storage: Storage) -> None:
-        """Leaving a scan before its end leaves the storage as usable as before.
+    async def test_a_scan_can_be_abandoned(self, storage: Storage) -> None:
+        """A scan that is abandoned before its end does not affect later calls.
 
-        If it fails: release cursors and locks in a ``finally``.
+        If it fails: release cursors and locks in ``finally``.
         """
         await storage.commit([Insert(USERS, sample_row(USERS, f"u{n}")) for n in range(10)])
         scan = storage.scan(USERS, batch_rows=2)
@@ -310,10 +310,10 @@ class ReadRules(Contract):
         await storage.commit([Insert(USERS, sample_row(USERS, "u99"))])
         assert await storage.count(USERS) == 11
 
-    async def test_vectors_can_be_read_with_the_rows(self, storage: Storage) -> None:
-        """With ``vectors=True`` a row's vector is a float32 array of its length, or None where there is none.
+    async def test_vectors_can_be_read(self, storage: Storage) -> None:
+        """With ``vectors=True``, the vector of a row is a float32 array of shape ``[dimensions]``, or None.
 
-        If it fails: turn what the engine holds into ``numpy.float32`` of shape ``[dimensions]``.
+        If it fails: convert the engine's value with ``numpy.asarray(…, dtype=numpy.float32)``.
         """
         await _insert_tasks(
             storage, [sample_row(TASKS, "a", embedding=sample_vector("a")), sample_row(TASKS, "b", embedding=None)]
@@ -323,10 +323,10 @@ class ReadRules(Contract):
         assert (first["embedding"].dtype, first["embedding"].shape) == (np.float32, (DIMENSIONS,))
         assert second["embedding"] is None
 
-    async def test_every_optional_column_takes_null_and_a_value(self, storage: Storage) -> None:
-        """Every table takes a row with all its optional columns null, and one with none of them null.
+    async def test_optional_columns_accept_null_and_a_value(self, storage: Storage) -> None:
+        """Every table accepts a row with all optional columns null, and a row with none of them null.
 
-        If it fails: compare the table's columns, as the engine has them, with `pattern_core.schema.TABLES`.
+        If it fails: compare the columns in the engine with `pattern_core.schema.TABLES`.
         """
         values = {
             Kind.TEXT: "t",

@@ -1,4 +1,4 @@
-"""The rule of fidelity: what was written is what is read."""
+"""The rules of values: a read returns exactly the written value."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ _json = st.recursive(
 
 
 def _typed(value: Any) -> Any:
-    """Make values of different types differ, as ``True``, ``1`` and ``1.0`` do not in Python."""
+    """Return a value that differs for equal values of different types: ``True``, ``1`` and ``1.0``."""
     if isinstance(value, dict):
         return {key: _typed(each) for key, each in value.items()}
     if isinstance(value, list):
@@ -87,12 +87,12 @@ async def _round_trip(storage: Storage, row: Row) -> Row:
 
 
 class ValueRules(Contract):
-    """Nothing is rounded, cut, renamed, dropped or turned into another kind."""
+    """Values: a read returns exactly the written value, of the same type."""
 
-    async def test_any_text_can_be_an_id(self, storage: Storage) -> None:
-        """Every id is kept as it is, apart from every other one, and is found, changed and deleted alone.
+    async def test_any_text_is_a_valid_id(self, storage: Storage) -> None:
+        """Any text is a valid id, different from every other text.
 
-        If it fails: bind ids as the engine's own record id, never as text that it parses.
+        If it fails: bind ids as values. Never let the engine parse a text as a record id.
         """
         ids = list(dict.fromkeys(_IDS))
         await storage.commit([Insert(USERS, sample_row(USERS, id, settings={"id": id})) for id in ids])
@@ -105,10 +105,10 @@ class ValueRules(Contract):
         assert [row["id"] for row in await storage.find(USERS)] == sorted(ids[1::2])
 
     @pytest.mark.parametrize("text", [*HOSTILE_TEXTS, "", " \n\t ", "\ufeff", "\u202e", "a" * 1_000_000])
-    async def test_any_text_is_kept(self, storage: Storage, text: str) -> None:
-        """A text comes back as it was: empty, a megabyte, NUL, quotes, combining characters.
+    async def test_texts_round_trip(self, storage: Storage, text: str) -> None:
+        """Texts are stored exactly: empty, a megabyte, NUL, quotes, combining characters.
 
-        If it fails: bind texts; neither trim, escape nor normalise them.
+        If it fails: bind texts. Do not trim, escape or normalize them.
         """
         row = sample_row(TASKS, "t1", title=text, description=text, tags=[text], metadata={text[:99]: text})
         found = await _round_trip(storage, row)
@@ -132,18 +132,18 @@ class ValueRules(Contract):
         ],
         ids=lambda value: repr(value)[:30].encode("unicode_escape").decode(),
     )
-    async def test_json_is_kept(self, storage: Storage, value: dict[str, Any]) -> None:
-        """A JSON object comes back as it was: nulls, empty ones, whole floats, large integers, any key.
+    async def test_json_round_trips(self, storage: Storage, value: dict[str, Any]) -> None:
+        """JSON objects are stored exactly: nulls, empty objects and lists, whole floats, large integers, any key.
 
-        If it fails: an engine that drops null, or cannot tell 2.0 from 2, has to be given JSON as text or bytes.
+        If it fails: if the engine drops nulls, or converts 2.0 to 2, store JSON as text or bytes.
         """
         found = await _round_trip(storage, sample_row(TASKS, "t1", metadata=value))
         assert _typed(found["metadata"]) == _typed(value)
 
-    async def test_lists_of_json_are_kept(self, storage: Storage) -> None:
-        """A list of JSON objects comes back as it was; an empty list is not null.
+    async def test_lists_of_json_round_trip(self, storage: Storage) -> None:
+        """Lists of JSON objects are stored exactly; an empty list is not null.
 
-        If it fails: see `test_json_is_kept`; and keep null and empty apart.
+        If it fails: see `test_json_round_trips`. Do not store an empty list as null.
         """
         values: list[list[Any] | None] = [None, [], [{}], [{"a": None, "b": [1.0]}, {"a": 1}]]
         for value in values:
@@ -159,36 +159,36 @@ class ValueRules(Contract):
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
     )
     @given(value=st.dictionaries(st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=5), _json))
-    async def test_any_json_is_kept(self, storage: Storage, value: dict[str, Any]) -> None:
-        """Any JSON object comes back as it was.
+    async def test_any_json_round_trips(self, storage: Storage, value: dict[str, Any]) -> None:
+        """Any JSON object is stored exactly.
 
-        If it fails: add the falsifying example to `test_json_is_kept`.
+        If it fails: add the falsifying example to your tests.
         """
         found = await _round_trip(storage, sample_row(TASKS, "t1", metadata=value))
         assert _typed(found["metadata"]) == _typed(value)
 
     @pytest.mark.parametrize("number", [0, 1, -1, 2**53 + 1, 2**63 - 1, -(2**63)])
-    async def test_integers_are_kept(self, storage: Storage, number: int) -> None:
-        """An integer of 64 bits comes back as an int, exactly.
+    async def test_integers_round_trip(self, storage: Storage, number: int) -> None:
+        """Integers of 64 bits are stored exactly, and read as int.
 
-        If it fails: look for a detour by floats.
+        If it fails: look for a conversion to float.
         """
         found = await _round_trip(storage, sample_row(TASKS, "t1", estimated_minutes=number))
         assert _typed(found["estimated_minutes"]) == _typed(number)
 
     @pytest.mark.parametrize("number", [0.0, -0.0, 2.0, 0.1, 1e300, -1e300, 5e-324, 1.7976931348623157e308])
-    async def test_floats_are_kept(self, storage: Storage, number: float) -> None:
-        """A float comes back as a float, to the last bit; a whole one does not turn into an int.
+    async def test_floats_round_trip(self, storage: Storage, number: float) -> None:
+        """Floats are stored exactly, and read as float, also whole ones.
 
-        If it fails: declare the column as a float, and turn what comes back into one.
+        If it fails: declare the column as a float, and convert each value that is read.
         """
         found = await _round_trip(storage, sample_row(TASKS, "t1", complexity_score=number))
         assert _typed(found["complexity_score"]) == _typed(number)
 
-    async def test_booleans_are_kept(self, storage: Storage) -> None:
-        """A boolean comes back as a bool.
+    async def test_booleans_round_trip(self, storage: Storage) -> None:
+        """Booleans are read as bool.
 
-        If it fails: look for booleans held as numbers.
+        If it fails: look for booleans stored as numbers.
         """
         rows = [sample_row(MEMORIES, "a", is_active=True), sample_row(MEMORIES, "b", is_active=False)]
         await storage.commit([Insert(MEMORIES, row) for row in rows])
@@ -209,20 +209,20 @@ class ValueRules(Contract):
             datetime(2100, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC),
         ],
     )
-    async def test_times_are_kept(self, storage: Storage, moment: datetime) -> None:
-        """A time comes back as an aware datetime in UTC, to the microsecond.
+    async def test_times_round_trip(self, storage: Storage, moment: datetime) -> None:
+        """Times are stored to the microsecond, and read as datetime in UTC.
 
-        If it fails: look for milliseconds, local time, and floats of seconds.
+        If it fails: look for milliseconds, local time, and seconds as floats.
         """
         found = (await _round_trip(storage, sample_row(TASKS, "t1", due_at=moment)))["due_at"]
         assert type(found) is datetime
         assert found == moment
         assert found.utcoffset() == timedelta()
 
-    async def test_vectors_are_kept_to_the_bit(self, storage: Storage) -> None:
-        """A vector comes back bit for bit, from `get`, `find` and `scan`.
+    async def test_vectors_round_trip(self, storage: Storage) -> None:
+        """Vectors are stored exactly, bit by bit, and read so by `get`, `find` and `scan`.
 
-        If it fails: keep float32 as float32 (as bytes, say); a detour by decimal text rounds.
+        If it fails: store float32 as float32, for example as bytes. Decimal text rounds.
         """
         extremes = [-0.0, 1e-45, -1.1754944e-38, 3.4028235e38, 0.1, 1 / 3, 16_777_217, -1]
         vectors = [np.array(extremes, dtype=np.float32)]
@@ -238,10 +238,10 @@ class ValueRules(Contract):
         streamed = [np.array(value, dtype=np.float32) for batch in batches for value in batch[0].to_pylist()]
         assert [vector.tobytes() for vector in streamed] == expected
 
-    async def test_a_null_clears_what_was_there(self, storage: Storage) -> None:
-        """Writing null over a value, vector included, leaves null.
+    async def test_null_replaces_a_value(self, storage: Storage) -> None:
+        """Writing null replaces a value, also a vector.
 
-        If it fails: an engine that ignores null in an update has to be told to unset the column.
+        If it fails: some engines ignore null in an update. Unset the column.
         """
         full = sample_row(TASKS, "t1", description="x", estimated_minutes=3, due_at=NOON, parent_id="t0")
         await storage.commit([Insert(TASKS, full)])

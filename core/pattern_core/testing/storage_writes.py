@@ -57,12 +57,12 @@ _FAILING: Final[dict[str, tuple[Callable[[], Write], type[PatternError]]]] = {
 
 
 class WriteRules(Contract):
-    """One batch: in order, all or nothing."""
+    """Writes: batches are atomic and ordered."""
 
-    async def test_the_writes_do_what_they_say(self, storage: Storage) -> None:
-        """Insert and put write a whole record, patch sets some columns, delete removes, check changes nothing.
+    async def test_each_kind_of_write(self, storage: Storage) -> None:
+        """`Insert` and `Put` write whole records, `Patch` sets some columns, `Delete` removes, `Check` changes nothing.
 
-        If it fails: a put replaces every column; a patch leaves alone those that it does not name.
+        If it fails: a put replaces all columns. A patch keeps the columns that it does not name.
         """
         await storage.commit([])
         await storage.commit([Insert(USERS, _user("a")), Put(USERS, _user("b")), Insert(USERS, _user("c"))])
@@ -82,10 +82,10 @@ class WriteRules(Contract):
             _user("b", settings={"patched": 1}, revision=2),
         ]
 
-    async def test_a_patch_sets_a_column_as_a_whole(self, storage: Storage) -> None:
-        """A patch replaces a JSON object or list, it does not merge into it; None sets null.
+    async def test_a_patch_replaces_values(self, storage: Storage) -> None:
+        """A patch replaces JSON objects and lists as a whole; None sets a column to null.
 
-        If it fails: some engines merge objects on update; set the column instead.
+        If it fails: some engines merge objects on update. Set the column instead.
         """
         row = sample_row(TASKS, "t1", metadata={"a": {"x": 1}, "b": 2}, tags=["a", "b"], description="old")
         await storage.commit([Insert(TASKS, row)])
@@ -93,19 +93,19 @@ class WriteRules(Contract):
         await storage.commit([Patch(TASKS, "t1", changes)])
         assert await storage.find(TASKS) == [_without_vector(row | changes)]
 
-    async def test_a_patch_of_nothing_changes_nothing(self, storage: Storage) -> None:
-        """A patch without changes still has its preconditions, and changes nothing.
+    async def test_an_empty_patch_changes_nothing(self, storage: Storage) -> None:
+        """A patch without changes checks its preconditions, and changes nothing.
 
-        If it fails: leave out the engine's update, not the check before it.
+        If it fails: skip only the update, not the check before it.
         """
         await storage.commit([Insert(USERS, _user("a"))])
         await storage.commit([Patch(USERS, "a", {}), Patch(USERS, "a", {}, revision=1)])
         assert await storage.find(USERS) == [_user("a")]
 
-    async def test_vectors_are_put_patched_and_cleared(self, storage: Storage) -> None:
-        """A vector is a column like any other: a put replaces it, a patch of others keeps it, None clears it.
+    async def test_vectors_are_written_like_other_columns(self, storage: Storage) -> None:
+        """A put replaces a vector, a patch of other columns keeps it, None sets it to null.
 
-        If it fails: see that the vector's column is part of every write, and that a patch does not touch it unasked.
+        If it fails: include the vector column in every write. A patch must not change a column that it does not name.
         """
         first, second = sample_vector("1"), sample_vector("2")
         await storage.commit([Insert(TASKS, sample_row(TASKS, "t1", embedding=first))])
@@ -123,10 +123,10 @@ class WriteRules(Contract):
         await storage.commit([Patch(TASKS, "t1", {"embedding": None})])
         assert await stored() is None
 
-    async def test_a_check_for_none_sees_the_writes_before_it(self, storage: Storage) -> None:
-        """That no record satisfies a filter is decided by what the batch has left so far, and writes nothing.
+    async def test_check_none_sees_earlier_writes(self, storage: Storage) -> None:
+        """`CheckNone` sees the effect of earlier writes in its batch, and writes nothing.
 
-        If it fails: evaluate the filter inside the transaction, at its place among the other writes.
+        If it fails: evaluate the filter inside the transaction, in the order of the writes.
         """
         of_u1 = Field("user_id") == "u1"
         await storage.commit([Insert(AGENTS, _agent("a1", "x")), Insert(USERS, _user("u1"))])
@@ -140,10 +140,10 @@ class WriteRules(Contract):
 
     @pytest.mark.parametrize("position", [0, 1, 2])
     @pytest.mark.parametrize("name", _FAILING)
-    async def test_a_failing_write_undoes_the_batch(self, storage: Storage, name: str, position: int) -> None:
-        """Whichever write of a batch fails, first, in the middle or last, the error is typed and nothing is written.
+    async def test_a_failed_write_rolls_back_the_batch(self, storage: Storage, name: str, position: int) -> None:
+        """If any write of a batch fails, the error has the documented type, and nothing is written.
 
-        If it fails: put the batch into one transaction of the engine, and check that it was rolled back.
+        If it fails: run the batch in one transaction of the engine, and check that it is rolled back.
         """
         before = {
             USERS: [_user("doomed"), _user("steady"), _user("there")],
@@ -159,12 +159,13 @@ class WriteRules(Contract):
         assert type(caught.value) is error
         for table, rows in before.items():
             assert await storage.find(table) == sorted(rows, key=lambda row: str(row["id"]))
-        await storage.commit([Insert(USERS, _user("new"))])  # it works on
+        await storage.commit([Insert(USERS, _user("new"))])  # the storage still works
 
-    async def test_errors_say_what_was_at_fault(self, storage: Storage) -> None:
-        """The errors of a commit carry the table, the id or key, and the revision that was expected.
+    async def test_errors_carry_the_table_and_the_key(self, storage: Storage) -> None:
+        """The errors of a commit carry the table, the id or unique key, and the expected revision.
 
-        If it fails: raise the error from the write at fault, not from the engine's message; None stands for absent.
+        If it fails: take the values from the write that failed, not from the engine's message. The expected
+        revision is None if no record was expected.
         """
         await storage.commit([Insert(USERS, _user("there")), Insert(AGENTS, _agent("a1", "taken"))])
         with pytest.raises(AlreadyExistsError) as exists:
@@ -183,10 +184,10 @@ class WriteRules(Contract):
             await storage.commit([Patch(USERS, "missing", {})])
         assert (missing.value.table, missing.value.id) == ("users", "missing")
 
-    async def test_each_write_sees_those_before_it(self, storage: Storage) -> None:
-        """Writes to one record in one batch take effect one after the other, preconditions included.
+    async def test_writes_see_earlier_writes(self, storage: Storage) -> None:
+        """Writes to one record in one batch, and their preconditions, take effect in order.
 
-        If it fails: do not check all preconditions first; do not group the writes by kind.
+        If it fails: do not check all preconditions first. Do not group the writes by kind.
         """
         await storage.commit(
             [
@@ -221,24 +222,24 @@ class WriteRules(Contract):
         ],
         ids=["twice", "patch deleted", "old revision", "not absent", "insert over put", "one key"],
     )
-    async def test_writes_of_one_batch_clash(
+    async def test_conflicts_within_a_batch(
         self, storage: Storage, batch: list[Write], error: type[PatternError]
     ) -> None:
-        """A write that clashes with one before it in the same batch fails as if that had been committed before.
+        """A write that conflicts with an earlier one in its batch fails as if that one had been committed before.
 
-        If it fails: let the engine carry out the writes one by one, inside the transaction.
+        If it fails: run the writes one by one, inside the transaction.
         """
         with pytest.raises(error):
             await storage.commit(batch)
         assert await storage.count(USERS) == await storage.count(AGENTS) == 0
 
-    async def test_unique_keys_are_kept_and_freed(self, storage: Storage) -> None:
-        """A unique key belongs to one record; it is free again once that has another key or is gone.
+    async def test_unique_keys_are_enforced_and_freed(self, storage: Storage) -> None:
+        """A unique key belongs to one record, and is free after the record gets another key or is deleted.
 
-        If it fails: declare the key in the engine, over all of its columns together.
+        If it fails: declare the key in the engine, over all its columns together.
         """
         await storage.commit([Insert(AGENTS, _agent("a", "x")), Insert(AGENTS, _agent("b", "y"))])
-        await storage.commit([Put(AGENTS, _agent("a", "x", name="its own key is no clash"))])
+        await storage.commit([Put(AGENTS, _agent("a", "x", name="the same record may keep its key"))])
         await storage.commit([Insert(AGENTS, sample_row(AGENTS, "c", user_id="u2", agent_type="x"))])
         await storage.commit([Patch(AGENTS, "a", {"agent_type": "z"}), Insert(AGENTS, _agent("d", "x"))])
         await storage.commit([Delete(AGENTS, "d"), Patch(AGENTS, "b", {"agent_type": "x"})])
@@ -249,17 +250,17 @@ class WriteRules(Contract):
         ("first", "second"), [("a", "A"), ("é", "e\u0301"), ("a", "a "), ("ab", "a\x00b"), ("1", "01")]
     )
     async def test_unique_keys_compare_exactly(self, storage: Storage, first: str, second: str) -> None:
-        """Keys that differ in case, in spaces or in how they are composed are different keys.
+        """Unique keys that differ in case, spaces or Unicode normalization are different.
 
-        If it fails: let the engine compare keys by their bytes.
+        If it fails: let the engine compare keys by bytes.
         """
         await storage.commit([Insert(AGENTS, _agent("1", first)), Insert(AGENTS, _agent("2", second))])
         assert await storage.count(AGENTS) == 2
 
     async def test_a_batch_may_be_long(self, storage: Storage) -> None:
-        """A batch of a thousand writes is one batch.
+        """A batch of a thousand writes is atomic.
 
-        If it fails: it must not be split into several transactions; bind its rows as one parameter, say.
+        If it fails: do not split it into several transactions. If parameters are limited, bind all rows as one.
         """
         rows = [sample_row(MEMORIES, f"m{n:04}") for n in range(1000)]
         await storage.commit([Insert(MEMORIES, row) for row in rows])
@@ -269,10 +270,10 @@ class WriteRules(Contract):
             await storage.commit([*batch, Check(MEMORIES, "missing")])
         assert {row["revision"] for row in await storage.find(MEMORIES)} == {1}
 
-    async def test_what_was_given_is_left_alone(self, storage: Storage) -> None:
-        """A commit does not change the rows that it was given, nor does changing them later change the storage.
+    async def test_commit_copies_its_arguments(self, storage: Storage) -> None:
+        """A commit does not change the given rows, and changing them later does not change the storage.
 
-        If it fails: copy a row before adding or turning columns in it.
+        If it fails: copy a row before changing or storing it.
         """
         row = sample_row(TASKS, "t1", tags=["a"], metadata={"a": [1]}, embedding=sample_vector("t1"))
         changes: Row = {"tags": ["b"], "metadata": {"b": {}}}
@@ -288,11 +289,11 @@ class WriteRules(Contract):
         assert (found["tags"], found["metadata"]) == (["b"], {"b": {}})
         assert np.array_equal(found["embedding"], other)
 
-    async def test_no_update_is_lost(self, storage: Storage) -> None:
-        """Of writers that read one revision, one wins and the others get `ConflictError`; nothing is lost.
+    async def test_no_lost_updates(self, storage: Storage) -> None:
+        """If several writers update one revision of a record, one succeeds and the others get `ConflictError`.
 
-        If it fails: check the revision inside the transaction that writes; turn the engine's own conflicts into
-        `ConflictError`, or repeat them.
+        If it fails: check the revision inside the transaction that writes. Convert the engine's own write conflicts to
+        `ConflictError`, or retry them.
         """
         await storage.commit([Insert(USERS, _user("u1", settings={"count": 0}))])
 
@@ -316,10 +317,10 @@ class WriteRules(Contract):
         assert row is not None
         assert (row["settings"], row["revision"]) == ({"count": 48}, 49)
 
-    async def test_one_insert_of_many_wins(self, storage: Storage) -> None:
-        """Of writers that insert one unique key at once, one wins and the others get `AlreadyExistsError`.
+    async def test_one_of_several_inserts_succeeds(self, storage: Storage) -> None:
+        """If several writers insert one unique key, one succeeds and the others get `AlreadyExistsError`.
 
-        If it fails: two indexes of one transaction each, without a lock, make duplicates; let the engine decide.
+        If it fails: let the engine enforce the key. A check in a transaction of its own does not prevent duplicates.
         """
         inserts = [storage.commit([Insert(AGENTS, _agent(f"a{n}", "same"))]) for n in range(16)]
         outcomes = await asyncio.gather(*inserts, return_exceptions=True)
@@ -327,19 +328,19 @@ class WriteRules(Contract):
         assert sum(isinstance(outcome, AlreadyExistsError) for outcome in outcomes) == 15
         assert await storage.count(AGENTS) == 1
 
-    async def test_writers_of_different_records_all_win(self, storage: Storage) -> None:
-        """Commits that have nothing to do with each other all succeed, however many run at once.
+    async def test_unrelated_commits_all_succeed(self, storage: Storage) -> None:
+        """Concurrent commits to different records all succeed.
 
-        If it fails: repeat what the engine calls a conflict while no precondition is hurt, or write one after the other.
+        If it fails: retry a conflict of the engine if all preconditions hold, or serialize the commits with a lock.
         """
         rows = [_user(f"u{n:02}") for n in range(32)]
         await asyncio.gather(*(storage.commit([Insert(USERS, row)]) for row in rows))
         assert await storage.find(USERS) == rows
 
-    async def test_readers_never_see_half_a_batch(self, storage: Storage) -> None:
+    async def test_readers_never_see_a_partial_batch(self, storage: Storage) -> None:
         """A reader sees all of a batch or none of it.
 
-        If it fails: read from a snapshot; write in one transaction.
+        If it fails: read from a snapshot, and write in one transaction.
         """
         await storage.commit([Insert(USERS, _user(f"u{n}")) for n in range(4)])
         done = asyncio.Event()
@@ -356,14 +357,14 @@ class WriteRules(Contract):
 
         await asyncio.gather(write(), read(), read())
 
-    @pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8])
-    async def test_a_cancelled_commit_is_whole_or_absent(self, storage: Storage, turns: int) -> None:
-        """A commit whose caller is cancelled takes effect as a whole or not at all, and the storage works on.
+    @pytest.mark.parametrize("iterations", [0, 1, 2, 3, 5, 8])
+    async def test_a_cancelled_commit_is_atomic(self, storage: Storage, iterations: int) -> None:
+        """A cancelled commit takes effect completely or not at all, and later commits work.
 
-        If it fails: do not give up a transaction or a lock halfway; shield the write, release the lock in ``finally``.
+        If it fails: shield the transaction from cancellation, and release locks in ``finally``.
         """
         writer = asyncio.create_task(storage.commit([Insert(USERS, _user("a")), Insert(USERS, _user("b"))]))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)

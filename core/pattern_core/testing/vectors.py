@@ -26,11 +26,11 @@ METRICS: Final = ("cosine", "euclidean", "manhattan")
 
 
 class VectorStoreContract(ExternalRules):
-    """Every rule of `VectorStore`. A subclass sets `spec` and, where it has options to give, overrides `options`.
+    """The rules of `VectorStore`. A subclass sets `spec`, and overrides `options` if its options have no defaults.
 
     Attributes:
-        spec: What the plugin's hook returns.
-        storage_spec: The storage to search over; if it is not the one in memory, `storage_options` goes with it.
+        spec: The spec that the plugin's hook returns.
+        storage_spec: The storage to search over, in memory by default. To change it, also override `storage_options`.
     """
 
     spec: VectorSpec
@@ -38,55 +38,55 @@ class VectorStoreContract(ExternalRules):
 
     @pytest.fixture
     def options(self) -> Any:
-        """Override where there is something to set: the options of the vector store, an empty one in each test."""
+        """Override this to set options: return ``spec.options`` of an index that is empty in each test."""
         return self.spec.options()
 
     @pytest.fixture
     def storage_options(self) -> Any:
-        """Override along with `storage_spec`: options that open an empty storage in each test."""
+        """Override this with `storage_spec`: return options that open an empty storage in each test."""
         return self.storage_spec.options()
 
     @pytest.fixture
     def open_storage(self, storage_options: Any) -> Callable[[], Awaitable[Storage]]:
-        """A function that opens the storage: an empty one at first, then, after `aclose`, the same data."""
+        """Return a function that opens the storage: empty in the first call, with the same data after `aclose`."""
         return functools.partial(self.storage_spec.open, storage_options)
 
     @pytest.fixture
     def open_vectors(self, options: Any) -> Callable[[Storage], Awaitable[VectorStore]]:
-        """A function that opens the vector store over an open storage."""
+        """Return a function that opens the vector store over an open storage."""
         return functools.partial(self.spec.open, options)
 
     @pytest.fixture(params=METRICS)
     def metric(self, request: pytest.FixtureRequest) -> str:
-        """A metric that the store knows."""
+        """A metric that the store supports."""
         metric = str(request.param)
         if metric not in self.spec.metrics:
-            pytest.skip(f"this store does not know {metric}")
+            pytest.skip(f"this store does not support {metric}")
         return metric
 
     @pytest.fixture
-    async def scene(
+    async def indexed(
         self,
         metric: str,
         open_storage: Callable[[], Awaitable[Storage]],
         open_vectors: Callable[[Storage], Awaitable[VectorStore]],
     ) -> AsyncIterator[IndexedStorage]:
-        """An empty storage and the index over it, made and ready."""
+        """An empty storage, and an index over it that is ready."""
         async with await open_storage() as storage:
             await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
             async with await open_vectors(storage) as vectors:
-                scene = IndexedStorage(storage, vectors, metric)
-                await scene.create()
-                yield scene
+                indexed = IndexedStorage(storage, vectors, metric)
+                await indexed.create()
+                yield indexed
 
     @pytest.mark.parametrize("seed", [1, 2])
-    async def test_search_is_right_through_churn(self, scene: IndexedStorage, seed: int) -> None:
-        """After any insert, overwrite, deletion or move between partitions, search finds the closest ones that exist.
+    async def test_search_is_correct_after_many_changes(self, indexed: IndexedStorage, seed: int) -> None:
+        """After inserts, overwrites, deletions and moves between partitions, search returns the closest records.
 
-        Exact answers equal a calculation in float64; approximate ones hold 95 % of it, and never fewer matches.
+        Exact matches equal a computation in float64. Approximate matches have a recall of 95 %, and reach the limit.
 
-        If it fails: see that `apply` removes a record's old vector, in its old partition; that deleted ones are left
-        out before the limit, not after; and that an approximate index is widened until the limit is reached.
+        If it fails: `apply` must remove the old vector of a record from its old partition. Skip deleted records before
+        the limit applies. Over-fetch from an approximate index until the limit is reached.
         """
         generator = np.random.default_rng(seed)
         recalls: list[float] = []
@@ -98,314 +98,314 @@ class VectorStoreContract(ExternalRules):
                 kind = generator.random()
                 partition = str(USERS[generator.integers(len(USERS))])
                 records[str(id)] = None if kind < 0.25 else (partition, None if kind < 0.35 else vector)
-            await scene.write(records)
+            await indexed.write(records)
             for query in clustered(generator, 3):
                 partitions = [str(name) for name in generator.choice(USERS, generator.integers(1, 4), replace=False)]
-                recalls.append(await scene.check(query, partitions))
-                recalls.append(await scene.check(query, USERS, limit=3))
-                recalls.append(await scene.check(query, USERS, limit=1000))
+                recalls.append(await indexed.check(query, partitions))
+                recalls.append(await indexed.check(query, USERS, limit=3))
+                recalls.append(await indexed.check(query, USERS, limit=1000))
         assert float(np.mean(recalls)) >= 0.95
-        assert await scene.vectors.count(TASKS) == len(scene.truth)
+        assert await indexed.vectors.count(TASKS) == len(indexed.expected)
 
-    async def test_more_records_than_fit_a_page(self, scene: IndexedStorage) -> None:
-        """A partition of two thousand records is searched as a whole.
+    async def test_a_large_partition_is_searched_completely(self, indexed: IndexedStorage) -> None:
+        """A partition of two thousand records is searched completely.
 
-        If it fails: look for a page size that cuts off the index or the read that builds it.
+        If it fails: look for a page size that limits the search, or the read that builds the index.
         """
         generator = np.random.default_rng(3)
         vectors = clustered(generator, 2000)
-        await scene.write({f"t{n:04}": ("ada", vector) for n, vector in enumerate(vectors)})
-        recalls = [await scene.check(query, ["ada"]) for query in clustered(generator, 20)]
+        await indexed.write({f"t{n:04}": ("ada", vector) for n, vector in enumerate(vectors)})
+        recalls = [await indexed.check(query, ["ada"]) for query in clustered(generator, 20)]
         assert float(np.mean(recalls)) >= 0.95
-        assert await scene.vectors.count(TASKS) == 2000
+        assert await indexed.vectors.count(TASKS) == 2000
 
-    async def test_a_write_is_found_at_once(self, scene: IndexedStorage) -> None:
-        """A record is found as soon as `apply` has returned, by its new vector only, and not once it is deleted.
+    async def test_an_applied_change_is_found_at_once(self, indexed: IndexedStorage) -> None:
+        """After `apply`, a search finds a record by its new vector only, and finds no deleted record.
 
-        If it fails: `apply` has to wait until a search sees the change.
+        If it fails: `apply` must wait until searches see the change.
         """
-        assert (await scene.search(axis(0), ["ada"])).ids == ()  # what was read before must not stay
-        await scene.write({"t1": ("ada", axis(0)), "t2": ("ada", axis(1))})
-        assert (await scene.search(axis(0), ["ada"], 1)).ids == ("t1",)
-        await scene.write({"t1": ("ada", axis(2))})
-        assert (await scene.search(axis(2), ["ada"], 1)).ids == ("t1",)
-        await scene.check(axis(0), ["ada"])
-        await scene.write({"t1": None})
-        assert (await scene.search(axis(2), ["ada"])).ids == ("t2",)
+        assert (await indexed.search(axis(0), ["ada"])).ids == ()  # caches the empty partition, if the index caches
+        await indexed.write({"t1": ("ada", axis(0)), "t2": ("ada", axis(1))})
+        assert (await indexed.search(axis(0), ["ada"], 1)).ids == ("t1",)
+        await indexed.write({"t1": ("ada", axis(2))})
+        assert (await indexed.search(axis(2), ["ada"], 1)).ids == ("t1",)
+        await indexed.check(axis(0), ["ada"])
+        await indexed.write({"t1": None})
+        assert (await indexed.search(axis(2), ["ada"])).ids == ("t2",)
 
-    @pytest.mark.parametrize("whole", [False, True], ids=["patched", "written over"])
+    @pytest.mark.parametrize("put", [False, True], ids=["patched", "put"])
     async def test_a_record_without_a_vector_is_not_found(
         self,
-        scene: IndexedStorage,
-        whole: bool,  # noqa: FBT001 - a parameter of the test
+        indexed: IndexedStorage,
+        put: bool,  # noqa: FBT001 - a parameter of the test
     ) -> None:
-        """A record that loses its vector is no longer found, and does not count; given one, it is found again.
+        """A record whose vector is set to null is neither found nor counted; with a vector it is found again.
 
-        If it fails: a change with no vector removes the record from the index, wherever it is.
+        If it fails: a change without a vector removes the record from the index, whatever its partition.
         """
-        await scene.write({"t1": ("ada", axis(0)), "t2": ("ada", None)})
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
-        await scene.write({"t1": ("ada", None), "t2": ("ada", axis(0))}, whole=whole)
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t2",)
-        assert await scene.vectors.count(TASKS) == 1
+        await indexed.write({"t1": ("ada", axis(0)), "t2": ("ada", None)})
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1",)
+        await indexed.write({"t1": ("ada", None), "t2": ("ada", axis(0))}, put=put)
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t2",)
+        assert await indexed.vectors.count(TASKS) == 1
 
-    async def test_repeated_changes_do_no_harm(self, scene: IndexedStorage) -> None:
-        """Telling the index the same thing twice changes nothing; nor does removing what is not there.
+    async def test_apply_is_idempotent(self, indexed: IndexedStorage) -> None:
+        """Applying a change twice, or removing a missing record, changes nothing.
 
-        If it fails: `apply` is an upsert by id.
+        If it fails: make `apply` an upsert by id.
         """
-        await scene.write({"t1": ("ada", axis(0)), "t2": ("ada", axis(1))})
-        await scene.write({"t1": ("ada", axis(0)), "gone": None})
-        await scene.vectors.apply(TASKS, [])
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1", "t2")
-        assert await scene.vectors.count(TASKS) == 2
+        await indexed.write({"t1": ("ada", axis(0)), "t2": ("ada", axis(1))})
+        await indexed.write({"t1": ("ada", axis(0)), "gone": None})
+        await indexed.vectors.apply(TASKS, [])
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1", "t2")
+        assert await indexed.vectors.count(TASKS) == 2
 
-    async def test_the_last_change_of_a_call_counts(self, scene: IndexedStorage) -> None:
-        """Of two changes of one record in one call of `apply`, the later one counts.
+    async def test_the_last_change_of_a_record_counts(self, indexed: IndexedStorage) -> None:
+        """If one call of `apply` has several changes of a record, the last one counts.
 
         If it fails: apply the changes in order.
         """
-        await scene.write({"t1": ("ada", axis(1)), "t2": ("ada", axis(5))})
+        await indexed.write({"t1": ("ada", axis(1)), "t2": ("ada", axis(5))})
         changes = [VectorChange("t1", "ada", axis(0)), VectorChange("t2", "ada", None)]
         changes += [VectorChange("t1", "ada", axis(1)), VectorChange("t2", "ada", axis(5))]
-        await scene.vectors.apply(TASKS, changes)
-        assert (await scene.search(axis(1), ["ada"], 1)).ids == ("t1",)
-        assert (await scene.search(axis(5), ["ada"], 1)).ids == ("t2",)
+        await indexed.vectors.apply(TASKS, changes)
+        assert (await indexed.search(axis(1), ["ada"], 1)).ids == ("t1",)
+        assert (await indexed.search(axis(5), ["ada"], 1)).ids == ("t2",)
 
-    async def test_search_stays_in_its_partitions(self, scene: IndexedStorage) -> None:
-        """Only the partitions that were asked for are searched, each for its own limit, whatever lies next door.
+    async def test_search_is_limited_to_its_partitions(self, indexed: IndexedStorage) -> None:
+        """Only the given partitions are searched, and records of others do not count toward the limit.
 
-        If it fails: the partition belongs into the index; a filter after the search finds too few.
+        If it fails: partition the index. A filter after the search returns too few matches.
         """
         records: dict[str, tuple[str, Vector | None] | None] = {f"x{n:03}": ("grace", axis(0)) for n in range(100)}
         records |= {f"a{n}": ("ada", axis(n + 1)) for n in range(5)}
-        await scene.write(records)
-        assert set((await scene.search(axis(0), ["ada"])).ids) == {f"a{n}" for n in range(5)}
-        assert (await scene.search(axis(0), ["ada", "grace", "ada"], 3)).ids == ("x000", "x001", "x002")
-        assert (await scene.search(axis(0), [])).ids == ()
-        assert (await scene.search(axis(0), ["nobody", "", "ada' --", "ADA", "ad", "ada "])).ids == ()
+        await indexed.write(records)
+        assert set((await indexed.search(axis(0), ["ada"])).ids) == {f"a{n}" for n in range(5)}
+        assert (await indexed.search(axis(0), ["ada", "grace", "ada"], 3)).ids == ("x000", "x001", "x002")
+        assert (await indexed.search(axis(0), [])).ids == ()
+        assert (await indexed.search(axis(0), ["nobody", "", "ada' --", "ADA", "ad", "ada "])).ids == ()
 
-    async def test_a_record_moves_between_partitions(self, scene: IndexedStorage) -> None:
-        """A record that moves is found in its new partition and no longer in the old one.
+    async def test_a_record_moves_between_partitions(self, indexed: IndexedStorage) -> None:
+        """A record that moves is found in its new partition, and not in its old one.
 
-        If it fails: a change carries the new partition only; look up where the record was.
+        If it fails: a change has only the new partition. Look up the old one by id.
         """
-        await scene.write({"t1": ("ada", axis(0)), "t2": ("grace", axis(0))})
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
-        await scene.write({"t1": ("grace", axis(0))})
-        assert (await scene.search(axis(0), ["ada"])).ids == ()
-        assert (await scene.search(axis(0), ["grace"])).ids == ("t1", "t2")
-        await scene.write({"t1": ("ada", axis(1)), "t2": ("ada", None)})
-        assert (await scene.search(axis(0), ["grace"])).ids == ()
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
+        await indexed.write({"t1": ("ada", axis(0)), "t2": ("grace", axis(0))})
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1",)
+        await indexed.write({"t1": ("grace", axis(0))})
+        assert (await indexed.search(axis(0), ["ada"])).ids == ()
+        assert (await indexed.search(axis(0), ["grace"])).ids == ("t1", "t2")
+        await indexed.write({"t1": ("ada", axis(1)), "t2": ("ada", None)})
+        assert (await indexed.search(axis(0), ["grace"])).ids == ()
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_search_among_some_records(self, scene: IndexedStorage) -> None:
-        """With ``ids`` only those records are considered, and only in the partitions that were asked for.
+    async def test_search_is_limited_to_ids(self, indexed: IndexedStorage) -> None:
+        """With ``ids``, only these records are searched, and only in the given partitions.
 
-        If it fails: restrict before the limit is taken, not after.
+        If it fails: select the records before the limit applies.
         """
         generator = np.random.default_rng(4)
         vectors = clustered(generator, 120)
-        await scene.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
+        await indexed.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
         for size in (1, 5, 60):
-            ids = [str(id) for id in generator.choice(sorted(scene.truth), size, replace=False)]
-            await scene.check(vectors[0], [USERS[0]], ids=ids)
-            await scene.check(vectors[0], USERS, limit=3, ids=[*ids, "missing", ids[0]])
-        assert (await scene.search(vectors[0], USERS, ids=[])).ids == ()
-        assert (await scene.search(vectors[0], USERS, ids=["missing"])).ids == ()
+            ids = [str(id) for id in generator.choice(sorted(indexed.expected), size, replace=False)]
+            await indexed.check(vectors[0], [USERS[0]], ids=ids)
+            await indexed.check(vectors[0], USERS, limit=3, ids=[*ids, "missing", ids[0]])
+        assert (await indexed.search(vectors[0], USERS, ids=[])).ids == ()
+        assert (await indexed.search(vectors[0], USERS, ids=["missing"])).ids == ()
 
-    async def test_ties_come_by_id(self, scene: IndexedStorage) -> None:
-        """Equal vectors have equal scores and come by id, at the limit's edge too, wherever they are stored.
+    async def test_ties_are_sorted_by_id(self, indexed: IndexedStorage) -> None:
+        """Equal vectors have equal scores and are sorted by id, also at the limit and across partitions.
 
-        If it fails: take all that are as close as the last one, then sort by score and id, then cut.
+        If it fails: include all ties with the last match, sort by score and id, then apply the limit.
         """
         generator = np.random.default_rng(5)
         same, *others = clustered(generator, 41)
         query = clustered(generator, 1)[0]
         copies = [f"c{n:02}" for n in generator.permutation(40)]
-        for copy, other in zip(copies, others, strict=True):  # one by one, so that they do not lie in order
-            await scene.write({copy: (USERS[int(copy[1:]) % 2], same), f"x{copy}": (USERS[0], other)})
+        for copy, other in zip(copies, others, strict=True):  # one by one, so that they are not stored in order
+            await indexed.write({copy: (USERS[int(copy[1:]) % 2], same), f"x{copy}": (USERS[0], other)})
         ids = sorted(copies)
         for limit in (1, 7, 39):
-            matches = await scene.search(query, USERS, limit, ids=ids)
+            matches = await indexed.search(query, USERS, limit, ids=ids)
             assert matches.ids == tuple(ids[:limit])
             assert len(set(matches.scores)) == 1
-        assert (await scene.search(same, USERS, 40)).ids[:40] == tuple(ids)
+        assert (await indexed.search(same, USERS, 40)).ids[:40] == tuple(ids)
 
-    async def test_scores_mean_what_they_should(self, scene: IndexedStorage) -> None:
-        """A score is the cosine similarity in [-1, 1], or the distance times -1; more is closer.
+    async def test_scores_follow_the_metric(self, indexed: IndexedStorage) -> None:
+        """A score is the cosine similarity, in [-1, 1], or the distance times -1: higher is closer.
 
-        If it fails: some engines return 1 - cosine, the square of a distance, or half of one.
+        If it fails: convert the engine's value. Some return 1 - cosine, a squared distance, or half of it.
         """
-        await scene.write({"1": ("ada", axis(0, 2)), "2": ("ada", axis(1, 2)), "3": ("ada", axis(0, -2))})
-        matches = await scene.search(axis(0, 2), ["ada"])
-        assert matches.ids == ("1", "2", "3")  # by Manhattan distance, 2 and 3 are equally far
+        await indexed.write({"1": ("ada", axis(0, 2)), "2": ("ada", axis(1, 2)), "3": ("ada", axis(0, -2))})
+        matches = await indexed.search(axis(0, 2), ["ada"])
+        assert matches.ids == ("1", "2", "3")  # the Manhattan distances of 2 and 3 are equal
         expected = {
             "cosine": (1.0, 0.0, -1.0),
             "euclidean": (0.0, -np.sqrt(8), -4.0),
             "manhattan": (0.0, -4.0, -4.0),
-        }[scene.metric]
+        }[indexed.metric]
         assert matches.scores == pytest.approx(expected, abs=1e-5)
         assert all(type(score) is float for score in matches.scores)
 
-    async def test_create_indexes_what_is_there(self, scene: IndexedStorage) -> None:
-        """`create` makes the index from what the storage holds, and does nothing where it is ready.
+    async def test_create_indexes_existing_records(self, indexed: IndexedStorage) -> None:
+        """`create` builds the index from the stored vectors, and does nothing if the index is ready.
 
-        If it fails: read the vectors from the storage, where `apply` never told of them.
+        If it fails: read the vectors from the storage. `apply` was not called for existing records.
         """
-        await scene.vectors.drop(TASKS)
+        await indexed.vectors.drop(TASKS)
         generator = np.random.default_rng(6)
         vectors = clustered(generator, 50)
-        await scene.write({f"t{n}": (USERS[n % 3], vector) for n, vector in enumerate(vectors)}, tell=False)
-        await scene.create()
-        await scene.create()
-        assert await scene.vectors.exists(TASKS)
-        assert await scene.vectors.count(TASKS) == 50
+        await indexed.write({f"t{n}": (USERS[n % 3], vector) for n, vector in enumerate(vectors)}, apply=False)
+        await indexed.create()
+        await indexed.create()
+        assert await indexed.vectors.exists(TASKS)
+        assert await indexed.vectors.count(TASKS) == 50
         for user in USERS:
-            await scene.check(vectors[0], [user])
+            await indexed.check(vectors[0], [user])
 
-    async def test_a_dropped_index_is_gone(self, scene: IndexedStorage) -> None:
-        """After `drop` there is no index: `exists` says so, search says how to make one; the records stay.
+    async def test_drop_removes_the_index(self, indexed: IndexedStorage) -> None:
+        """`drop` is idempotent and keeps the records. Then `exists` is false, and a search raises `StorageError`.
 
-        If it fails: raise `StorageError` rather than find nothing; dropping twice does nothing.
+        If it fails: a search without an index must raise, not return nothing.
         """
-        await scene.write({"t1": ("ada", axis(0))})
-        assert await scene.vectors.exists(TASKS)
-        await scene.vectors.drop(TASKS)
-        await scene.vectors.drop(TASKS)
-        assert not await scene.vectors.exists(TASKS)
+        await indexed.write({"t1": ("ada", axis(0))})
+        assert await indexed.vectors.exists(TASKS)
+        await indexed.vectors.drop(TASKS)
+        await indexed.vectors.drop(TASKS)
+        assert not await indexed.vectors.exists(TASKS)
         with pytest.raises(StorageError, match="tasks"):
-            await scene.search(axis(0), ["ada"])
-        assert await scene.storage.count(TASKS) == 1
-        await scene.create()
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
+            await indexed.search(axis(0), ["ada"])
+        assert await indexed.storage.count(TASKS) == 1
+        await indexed.create()
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_another_metric_makes_another_index(self, scene: IndexedStorage) -> None:
-        """`create` with another metric makes the index anew; searches then use the new metric.
+    async def test_create_with_another_metric_rebuilds(self, indexed: IndexedStorage) -> None:
+        """`create` with another metric rebuilds the index, and searches use the new metric.
 
-        If it fails: remember what an index was made for, and compare.
+        If it fails: store the spec of the index, and compare it.
         """
-        await scene.write({"near": ("ada", axis(0, 9)), "far": ("ada", (axis(0) + axis(1)))})
+        await indexed.write({"near": ("ada", axis(0, 9)), "far": ("ada", (axis(0) + axis(1)))})
         for metric in sorted(self.spec.metrics):
-            scene.metric = metric
-            await scene.create()
-            await scene.check(axis(0), ["ada"])
+            indexed.metric = metric
+            await indexed.create()
+            await indexed.check(axis(0), ["ada"])
 
-    async def test_a_vector_of_another_length_is_refused(self, scene: IndexedStorage) -> None:
-        """A query or a change of other dimensions than the index's raises `InvalidVectorError`.
+    async def test_a_vector_of_another_length_is_rejected(self, indexed: IndexedStorage) -> None:
+        """A query or a change with other dimensions than the index raises `InvalidVectorError`.
 
-        If it fails: check the shape first; `pattern_core.toolkit.as_vector` does.
+        If it fails: check the shape first, with `pattern_core.toolkit.as_vector`.
         """
-        await scene.write({"t1": ("ada", axis(0))})
+        await indexed.write({"t1": ("ada", axis(0))})
         for wrong in (np.ones(DIMENSIONS - 1, dtype=np.float32), np.ones((1, DIMENSIONS), dtype=np.float32)):
             with pytest.raises(InvalidVectorError):
-                await scene.search(wrong, ["ada"])
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1",)
+                await indexed.search(wrong, ["ada"])
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1",)
 
-    async def test_the_caller_may_reuse_arrays(self, scene: IndexedStorage) -> None:
-        """Changing an array after it was given to `apply` changes nothing in the index.
+    async def test_apply_copies_its_arguments(self, indexed: IndexedStorage) -> None:
+        """Changing an array after `apply` does not change the index.
 
         If it fails: copy the vector.
         """
         vector = axis(0)
-        await scene.search(vector, ["ada"])
-        await scene.write({"t1": ("ada", vector), "t2": ("ada", axis(1))})
+        await indexed.search(vector, ["ada"])
+        await indexed.write({"t1": ("ada", vector), "t2": ("ada", axis(1))})
         vector[:] = axis(1)
-        assert (await scene.search(axis(0), ["ada"])).ids == ("t1", "t2")
+        assert (await indexed.search(axis(0), ["ada"])).ids == ("t1", "t2")
 
-    async def test_searches_and_changes_at_once(self, scene: IndexedStorage) -> None:
-        """While records come, go and move, every search answers with records that were there, and the last is right.
+    async def test_concurrent_searches_and_changes(self, indexed: IndexedStorage) -> None:
+        """Searches during changes return no record twice, and searches after the changes are correct.
 
-        If it fails: look for a change that is lost because the partition was being read at that moment.
+        If it fails: look for a change that is lost while its partition is loaded.
         """
         generator = np.random.default_rng(7)
         vectors = clustered(generator, 60)
-        await scene.write({f"t{n:02}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)}, tell=False)
-        await scene.vectors.drop(TASKS)
-        await scene.create()
+        await indexed.write({f"t{n:02}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)}, apply=False)
+        await indexed.vectors.drop(TASKS)
+        await indexed.create()
 
         async def change() -> None:
             for n in range(0, 60, 3):
-                await scene.write({f"t{n:02}": None, f"t{n + 1:02}": (USERS[n % 2], vectors[n])})
+                await indexed.write({f"t{n:02}": None, f"t{n + 1:02}": (USERS[n % 2], vectors[n])})
                 await asyncio.sleep(0)
 
-        async def look(user: str) -> None:
+        async def search(user: str) -> None:
             for vector in vectors[:20]:
-                matches = await scene.search(vector, [user], 100)
+                matches = await indexed.search(vector, [user], 100)
                 assert len(matches.ids) == len(set(matches.ids))
                 await asyncio.sleep(0)
 
-        await asyncio.gather(change(), *(look(user) for user in (*USERS[:2], *USERS[:2])))
+        await asyncio.gather(change(), *(search(user) for user in (*USERS[:2], *USERS[:2])))
         for user in USERS:
-            await scene.check(vectors[0], [user], 100)
+            await indexed.check(vectors[0], [user], 100)
 
-    async def test_a_cancelled_search_does_no_harm(self, scene: IndexedStorage) -> None:
-        """After a search was cancelled, at whatever point, the next one finds everything.
+    async def test_a_cancelled_search_has_no_effect(self, indexed: IndexedStorage) -> None:
+        """After a search is cancelled at any point, the next one finds all records.
 
-        If it fails: leave nothing half read behind; release locks in ``finally``.
+        If it fails: discard partly loaded data, and release locks in ``finally``.
         """
         generator = np.random.default_rng(8)
         vectors = clustered(generator, 40)
-        await scene.write({f"t{n}": ("ada", vector) for n, vector in enumerate(vectors)})
-        for turns in range(8):
-            await scene.vectors.drop(TASKS)
-            await scene.create()
-            task = asyncio.create_task(scene.search(vectors[0], ["ada"]))
-            for _ in range(turns):
+        await indexed.write({f"t{n}": ("ada", vector) for n, vector in enumerate(vectors)})
+        for iterations in range(8):
+            await indexed.vectors.drop(TASKS)
+            await indexed.create()
+            task = asyncio.create_task(indexed.search(vectors[0], ["ada"]))
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await scene.check(vectors[0], ["ada"], 100)
+            await indexed.check(vectors[0], ["ada"], 100)
 
-    async def test_it_is_found_after_opening_again(
+    async def test_search_is_correct_after_reopening(
         self,
-        scene: IndexedStorage,
+        indexed: IndexedStorage,
         open_storage: Callable[[], Awaitable[Storage]],
         open_vectors: Callable[[Storage], Awaitable[VectorStore]],
     ) -> None:
-        """After closing and opening again, and `create`, search finds what the storage holds.
+        """After closing, opening and `create`, search is correct.
 
-        If it fails: an index on disk has to hold every change that `apply` acknowledged; one in memory is made anew.
+        If it fails: an external index must hold every change that `apply` acknowledged. Rebuild an index in memory.
         """
-        if not (self.storage_spec.persistent or isinstance(scene.storage, MemoryStorage)):
-            pytest.skip("this storage keeps nothing")
+        if not (self.storage_spec.persistent or isinstance(indexed.storage, MemoryStorage)):
+            pytest.skip("this storage is not persistent")
         vectors = clustered(np.random.default_rng(9), 60)
-        await scene.write({f"t{n}": (USERS[n % 3], vector) for n, vector in enumerate(vectors)})
-        await scene.write({"t0": None, "t1": (USERS[4], vectors[0])})
-        await scene.vectors.aclose()
-        await scene.storage.aclose()
+        await indexed.write({f"t{n}": (USERS[n % 3], vector) for n, vector in enumerate(vectors)})
+        await indexed.write({"t0": None, "t1": (USERS[4], vectors[0])})
+        await indexed.vectors.aclose()
+        await indexed.storage.aclose()
         async with await open_storage() as storage, await open_vectors(storage) as index:
-            again = IndexedStorage(storage, index, scene.metric, truth=scene.truth)
+            again = IndexedStorage(storage, index, indexed.metric, expected=indexed.expected)
             await again.create()
             for user in USERS:
                 await again.check(vectors[0], [user])
-            assert await index.count(TASKS) == len(scene.truth)
+            assert await index.count(TASKS) == len(indexed.expected)
 
-    async def test_health_is_good_while_open(self, scene: IndexedStorage) -> None:
-        """`health` asks the engine and names it.
+    async def test_health_names_the_engine(self, indexed: IndexedStorage) -> None:
+        """`health` of an open store is ok, and names the engine.
 
         If it fails: return `Health(ok=True, engine="name and version")`.
         """
-        health = await scene.vectors.health()
+        health = await indexed.vectors.health()
         assert health.ok
         assert health.engine.strip()
 
-    async def test_a_closed_store_refuses_everything(self, scene: IndexedStorage) -> None:
-        """After `aclose` every call raises `ClosedError`; a second `aclose` does nothing; the storage stays open.
+    async def test_a_closed_store_raises(self, indexed: IndexedStorage) -> None:
+        """After `aclose`, every call raises `ClosedError`; a second `aclose` does nothing; the storage stays open.
 
-        If it fails: remember that it was closed, and look at that first; the storage belongs to somebody else.
+        If it fails: keep a flag, and check it first in every method. Do not close the storage.
         """
-        await scene.vectors.aclose()
-        await scene.vectors.aclose()
+        await indexed.vectors.aclose()
+        await indexed.vectors.aclose()
         calls: dict[str, Callable[[], Awaitable[object]]] = {
-            "create": scene.create,
-            "exists": lambda: scene.vectors.exists(TASKS),
-            "apply": lambda: scene.vectors.apply(TASKS, [VectorChange("t1", "ada", axis(0))]),
-            "search": lambda: scene.search(axis(0), ["ada"]),
-            "count": lambda: scene.vectors.count(TASKS),
-            "drop": lambda: scene.vectors.drop(TASKS),
-            "health": scene.vectors.health,
+            "create": indexed.create,
+            "exists": lambda: indexed.vectors.exists(TASKS),
+            "apply": lambda: indexed.vectors.apply(TASKS, [VectorChange("t1", "ada", axis(0))]),
+            "search": lambda: indexed.search(axis(0), ["ada"]),
+            "count": lambda: indexed.vectors.count(TASKS),
+            "drop": lambda: indexed.vectors.drop(TASKS),
+            "health": indexed.vectors.health,
         }
         outcomes = {name: await outcome_of(call) for name, call in calls.items()}
         assert outcomes == dict.fromkeys(calls, ClosedError)
-        assert await scene.storage.count(TASKS) == 0
+        assert await indexed.storage.count(TASKS) == 0

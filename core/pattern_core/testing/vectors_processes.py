@@ -1,4 +1,4 @@
-"""The rules of an external `VectorStore` that need a process to die, or two to work at once."""
+"""The rules of an external `VectorStore` that kill a process, or write in two."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .memory_storage import MemoryStorage
 from .mirror_index import MirrorIndex
 from .rows import sample_row
 
-__all__ = ["ExternalRules", "apply_when_told", "apply_without_end", "create_only"]
+__all__ = ["ExternalRules", "apply_and_search", "apply_forever", "create_index"]
 
 RECORDS: Final = 400
 
@@ -31,8 +31,8 @@ OpenVectors = Callable[[Storage], Awaitable[VectorStore]]
 _SPEC: Final = IndexSpec(TASKS, DIMENSIONS, "cosine", "this database")
 
 
-async def apply_without_end(pipe: Connection, open_vectors: OpenVectors) -> None:
-    """Tell the index of one record after the other, and say each that was acknowledged."""
+async def apply_forever(pipe: Connection, open_vectors: OpenVectors) -> None:
+    """Apply one change after another, and send the number of each acknowledged one."""
     async with await open_vectors(await _empty()) as vectors:
         await vectors.create(_SPEC)
         for number in range(10_000):
@@ -40,16 +40,16 @@ async def apply_without_end(pipe: Connection, open_vectors: OpenVectors) -> None
             pipe.send(number)
 
 
-async def create_only(pipe: Connection, open_vectors: OpenVectors) -> None:
-    """Make the index of what the storage holds."""
+async def create_index(pipe: Connection, open_vectors: OpenVectors) -> None:
+    """Create the index of a storage with records."""
     async with await open_vectors(await _filled()) as vectors:
-        pipe.send("begins")
+        pipe.send("started")
         await vectors.create(_SPEC)
         pipe.send("done")
 
 
-async def apply_when_told(pipe: Connection, open_vectors: OpenVectors) -> None:
-    """Tell the index of a record, then say what one finds oneself."""
+async def apply_and_search(pipe: Connection, open_vectors: OpenVectors) -> None:
+    """Apply a change, wait for a message, search, and send the ids that were found."""
     async with await open_vectors(await _empty()) as vectors:
         await vectors.create(_SPEC)
         await vectors.apply(TASKS, [VectorChange("t1", "ada", axis(1))])
@@ -73,48 +73,48 @@ async def _filled() -> Storage:
 
 
 class ExternalRules(ChildProcessRules):
-    """An index in a place of its own keeps what it was told, and does not pass for ready when it is not."""
+    """External indexes: applied changes survive a kill, and an interrupted build is repeated."""
 
     spec: VectorSpec
 
     @pytest.fixture
     async def external(self, open_vectors: OpenVectors) -> OpenVectors:
-        """How to open an external index that outlives its process; others are skipped."""
+        """Return a function that opens an external index; skip other indexes."""
         try:
             vectors = await open_vectors(MemoryStorage())
         except ConfigError:
-            pytest.skip("this index searches inside a certain storage")
+            pytest.skip("this index works only over certain storages")
         async with vectors:
             if isinstance(vectors, MirrorIndex) or vectors.location is None:
-                pytest.skip("this index is not kept in a place of its own")
+                pytest.skip("this index is not external")
         return open_vectors
 
-    async def test_a_killed_process_leaves_what_the_index_was_told(self, external: OpenVectors, start: Start) -> None:
-        """After kill -9 at any moment, the index holds every change that `apply` acknowledged.
+    async def test_a_killed_process_loses_no_applied_change(self, external: OpenVectors, start: Start) -> None:
+        """After ``kill -9`` at any time, the index holds every change that `apply` acknowledged.
 
-        If it fails: `apply` returned before the change was written. Core has by then forgotten that it was due.
+        If it fails: `apply` returned before the change was durable. Core has then already removed it from the outbox.
         """
-        dice = random.Random(3)  # noqa: S311 - the moment of death, the same in each run
-        child = start(apply_without_end, external)
-        taken = 0
-        for _ in range(dice.randrange(5, 15)):
-            taken = await child.hear() + 1
-        await asyncio.sleep(dice.uniform(0, 0.02))
-        taken += len(await child.kill())
+        generator = random.Random(3)  # noqa: S311 - a kill at the same time in each run
+        child = start(apply_forever, external)
+        applied = 0
+        for _ in range(generator.randrange(5, 15)):
+            applied = await child.receive() + 1
+        await asyncio.sleep(generator.uniform(0, 0.02))
+        applied += len(await child.kill())
         async with await external(await _empty()) as vectors:
             await vectors.create(_SPEC)
-            assert await vectors.count(TASKS) in (taken, taken + 1)
-            found = await vectors.search(TASKS, axis(0), partitions=["ada"], limit=taken + 1)
-            assert set(found.ids) >= {f"t{n}" for n in range(taken)}
+            assert await vectors.count(TASKS) in (applied, applied + 1)
+            found = await vectors.search(TASKS, axis(0), partitions=["ada"], limit=applied + 1)
+            assert set(found.ids) >= {f"t{n}" for n in range(applied)}
 
-    async def test_an_index_left_unfinished_is_not_taken_for_ready(self, external: OpenVectors, start: Start) -> None:
-        """After kill -9 in the midst of `create`, the next `create` leads to an index that holds all there is.
+    async def test_an_interrupted_create_is_repeated(self, external: OpenVectors, start: Start) -> None:
+        """After ``kill -9`` during `create`, the next `create` builds a complete index.
 
-        If it fails: record that the index is ready, and for what, after everything else, in the same step as the last.
+        If it fails: record that the index is ready, and its spec, in the last step of the build.
         """
         for delay in (0, 0.02, 0.1):
-            child = start(create_only, external)
-            assert await child.hear() == "begins"
+            child = start(create_index, external)
+            assert await child.receive() == "started"
             await asyncio.sleep(delay)
             await child.kill()
             async with await external(await _filled()) as vectors:
@@ -124,16 +124,16 @@ class ExternalRules(ChildProcessRules):
                 assert len(found.ids) == RECORDS
                 await vectors.drop(TASKS)
 
-    async def test_what_one_process_told_another_finds_at_once(self, external: OpenVectors, start: Start) -> None:
-        """A change that one process has told an external index is found by another one's next search.
+    async def test_another_process_finds_an_applied_change_at_once(self, external: OpenVectors, start: Start) -> None:
+        """A change that one process applied is visible to the next search in another.
 
-        If it fails: look for a newer state before each search (a read consistency interval of zero).
+        If it fails: check for a newer state before each search (a read consistency interval of 0).
         """
         async with await external(await _empty()) as vectors:
             await vectors.create(_SPEC)
-            child = start(apply_when_told, external)
-            assert await child.hear() == "applied"
+            child = start(apply_and_search, external)
+            assert await child.receive() == "applied"
             assert (await vectors.search(TASKS, axis(1), partitions=["ada"], limit=5)).ids == ("t1",)
             await vectors.apply(TASKS, [VectorChange("t2", "ada", axis(2)), VectorChange("t1", "ada", None)])
-            child.pipe.send("look")
-            assert await child.hear() == ("t2",)
+            child.pipe.send("search")
+            assert await child.receive() == ("t2",)

@@ -86,13 +86,13 @@ class Approximate(VectorStoreContract):
 
     spec = attrs.evolve(pattern_vectors(), open=open_tended, metrics=frozenset({"cosine", "euclidean"}))
 
-    async def test_the_index_is_really_used(self, scene: IndexedStorage) -> None:
+    async def test_the_index_is_really_used(self, indexed: IndexedStorage) -> None:
         """Its answers come flagged as approximate."""
         generator = np.random.default_rng(10)
         vectors = clustered(generator, 400)
-        await scene.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
-        await scene.write({"t000": None, "t002": ("ada", vectors[5]), "t004": ("grace", vectors[4])})
-        found = [await scene.search(vector, ["ada"]) for vector in clustered(generator, 20)]
+        await indexed.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
+        await indexed.write({"t000": None, "t002": ("ada", vectors[5]), "t004": ("grace", vectors[4])})
+        found = [await indexed.search(vector, ["ada"]) for vector in clustered(generator, 20)]
         assert not any(matches.exact for matches in found)
 
 

@@ -99,17 +99,17 @@ async def test_each_option_reaches_the_server(alone: RemoteStorage) -> None:
     """Dimensions, metric, EFC and M stand in the server's definition of its index; changed ones make it anew."""
     vectors = some(300)
     await insert(alone, vectors)
-    scene = IndexedStorage(alone, await index_over(alone, index="exact"), "cosine")
-    scene.truth.update({id: ("ada", vector) for id, vector in vectors.items()})
+    indexed = IndexedStorage(alone, await index_over(alone, index="exact"), "cosine")
+    indexed.expected.update({id: ("ada", vector) for id, vector in vectors.items()})
     for metric, efc, m in [("cosine", 150, 12), ("cosine", 90, 20), ("euclidean", 90, 20), ("manhattan", 90, 20)]:
         spec = attrs.evolve(SPEC, metric=metric)
         async with await index_over(alone, spec=spec, index="native", efc=efc, m=m) as index:
             await index.maintain()
             wanted = f"HNSW DIMENSION {DIMENSIONS} DIST {metric.upper()} TYPE F32 EFC {efc} M {m} "
             assert wanted in (await alone.execute("INFO FOR TABLE kit_tasks"))["indexes"]["by_vector"]
-            scene.vectors, scene.metric = index, metric
+            indexed.vectors, indexed.metric = index, metric
             for query in some(5, seed=2).values():
-                assert await scene.check(query, ["ada"]) >= 0.9
+                assert await indexed.check(query, ["ada"]) >= 0.9
                 assert not (await nearest(index, query)).exact
 
 

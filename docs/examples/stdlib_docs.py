@@ -1,8 +1,8 @@
-"""Real text that is on every machine with Python: the docstrings of the standard library.
+"""Real text that every machine with Python has: the docstrings of the standard library.
 
-Run as a program, it prints what it finds: ``python stdlib_docs.py [NAME …]``.
+``python stdlib_docs.py [PREFIX …]`` prints the paragraphs whose labels start with a prefix.
 """
-# ruff: noqa: INP001, SIM905 - a program is no part of a package; words read best as words
+# ruff: noqa: INP001, SIM905 - a program, not part of a package; lists of words are easier to read as text
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from typing import Final
 __all__ = ["paragraphs"]
 
 MIN_CHARS: Final = 60
-"""What is shorter ("Return the size.") says nothing by itself."""
+"""Shorter paragraphs, such as "Return the size.", have no meaning by themselves."""
 MAX_SIZE: Final = 150
-"""How long a paragraph may get, in `_size`: short enough to be about one thing, and for a small model to read it whole."""
+"""The longest paragraph, as measured by `_size`: about one subject, and within the token limit of a small model."""
 
 SKIPPED: Final = frozenset(
-    # Programs, tests, tables, relics, and what announces on import that it is on its way out.
+    # Programs, tests, tables, obsolete modules, and modules that warn on import.
     "__main__ antigravity distutils encodings ensurepip idlelib lib2to3 ntpath nturl2path opcode "
     "pydoc_data sre_compile sre_constants sre_parse test tests this tkinter turtle turtledemo".split()
 )
-SPOKEN_OF_AS: Final = {
+PUBLIC_NAMES: Final = {
     "_pydatetime": "datetime",
     "_pydecimal": "decimal",
     "_pyio": "io",
@@ -37,46 +37,46 @@ SPOKEN_OF_AS: Final = {
     "pathlib._local": "pathlib",
     "posixpath": "os.path",
 }
-"""Files that are parts of a module of another name (in some versions of Python)."""
+"""Files of a module with another name, in some versions of Python."""
 
 COMPILED: Final = (
     "array binascii builtins bz2 cmath collections contextvars csv fcntl functools gc hashlib itertools lzma math mmap "
     "operator os random re resource select signal socket sqlite3 ssl struct sys syslog threading time unicodedata zlib"
 ).split()
-"""Modules with parts that have no Python source. Importing them does nothing but import."""
+"""Modules of which some parts have no Python source. Importing them has no side effect."""
 
 
 def paragraphs() -> Iterator[tuple[str, str]]:
-    """Read what the standard library says of its public modules, classes, methods and functions.
+    """Yield the paragraphs of the docstrings of public modules, classes, methods and functions.
 
-    The source files are parsed, not imported, so that nothing runs.
+    The source files are parsed, and not imported, so that no code runs.
 
     Yields:
-        A unique label such as ``smtplib.SMTP.sendmail`` or ``tempfile.NamedTemporaryFile (2)``, and the paragraph. It
-        begins with the name, so that it can be understood by itself.
+        A unique label, such as ``smtplib.SMTP.sendmail`` or ``tempfile.NamedTemporaryFile (2)``, and the paragraph. The
+        paragraph begins with the name, so that it has a meaning by itself.
     """
     seen: dict[str, int] = {}
     for name, text in _docstrings():
-        for piece in _pieces(inspect.cleandoc(text)):
-            if len(piece) >= MIN_CHARS:
+        for paragraph in _split(inspect.cleandoc(text)):
+            if len(paragraph) >= MIN_CHARS:
                 seen[name] = seen.get(name, 0) + 1
-                yield name if seen[name] == 1 else f"{name} ({seen[name]})", f"{name}\n{piece}"
+                yield name if seen[name] == 1 else f"{name} ({seen[name]})", f"{name}\n{paragraph}"
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:
-    known = set()
+    seen = set()
     for module, file in _sources():
         for name, text in _parsed(module, ast.parse(file.read_bytes())):
             if len(text) >= MIN_CHARS:
-                known.add(name)
+                seen.add(name)
                 yield name, text
     for module in COMPILED:
         try:
             found = importlib.import_module(module)
-        except ImportError:  # not on this platform
+        except ImportError:  # the platform has no such module
             continue
         for name, text in _inspected(found):
-            if name not in known:
+            if name not in seen:
                 yield name, text
 
 
@@ -88,8 +88,8 @@ def _sources() -> Iterator[tuple[str, Path]]:
         if not parts or parts[0] not in sys.stdlib_module_names or SKIPPED.intersection(parts):
             continue
         module = ".".join(parts)
-        if module in SPOKEN_OF_AS:
-            yield SPOKEN_OF_AS[module], file
+        if module in PUBLIC_NAMES:
+            yield PUBLIC_NAMES[module], file
         elif not any(part.startswith("_") for part in parts):
             yield module, file
 
@@ -118,17 +118,17 @@ def _inspected(module: ModuleType) -> Iterator[tuple[str, str]]:
     for name, value in _members(module):
         if inspect.isbuiltin(value):
             yield f"{module.__name__}.{name}", value.__doc__ or ""
-        elif inspect.isclass(value) and not issubclass(value, BaseException) and not _is_of_another(value, module):
+        elif inspect.isclass(value) and not issubclass(value, BaseException) and not _is_from_another(value, module):
             yield f"{module.__name__}.{name}", value.__doc__ or ""
             for method, function in _members(value):
                 if inspect.isroutine(function):
                     yield f"{module.__name__}.{name}.{method}", function.__doc__ or ""
 
 
-def _is_of_another(value: type, module: ModuleType) -> bool:
-    """Tell whether a class is another public module's: ``sqlite3.Date`` is ``datetime.date``."""
-    home = value.__module__
-    return home != module.__name__ and home in sys.stdlib_module_names and not home.startswith("_")
+def _is_from_another(value: type, module: ModuleType) -> bool:
+    """Return whether a class belongs to another public module: ``sqlite3.Date`` is ``datetime.date``."""
+    owner = value.__module__
+    return owner != module.__name__ and owner in sys.stdlib_module_names and not owner.startswith("_")
 
 
 def _members(owner: object) -> list[tuple[str, object]]:
@@ -137,26 +137,26 @@ def _members(owner: object) -> list[tuple[str, object]]:
 
 
 def _size(text: str) -> int:
-    """Estimate from above how many tokens a model makes of a text."""
+    """Return an upper estimate of the number of tokens of a text."""
     return len(re.findall(r"[^\W\d_]{1,6}|\d{1,2}|_|[^\w\s]", text))
 
 
-def _pieces(text: str) -> Iterator[str]:
-    """Cut a text between its paragraphs, or else its lines, into pieces that are not too long."""
-    piece = ""
+def _split(text: str) -> Iterator[str]:
+    """Split a text between paragraphs, and long paragraphs between lines, into chunks of at most `MAX_SIZE`."""
+    chunk = ""
     for paragraph in re.split(r"\n\s*\n", text):
         parts = [paragraph] if _size(paragraph) <= MAX_SIZE else paragraph.splitlines()
-        joint = "\n\n"
+        separator = "\n\n"
         for part in parts:
-            if piece and _size(piece) + _size(part) > MAX_SIZE:
-                yield piece
-                piece = ""
-            piece = f"{piece}{joint}{part}" if piece else part
-            joint = "\n"
-    yield piece
+            if chunk and _size(chunk) + _size(part) > MAX_SIZE:
+                yield chunk
+                chunk = ""
+            chunk = f"{chunk}{separator}{part}" if chunk else part
+            separator = "\n"
+    yield chunk
 
 
 if __name__ == "__main__":
     for label, content in paragraphs():
         if label.startswith(tuple(sys.argv[1:]) or ""):
-            print(f"[{label}]\n{content}\n")  # noqa: T201 - it is a program that prints
+            print(f"[{label}]\n{content}\n")  # noqa: T201 - the output of the program

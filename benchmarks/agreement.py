@@ -1,10 +1,10 @@
-"""See whether one model gives one answer by whichever provider: the ten closest paragraphs to each question of the demo.
+"""Compare the search results of one model across providers: the ten closest paragraphs to each question of the demo.
 
-``python benchmarks/agreement.py [TEXTS]`` compares all-MiniLM-L6-v2 on PyTorch with the same on ONNX Runtime, and, where
-``PATTERN_INFINITY`` names the program infinity_emb, by the provider ``openai`` from that server. At the end it embeds the
-texts again, and says how often the model was asked.
+``python benchmarks/agreement.py [TEXTS]`` compares all-MiniLM-L6-v2 on PyTorch and on ONNX Runtime. If the environment
+variable ``PATTERN_INFINITY`` names the program infinity_emb, it also compares the provider ``openai`` with that server.
+At the end it embeds the texts twice with a cache, and prints how many texts the model embedded each time.
 """
-# ruff: noqa: INP001, T201, S603 - a program that prints, and starts another
+# ruff: noqa: INP001, T201, S603 - a program that prints and starts another one
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ NEAREST = 10
 
 @contextlib.contextmanager
 def infinity(program: str) -> Iterator[str]:
-    """Run the server, and yield its address."""
+    """Run an infinity server, and yield its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,25 +65,25 @@ def infinity(program: str) -> Iterator[str]:
         server.terminate()
 
 
-async def nearest(embeddings: EmbeddingModel, texts: list[str]) -> list[list[int]]:
-    """Return for each question the places of the closest texts, closest first."""
-    found = await embeddings.embed_documents(texts)
-    rows = prepare(np.stack([each.vectors[0] for each in found]), "cosine")
+async def closest_texts(embeddings: EmbeddingModel, texts: list[str]) -> list[list[int]]:
+    """Return, for each question, the positions of the closest texts, closest first."""
+    embedded = await embeddings.embed_documents(texts)
+    rows = prepare(np.stack([each.vectors[0] for each in embedded]), "cosine")
     answers = []
     for question in QUESTIONS:
-        query = prepare(await embeddings.query(question), "cosine")
-        places, scores = closest(query, rows, "cosine", NEAREST)
-        answers.append([int(places[at]) for at in np.lexsort((places, -scores))[:NEAREST]])
+        query = prepare(await embeddings.embed_query(question), "cosine")
+        positions, scores = closest(query, rows, "cosine", NEAREST)
+        answers.append([int(positions[n]) for n in np.lexsort((positions, -scores))[:NEAREST]])
     return answers
 
 
 async def main() -> None:
-    """Compare."""
+    """Compare the providers and print the results."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else sys.maxsize
     texts = [text for _, text in paragraphs()][:count]
-    ways = {
+    models = {
         backend: EmbeddingModel(
-            functools.partial(pattern_embeddings().open, TorchOptions(model=MODEL, device="cpu", backend=backend))  # type: ignore[arg-type]  # it is checked
+            functools.partial(pattern_embeddings().open, TorchOptions(model=MODEL, device="cpu", backend=backend))
         )
         for backend in ("torch", "onnx")
     }
@@ -95,26 +95,26 @@ async def main() -> None:
             options = openai_plugin.OpenAIOptions(
                 model=MODEL, base_url=stack.enter_context(infinity(program)), max_tokens=256, tokenizer=tokenizer
             )
-            ways["openai"] = EmbeddingModel(functools.partial(openai_plugin.pattern_embeddings().open, options))
+            models["openai"] = EmbeddingModel(functools.partial(openai_plugin.pattern_embeddings().open, options))
         answers = {}
-        for name, embeddings in ways.items():
-            answers[name] = await nearest(embeddings, texts)
+        for name, embeddings in models.items():
+            answers[name] = await closest_texts(embeddings, texts)
             await embeddings.aclose()
-    print(f"{len(texts):,} texts, {len(QUESTIONS)} questions, the {NEAREST} closest")
+    print(f"{len(texts):,} texts, {len(QUESTIONS)} questions, the {NEAREST} closest texts of each")
     for name, found in answers.items():
-        same = sum(mine == theirs for mine, theirs in zip(found, answers["torch"], strict=True))
-        sets = sum({*mine} == {*theirs} for mine, theirs in zip(found, answers["torch"], strict=True))
-        print(f"{name:8} the same texts as torch for {sets} questions, in the same order for {same}")
+        same = sum(mine == torch for mine, torch in zip(found, answers["torch"], strict=True))
+        sets = sum({*mine} == {*torch} for mine, torch in zip(found, answers["torch"], strict=True))
+        print(f"{name:8} same texts as torch: {sets} questions; in the same order: {same}")
     with tempfile.TemporaryDirectory() as folder:
-        asked = []
+        embedded = []
         for _ in range(2):
             cache = VectorCache(Path(folder) / "vectors.sqlite", 1 << 30)
             load = functools.partial(pattern_embeddings().open, TorchOptions(model=MODEL, device="cpu"))
             embeddings = EmbeddingModel(load, cache=cache)
             await embeddings.embed_documents(texts)
-            asked.append(embeddings.embedded)
+            embedded.append(embeddings.embedded)
             await embeddings.aclose()
-    print(f"embedded once: {asked[0]:,} texts; the same again: {asked[1]:,}")
+    print(f"texts embedded in the first run: {embedded[0]:,}; in the second run, with the cache: {embedded[1]:,}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Compare embedding through the core's pipeline with a bare ``SentenceTransformer.encode`` of the same texts, in one run.
+"""Compare the speed of embedding with pattern-core and with ``SentenceTransformer.encode``, for the same texts.
 
-``python benchmarks/embedding.py [TEXTS [ROUNDS [BACKEND …]]]``. Ratios matter, not the numbers: above 1 is faster than
-the bare library.
+``python benchmarks/embedding.py [TEXTS [ROUNDS [BACKEND …]]]``. Compare ratios, not absolute numbers; above 1 is faster
+than the library alone.
 """
 # ruff: noqa: INP001, T201 - a program that prints
 
@@ -29,34 +29,34 @@ MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 async def main() -> None:
-    """Measure in turns, so that what else the machine does falls on all of them, and print medians."""
+    """Measure alternately, so that other load on the machine affects all variants, and print medians."""
     count, rounds = (int(each) for each in (*sys.argv[1:3], *("256", "5")[len(sys.argv[1:3]) :]))
     texts = [text for _, text in paragraphs()]
     texts = texts[:: max(1, len(texts) // count)][:count]
-    bare = SentenceTransformer(str(find_model(TorchOptions(model=MODEL))), device="cpu", local_files_only=True)
+    library = SentenceTransformer(str(find_model(TorchOptions(model=MODEL))), device="cpu", local_files_only=True)
 
     async def encode() -> None:
-        bare.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        library.encode(texts, normalize_embeddings=True, show_progress_bar=False)
 
-    ways: dict[str, Callable[[], Awaitable[Any]]] = {"bare": encode}
+    variants: dict[str, Callable[[], Awaitable[Any]]] = {"library": encode}
     opened = []
     for backend in sys.argv[3:] or ["torch"]:
-        options = TorchOptions(model=MODEL, device="cpu", backend=backend)  # type: ignore[arg-type]  # it is checked
+        options = TorchOptions(model=MODEL, device="cpu", backend=backend)  # type: ignore[arg-type]  # a valid backend
         embeddings = EmbeddingModel(functools.partial(pattern_embeddings().open, options))
         opened.append(embeddings)
-        ways[backend] = functools.partial(embeddings.documents, texts)
-    times: dict[str, list[float]] = {name: [] for name in ways}
+        variants[backend] = functools.partial(embeddings.embed_documents, texts)
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for number in range(rounds + 1):
-        for name, way in ways.items():
+        for name, embed in variants.items():
             began = time.perf_counter()
-            await way()
+            await embed()
             if number:  # the first round warms up
                 times[name].append(time.perf_counter() - began)
     for embeddings in opened:
         await embeddings.aclose()
-    print(f"{len(texts):,} texts, {rounds} rounds, medians")
+    print(f"{len(texts):,} texts, median of {rounds} rounds")
     for name, each in times.items():
-        ratio = statistics.median(a / b for a, b in zip(times["bare"], each, strict=True))
+        ratio = statistics.median(a / b for a, b in zip(times["library"], each, strict=True))
         print(f"{name:10}{len(texts) / statistics.median(each):10,.1f} texts/s{ratio:8.2f}x")
 
 

@@ -1,5 +1,5 @@
-"""What several benchmarks need: vectors as a model makes them, and how long a call takes."""
-# ruff: noqa: INP001 - beside programs, which import it by its name
+"""Helpers of several benchmarks: random vectors like those of a model, and the median time of a call."""
+# ruff: noqa: INP001 - programs in the same folder import it by its name
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 __all__ = ["embeddings", "median"]
 
 
-def embeddings(dice: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float32]:
-    """Return vectors as a model makes them: topics, and a spectrum that falls; float32 ``[count, dimensions]``."""
+def embeddings(generator: np.random.Generator, count: int, dimensions: int) -> NDArray[np.float32]:
+    """Return random unit vectors like those of a model, clustered by topic; float32 ``[count, dimensions]``."""
     scale = (np.arange(dimensions) + 1) ** -0.5
-    topics = 0.7 * dice.standard_normal((200, dimensions)) * scale
-    points = topics[dice.integers(0, len(topics), count)] + dice.standard_normal((count, dimensions)) * scale
+    topics = 0.7 * generator.standard_normal((200, dimensions)) * scale
+    points = topics[generator.integers(0, len(topics), count)] + generator.standard_normal((count, dimensions)) * scale
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     return points.astype(np.float32)
 
 
 async def median(work: Callable[[int], Awaitable[object]], times: int) -> float:
-    """Return the median time of a call, in milliseconds."""
-    taken = []
+    """Return the median time of a call, in ms."""
+    durations = []
     for number in range(times):
         began = time.perf_counter()
         await work(number)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken) * 1000
+        durations.append(time.perf_counter() - began)
+    return statistics.median(durations) * 1000

@@ -1,6 +1,6 @@
-"""Compare the index in the process with SurrealDB's own HNSW: writing, and searching with an agent's scope, in one run.
+"""Compare the in-process index with SurrealDB's HNSW index: writes, and searches within the memories of one agent.
 
-``python benchmarks/search.py [MEMORIES]``. Ratios matter, not the numbers.
+``python benchmarks/search.py [MEMORIES]``. Compare ratios, not absolute numbers.
 """
 # ruff: noqa: INP001, T201 - a program that prints
 
@@ -26,44 +26,44 @@ SEARCHES = 50
 
 
 async def measure(folder: Path, index: str, count: int) -> dict[str, float]:
-    """Return seconds per written memory, seconds per search, and the share of the true ten nearest that were found."""
+    """Return the seconds per write, the seconds per search, and the recall of the ten closest."""
     config: dict[str, Any] = {
         "database": {"type": "embedded", "path": str(folder / index)},
         "vectors": {"provider": "surreal-embedded", "index": index},
         "embeddings": {"provider": "hashing", "dimensions": DIMENSIONS},
     }
-    dice = np.random.default_rng(1)
-    vectors = dice.standard_normal((count, DIMENSIONS)).astype(np.float32)
+    generator = np.random.default_rng(1)
+    vectors = generator.standard_normal((count, DIMENSIONS)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     ids = [f"m{n:06}" for n in range(count)]
     agents = [f"agent{n % AGENTS}" for n in range(count)]
     async with pattern_core.open(config) as db:
         began = time.perf_counter()
         for start in range(0, count, 200):
-            part = range(start, min(start + 200, count))
-            rows = [sample_row(VECTORS, ids[n], partition=agents[n], embedding=vectors[n]) for n in part]
+            batch = range(start, min(start + 200, count))
+            rows = [sample_row(VECTORS, ids[n], partition=agents[n], embedding=vectors[n]) for n in batch]
             await db.storage.commit([Insert(VECTORS, row) for row in rows])
-            await db.vectors.apply(VECTORS, [VectorChange(ids[n], agents[n], vectors[n]) for n in part])
+            await db.vectors.apply(VECTORS, [VectorChange(ids[n], agents[n], vectors[n]) for n in batch])
         written = (time.perf_counter() - began) / count
         times, found = [], 0
         for _ in range(SEARCHES):
-            query = dice.standard_normal(DIMENSIONS).astype(np.float32)
+            query = generator.standard_normal(DIMENSIONS).astype(np.float32)
             began = time.perf_counter()
             matches = await db.vectors.search(VECTORS, query, partitions=["agent1"], limit=10)
             times.append(time.perf_counter() - began)
             own = np.arange(1, count, AGENTS)
-            nearest = own[np.argsort(-(vectors[own] @ query))[:10]]
-            found += len({ids[n] for n in nearest} & set(matches.ids))
+            closest = own[np.argsort(-(vectors[own] @ query))[:10]]
+            found += len({ids[n] for n in closest} & set(matches.ids))
     return {"write": written, "search": statistics.median(times), "recall": found / (10 * SEARCHES)}
 
 
 async def main() -> None:
-    """Measure both indexes and print them side by side."""
+    """Measure both indexes, and print the results side by side."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
     with tempfile.TemporaryDirectory() as folder:
         exact = await measure(Path(folder), "in-process", count)
         native = await measure(Path(folder), "native", count)
-    print(f"{count:,} memories of {DIMENSIONS} numbers, {AGENTS} agents, the ten nearest of one agent")
+    print(f"{count:,} memories of {AGENTS} agents, {DIMENSIONS} dimensions, the ten closest of one agent")
     print(f"{'':12}{'in-process':>14}{'native':>14}{'ratio':>10}")
     for name, unit in (("write", "rows/s"), ("search", "ms")):
         a, b = (1 / exact[name], 1 / native[name]) if name == "write" else (exact[name] * 1e3, native[name] * 1e3)

@@ -18,6 +18,7 @@ import attrs
 
 from pattern_core.abc import Check, IndexSpec, Insert, Patch, Put, Row, Signature, Storage
 from pattern_core.errors import MigrationError, StorageError
+from pattern_core.plugins.install_hint import upgrade_command
 from pattern_core.schema import EMBEDDED, TABLES
 from pattern_core.support.clock import utc_now
 
@@ -247,7 +248,7 @@ def _signature(text: str) -> Signature:
     except (TypeError, ValueError) as error:
         raise MigrationError(
             f"the database's embedding signature cannot be read ({error}); a newer version has probably written it. "
-            f"Update pattern-core: pip install --upgrade pattern-core"
+            f"Update pattern-core: {upgrade_command()}"
         ) from error
 
 

@@ -19,6 +19,7 @@ from pattern_core.errors import StorageError
 from pattern_core.filters import Field, Filter
 from pattern_core.maintenance.migrations.lease import with_lease
 from pattern_core.maintenance.migrations.versions import LATEST, tables_at
+from pattern_core.plugins.install_hint import upgrade_command
 from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import as_utc
@@ -216,7 +217,7 @@ async def _restore(storage: Storage, folder: Path, progress: RowProgress) -> dic
     if version > LATEST:
         message = (
             f"{folder} has schema version {version}, and this pattern-core supports versions up to {LATEST}. Update it: "
-            f"pip install --upgrade pattern-core"
+            f"{upgrade_command()}"
         )
         raise StorageError(message)
     tables = _named(expected, version, folder)

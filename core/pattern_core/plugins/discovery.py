@@ -16,6 +16,8 @@ from pattern_core import hookspecs
 from pattern_core.errors import DuplicatePluginError, PluginError, PluginNotFoundError, nearest
 from pattern_core.hookspecs import ENTRY_POINT_GROUP, EmbeddingSpec, StorageSpec, VectorSpec
 
+from .install_hint import install_command
+
 __all__ = ["PluginInfo", "Role", "installed_plugins", "load_plugin", "plugin_name"]
 
 ALIASES: Final = {"embedded": "surreal-embedded", "remote": "surreal-remote", "candle": "torch"}
@@ -196,7 +198,7 @@ def _describe(entry: EntryPoint) -> dict[Role, Any]:
 def _not_found(name: str, role: Role) -> PluginNotFoundError:
     available = _names(_entry_points())
     if name in EXTRAS:
-        way_out = f'Install it: pip install "pattern-core[{EXTRAS[name]}]". Installed are: {", ".join(available)}.'
+        way_out = f"Install it: {install_command(EXTRAS[name])}. Installed: {', '.join(available)}."
     else:
         way_out = nearest(name, {*available, *EXTRAS})
     return PluginNotFoundError(f"the plugin {name!r}, named for {role.label}, is not installed. {way_out}", name=name)

@@ -18,6 +18,7 @@ from pattern_core.catalog.tables import GENERATIONS, find_table, generation_numb
 from pattern_core.errors import AlreadyExistsError, ConflictError, MigrationError
 from pattern_core.filters import Field
 from pattern_core.maintenance.backup import back_up
+from pattern_core.plugins.install_hint import upgrade_command
 from pattern_core.schema import EMBEDDED, AlterTable, CreateTable, DropTable
 
 from .lease import with_lease
@@ -60,7 +61,7 @@ async def plan_migration(storage: Storage, target: int = LATEST) -> MigrationPla
     if current > LATEST:
         raise MigrationError(
             f"the database has schema version {current}, and this pattern-core supports versions up to {LATEST}. Update "
-            f"it: pip install --upgrade pattern-core"
+            f"it: {upgrade_command()}"
         )
     if target >= current:
         return MigrationPlan(current, target, tuple(each for each in MIGRATIONS if current < each.version <= target))

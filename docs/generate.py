@@ -1,10 +1,9 @@
-"""Write the generated parts of the reference: ``python docs/generate.py``; with ``--check``, only see that they are fresh.
+"""Update the generated sections of the reference: ``python docs/generate.py``; ``--check`` only reports outdated pages.
 
-A generated part stands in its page between two comments, ``<!-- begin NAME -->`` and ``<!-- end -->``, so that the page
-reads well wherever Markdown is shown. Plugins tell about themselves, so all of this repository's have to be installed;
-their engines need not be.
+A generated section is between the comments ``<!-- begin NAME -->`` and ``<!-- end -->`` of a page, so that any Markdown
+viewer shows it. The plugins of this repository must be installed, since their specs are read; their engines need not be.
 """
-# ruff: noqa: INP001, T201 - a program, no part of a package
+# ruff: noqa: INP001, T201 - a program, not part of a package
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from pattern_core.toolkit import Secret, load_plugin
 DOCS: Final = Path(__file__).parent
 ROOT: Final = DOCS.parent
 CORE: Final = ROOT / "pyproject.toml"
-PART: Final = re.compile(r"(<!-- begin ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SECTION: Final = re.compile(r"(<!-- begin ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TYPES: Final = {
     str: "text",
     int: "whole number",
@@ -42,7 +41,7 @@ def distributions() -> list[dict[str, Any]]:
 
 
 def specs(kind: type[Any]) -> dict[str, Any]:
-    """Return what the plugins of one role say of themselves, by name; the core's own ones last."""
+    """Return the specs of the plugins of one role, by name; those of the core last."""
     names = [
         name for each in distributions() for name in each["project"].get("entry-points", {}).get("pattern_core", {})
     ]
@@ -52,38 +51,38 @@ def specs(kind: type[Any]) -> dict[str, Any]:
         try:
             found[name] = load_plugin(name, kind)
         except errors.PluginNotFoundError as error:
-            if not error.distributions:  # installed, but of another role, is no mistake
+            if not error.distributions:  # a plugin of another role is no error
                 raise
     return found
 
 
 def markdown(text: str) -> str:
-    """Turn a docstring's text into one line of Markdown that may stand in a table."""
+    """Return the text of a docstring as one line of Markdown for a table."""
     return re.sub(r"`+([^`]+)`+", r"`\1`", " ".join(text.split())).replace("|", r"\|")
 
 
 def sentence(text: str) -> str:
-    """Turn a summary into a sentence."""
+    """Return a summary as a sentence."""
     return f"{text[:1].upper()}{markdown(text)[1:]}."
 
 
 def attributes(thing: type[Any]) -> dict[str, str]:
-    """Return what the docstrings, in Google's style, of a class and those below it say of each attribute."""
-    told: dict[str, str] = {}
+    """Return the text of each attribute in the Google-style docstrings of a class and its bases."""
+    texts: dict[str, str] = {}
     for each in reversed(thing.__mro__):
         _, _, section = inspect.cleandoc(vars(each).get("__doc__") or "").partition("\nAttributes:\n")
-        told |= dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(section), re.MULTILINE))
-    return {name: markdown(text) for name, text in told.items()}
+        texts |= dict(re.findall(r"^(\w+): (.*(?:\n .*)*)", textwrap.dedent(section), re.MULTILINE))
+    return {name: markdown(text) for name, text in texts.items()}
 
 
 def table(*rows: Iterable[str]) -> str:
-    """Return a Markdown table; the first row is its head."""
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([head, re.sub(r"[^|]+", " --- ", head.replace(r"\|", "")), *body])
+    """Return a Markdown table; the first row is its header."""
+    header, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([header, re.sub(r"[^|]+", " --- ", header.replace(r"\|", "")), *body])
 
 
 def kind_of(hint: Any) -> str:
-    """Return a word for an option's type, as TOML has it."""
+    """Return the name of an option's type in TOML."""
     if get_origin(hint) is Literal:
         return " or ".join(f'`"{choice}"`' for choice in get_args(hint))
     if get_origin(hint) is list:
@@ -95,7 +94,7 @@ def kind_of(hint: Any) -> str:
 
 
 def default_of(field: attrs.Attribute[Any]) -> str:
-    """Return an option's default, as TOML has it."""
+    """Return the default of an option in TOML."""
     value: Any = field.default
     if hasattr(value, "factory"):
         value = value.factory()
@@ -109,26 +108,26 @@ def default_of(field: attrs.Attribute[Any]) -> str:
 
 
 def python(default: Any) -> str:
-    """Return a field's default, as Python has it."""
+    """Return the default of a field in Python."""
     if default is attrs.NOTHING:
         return "*required*"
     return f"`{{{', '.join(map(repr, sorted(default)))}}}`" if isinstance(default, frozenset) else f"`{default!r}`"
 
 
 def options(kind: type[Any]) -> str:
-    """Tell the options of each plugin of a role."""
+    """Return the options of each plugin of a role."""
     parts = []
     for name, spec in specs(kind).items():
         fields = attrs.fields(attrs.resolve_types(spec.options))
         meanings = attributes(spec.options)
         rows = [(f"`{each.name}`", kind_of(each.type), default_of(each), meanings[each.name]) for each in fields]
-        what = table(("option", "type", "default", "meaning"), *rows) if rows else "It has no options."
-        parts.append(f"### `{name}`\n\n{sentence(spec.summary)}\n\n{what}")
+        text = table(("option", "type", "default", "meaning"), *rows) if rows else "It has no options."
+        parts.append(f"### `{name}`\n\n{sentence(spec.summary)}\n\n{text}")
     return "\n\n".join(parts)
 
 
 def support(kind: type[Any]) -> str:
-    """Tell what each plugin of a role can do, and what it cannot."""
+    """Return the capabilities of each plugin of a role."""
 
     def word(value: Any) -> str:
         if isinstance(value, bool):
@@ -147,7 +146,7 @@ def support(kind: type[Any]) -> str:
 
 
 def error_classes() -> list[type[Exception]]:
-    """Return the errors, each after the one that it is made from."""
+    """Return the error classes, each after its base."""
 
     def walk(error: type[Exception]) -> Iterable[type[Exception]]:
         yield error
@@ -159,12 +158,12 @@ def error_classes() -> list[type[Exception]]:
 
 
 def error_tree() -> str:
-    """Draw which error is made from which."""
+    """Return the tree of the error classes."""
 
     def draw(error: type[Exception], indent: str) -> Iterable[str]:
-        below = [each for each in error.__subclasses__() if each.__module__ == errors.__name__]
-        for each in below:
-            last = each is below[-1]
+        children = [each for each in error.__subclasses__() if each.__module__ == errors.__name__]
+        for each in children:
+            last = each is children[-1]
             builtin = "".join(f" ({base.__name__})" for base in each.__bases__ if base.__module__ == "builtins")
             yield f"{indent}{'└── ' if last else '├── '}{each.__name__}{builtin}"
             yield from draw(each, indent + ("    " if last else "│   "))
@@ -173,18 +172,18 @@ def error_tree() -> str:
 
 
 def error_table() -> str:
-    """Tell when each error is raised, and what it carries."""
+    """Return when each error is raised, and its attributes."""
     rows = []
     for error in error_classes()[1:]:
         about = inspect.cleandoc(error.__doc__ or "").partition("\n\n")[0]
         own = attributes(error).items() - attributes(error.__base__ or object).items()
-        carried = "<br>".join(f"`{name}`: {text}" for name, text in attributes(error).items() if (name, text) in own)
-        rows.append((f"`{error.__name__}`", markdown(about).removeprefix("Raised "), carried))
+        attached = "<br>".join(f"`{name}`: {text}" for name, text in attributes(error).items() if (name, text) in own)
+        rows.append((f"`{error.__name__}`", markdown(about).removeprefix("Raised "), attached))
     return table(("error", "is raised …", "carries"), *rows)
 
 
 def hooks() -> str:
-    """Tell each hook's signature, and what it says of a plugin."""
+    """Return the signature of each hook and the fields of its spec."""
     parts = []
     for name, hook in vars(hookspecs).items():
         if inspect.isfunction(hook) and hasattr(hook, f"{hookspecs.ENTRY_POINT_GROUP}_spec"):
@@ -199,7 +198,7 @@ def hooks() -> str:
 
 
 def rules(contract: type[testing.Contract]) -> str:
-    """Tell the rules of a contract, by the classes that hold them."""
+    """Return the rules of a contract, grouped by class."""
     parts = []
     for each in contract.__mro__:
         tests = [
@@ -218,7 +217,7 @@ def rules(contract: type[testing.Contract]) -> str:
 
 
 def extras() -> str:
-    """Tell what each extra of the core installs."""
+    """Return what each extra of the core installs."""
     core, *plugins = (each["project"] for each in distributions())
     about = {each["name"]: re.sub(r",? for pattern-core$", "", each["description"]) for each in plugins}
     rows = []
@@ -229,7 +228,7 @@ def extras() -> str:
     return table(("extra", "brings"), *rows)
 
 
-PARTS: Final[dict[str, Callable[[], str]]] = {
+SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "options of storages": lambda: options(hookspecs.StorageSpec),
     "options of vector searches": lambda: options(hookspecs.VectorSpec),
     "options of embedding providers": lambda: options(hookspecs.EmbeddingSpec),
@@ -247,22 +246,22 @@ PARTS: Final[dict[str, Callable[[], str]]] = {
 
 
 def generate(text: str) -> str:
-    """Return a page with its generated parts made anew."""
-    return PART.sub(lambda match: f"{match[1]}\n{PARTS[match[2]]()}\n\n{match[3]}", text)
+    """Return a page with its generated sections updated."""
+    return SECTION.sub(lambda match: f"{match[1]}\n{SECTIONS[match[2]]()}\n\n{match[3]}", text)
 
 
 def main() -> int:
-    """Write the parts that are not fresh, or name their pages."""
-    stale = []
+    """Update outdated pages, or print their names."""
+    outdated = []
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text("utf-8")
-        if (fresh := generate(text)) != text:
-            stale.append(page)
+        if (updated := generate(text)) != text:
+            outdated.append(page)
             if "--check" not in sys.argv:
-                page.write_text(fresh, "utf-8")
-    for page in stale:
-        print(f"{page.relative_to(ROOT)} {'is not fresh' if '--check' in sys.argv else 'written'}")
-    if stale and "--check" in sys.argv:
+                page.write_text(updated, "utf-8")
+    for page in outdated:
+        print(f"{page.relative_to(ROOT)} {'is outdated' if '--check' in sys.argv else 'updated'}")
+    if outdated and "--check" in sys.argv:
         print("Run `python docs/generate.py`.")
         return 1
     return 0

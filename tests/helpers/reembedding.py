@@ -122,12 +122,12 @@ def session(db: Database) -> DirectSession:
 def failing_model(*, after: int) -> Letters:
     """Return a model that fails after a number of calls."""
     model = Letters(NEW)
-    left = after
+    remaining = after
 
     def count() -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining < 0:
             raise EmbeddingError("the service has had enough")
 
     model.before_each = count

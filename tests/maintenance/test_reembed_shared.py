@@ -48,7 +48,7 @@ class TestProcesses:
     """Several processes with one database, as several `Database` objects with the same data."""
 
     async def test_the_previous_model_is_rejected_after_the_switch(self) -> None:
-        """After the switch, a process with the old model can neither embed a text nor search, but do all else."""
+        """After the switch, a process with the old model can read, update and delete, but not embed or search."""
         data: MemoryData = {}
         async with open_in_memory(data, Letters(OLD)) as first, open_in_memory(data, Letters(OLD)) as other:
             await make_people(first)

@@ -48,8 +48,8 @@ async def test_a_cascade_deletes_one_user(db: Database, full: None) -> None:
     with pytest.raises(NotFoundError):
         await db.memories.search_semantic("archive", "espresso")
     assert len(await db.memories.search_semantic("bobs", "espresso")) == 3
-    left = {name: await db.storage.count(table) for name, table in TABLES.items()}
-    assert left == {"system_metadata": 1, **counts, "agents": 1}
+    remaining = {name: await db.storage.count(table) for name, table in TABLES.items()}
+    assert remaining == {"system_metadata": 1, **counts, "agents": 1}
 
 
 async def test_a_record_in_use_is_not_deleted(db: Database, full: None) -> None:

@@ -61,9 +61,9 @@ def row(id: str, partition: str) -> dict[str, object]:
     return sample_row(TASKS, id, user_id=partition, embedding=sample_vector(id))
 
 
-def change(id: str, partition: str, *, gone: bool = False) -> VectorChange:
+def change(id: str, partition: str, *, deleted: bool = False) -> VectorChange:
     """Return the change of the index for such a task."""
-    return VectorChange(id, partition, None if gone else sample_vector(id))
+    return VectorChange(id, partition, None if deleted else sample_vector(id))
 
 
 async def ids_in(index: VectorStore, *partitions: str) -> set[str]:
@@ -178,7 +178,7 @@ class TestLoading:
         await index.apply(
             TASKS,
             [
-                change("goes", "p", gone=True),
+                change("goes", "p", deleted=True),
                 change("comes", "p"),
                 change("leaves", "loaded"),
                 change("arrives", "p"),

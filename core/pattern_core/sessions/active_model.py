@@ -29,7 +29,6 @@ class ActiveModel:
         embeddings: The embedding model of the active generation.
         metadata: The database metadata.
         metric: The metric of the vector search.
-        shared: Whether other processes may have the database open.
 
     Attributes:
         metadata: The database metadata, as last read.
@@ -44,15 +43,12 @@ class ActiveModel:
         metadata: Metadata,
         *,
         metric: str,
-        shared: bool,
     ) -> None:
         self.metadata = metadata
         self.embeddings = embeddings
         self._storage = storage
         self._vectors = vectors
         self._metric = metric
-        self._shared = shared
-        self._foreign_commits: int | None = None
         self._next: tuple[int, EmbeddingModel] | None = None
         self._retired: list[asyncio.Task[None]] = []
 
@@ -89,14 +85,9 @@ class ActiveModel:
             raise ModelChangedError(number) from error
 
     async def refresh(self) -> None:
-        """Read the metadata again if another process may have changed it."""
-        if not self._shared:
-            return
-        commits = await self._storage.foreign_commits()
-        if commits != self._foreign_commits:
-            if await read_revision(self._storage) != self.metadata.revision:
-                await self.reload()
-            self._foreign_commits = commits
+        """Read the metadata again if its record has changed."""
+        if await read_revision(self._storage) != self.metadata.revision:
+            await self.reload()
 
     async def reload(self) -> None:
         """Read the metadata again. From then on, a model that is not that of the active generation is refused.

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pattern_core.abc import Check, CheckNone, Delete, Detail, Health, Insert, Patch, Put, Row, Write
+from pattern_core.abc import Append, Check, CheckNone, Delete, Detail, Health, Insert, Patch, Position, Put, Row, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from pattern_core.filters import And, Field, Filter
-from pattern_core.schema import AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
+from pattern_core.schema import COMMIT_LOG, AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
 
 from .query import Query, order_by, quoted
 from .values import arrow_value, decode_row, encode
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Engine"]
+
+_NEWEST = f"SELECT sequence, id FROM {COMMIT_LOG.name} ORDER BY sequence DESC LIMIT 1"
 
 
 class Engine:
@@ -127,20 +129,21 @@ class Engine:
         ]
         return pa.record_batch(arrays, schema=schema), ids[-1]
 
-    def commit(self, batch: Sequence[Write]) -> None:
+    def commit(self, batch: Sequence[Write]) -> Position | None:
+        position = None
         with self._transaction():
             for write in batch:
-                self._write(write)
+                if isinstance(write, Append):
+                    position = self._append(write)
+                else:
+                    self._write(write)
+        return position
 
     def health(self) -> Health:
         ((version, size),) = self._sqlite.execute(
             "SELECT sqlite_version(), page_count * page_size FROM pragma_page_count, pragma_page_size"
         )
         return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
-
-    def foreign_commits(self) -> int:
-        ((version,),) = self._sqlite.execute("PRAGMA data_version")  # own commits do not change it
-        return int(version)
 
     def maintain(self) -> Mapping[str, Detail]:
         self._sqlite.execute("PRAGMA optimize")  # refreshes SQLite's statistics
@@ -188,6 +191,14 @@ class Engine:
     ) -> list[Any]:
         tail = f"{order_by(order)} LIMIT ?"
         return self._read(quoted(each.name for each in columns), table, where, tail, -1 if limit is None else limit)
+
+    def newest(self) -> Position:
+        return Position(*(self._sqlite.execute(_NEWEST).fetchone() or (0,)))
+
+    def _append(self, write: Append) -> Position:
+        position = Position(self.newest().sequence + 1, write.row["id"])
+        self._store(write.table, position.token, write.row | {"sequence": position.sequence}, new=True)
+        return position
 
     def _write(self, write: Write) -> None:
         table = write.table

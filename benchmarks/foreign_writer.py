@@ -73,8 +73,8 @@ async def beside(db: pattern_core.Database, settings: dict[str, Any], agent: str
 
 async def main() -> None:
     """Fill a database, and search alone, beside a writer to another agent, and beside one to the same agent."""
-    database = sys.argv[1] if len(sys.argv) > 1 else "sqlite"
-    count = int(sys.argv[2]) if len(sys.argv) > 2 else 20_000
+    _, database, size = [*sys.argv, *["", "sqlite", "20000"][len(sys.argv) :]]
+    count = int(size)
     with tempfile.TemporaryDirectory() as folder:
         settings = config(Path(folder), database)
         async with pattern_core.open(settings) as db:

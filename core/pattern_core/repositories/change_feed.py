@@ -37,10 +37,8 @@ async def read_changes(
 ) -> AsyncIterator[RecordChange]:
     """Yield the changes since a position; see `pattern_core.Database.changes`."""
     by_table = {each.table.name: each for each in repositories}
-    if since is not None:
-        position = Position.parse(since)
-    else:
-        position = await read_position(storage) if follow else Position(0)
+    start = Position.parse(since) if since is not None else None
+    position = start or (await read_position(storage) if follow else Position(0))
     while True:
         found = await storage.changes_since(position, limit=_COMMITS)
         if found is None:

@@ -13,8 +13,8 @@ from pattern_core.catalog.commit_log import outdated_entries
 from pattern_core.catalog.follower import Follower
 from pattern_core.catalog.metadata import generation_guard
 from pattern_core.errors import ConflictError
-from pattern_core.search.indexer import IndexChange
 from pattern_core.schema import TABLES
+from pattern_core.search.indexer import IndexChange
 from pattern_core.search.outbox import make_indexer
 from pattern_core.support.clock import utc_now
 
@@ -124,16 +124,16 @@ class Commits:
         while True:
             metadata = self._model.metadata
             writes, found = await vector_writes(edits, self._storage, metadata)
-            guard = generation_guard(metadata)
             held_until = None if metadata.building is None else metadata.building.held_until
             if writes and held_until not in (None, self._waited_for):
                 return held_until
-            own_guard = not any(write.table.name == _METADATA for write in batch)
-            guards = [guard, *await self._outdated_entries()] if own_guard else []
+            guarded = not any(write.table.name == _METADATA for write in batch)  # else the batch has its own check
+            guard: list[Write] = [generation_guard(metadata)] if guarded else []
+            writes += await self._outdated_entries()
             try:
-                await self._indexer.commit([*guards, *batch, *writes], [*found, *changes])
+                await self._indexer.commit([*guard, *batch, *writes], [*found, *changes])
             except ConflictError as error:
-                if not own_guard or error.table != _METADATA:
+                if not guarded or error.table != _METADATA:
                     raise
                 await self._model.reload()
                 if self._model.metadata.revision == metadata.revision:  # the conflict is not about the generation

@@ -69,7 +69,7 @@ async def write_logged(pipe: Connection, open_storage: Open, name: str, commits:
             await _persist(storage, _insert(id))
             if number % 3 == 1:
                 await _persist(storage, Patch(USERS, id, {"revision": 2}, 1))
-            if number % 3 == 2:  # noqa: PLR2004 - one in three
+            if number % 3 == 2:
                 await _persist(storage, Delete(USERS, id, 1))
             pipe.send(number)
         pipe.send("done")

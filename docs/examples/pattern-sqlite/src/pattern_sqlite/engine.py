@@ -200,7 +200,7 @@ class Engine:
         self._store(write.table, position.token, write.row | {"sequence": position.sequence}, new=True)
         return position
 
-    def _write(self, write: Write) -> None:
+    def _write(self, write: Insert | Put | Patch | Delete | Check | CheckNone) -> None:
         table = write.table
         if isinstance(write, CheckNone):
             if self.count(table, write.where):

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pattern_core.abc import Health, Patch, Row, Storage, Write
+from pattern_core.abc import Append, Health, Insert, Patch, Position, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
 from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, SchemaStep, Table
@@ -97,6 +97,10 @@ class SurrealStorage(Storage):
 
     def _removal(self, table: Table) -> Transaction:
         return Transaction([*drop_table(table), note(table.name, None)], {}, [])
+
+    def _number(self, write: Append) -> Insert:
+        """Return an appended row with its number. Called when this transaction's turn has come."""
+        raise StorageError(f"{write.table.name}: this transport does not number rows")
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
         return plan(batch, self.derived, grouped=grouped)
@@ -197,12 +201,12 @@ class SurrealStorage(Storage):
         [ids] = await self.query(parameters.statement(text), parameters.values)
         return [each.id for each in ids]
 
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
         for table in {write.table.name: write.table for write in batch}.values():
             await self._check_table(table)
         if not batch:
             await self.query("RETURN NONE")
-            return
+            return None
         failure = await self._apply(batch, grouped=True)
         if failure is not None and len(batch) > 1 and not is_thrown(failure[1]):
             # One of the rows of an INSERT was refused, say, and the engine does not say which. Nothing has happened, so
@@ -210,12 +214,14 @@ class SurrealStorage(Storage):
             failure = await self._apply(batch, grouped=False)
         if failure is not None:
             raise await self._explain(batch, *failure) from failure[1]
+        return None
 
     async def _apply(self, batch: Sequence[Write], *, grouped: bool) -> tuple[int, StatementError] | None:
         planned: list[Transaction] = []
 
         def make() -> Transaction:
-            transaction = self._plan(batch, grouped=grouped)
+            numbered = [self._number(write) if isinstance(write, Append) else write for write in batch]
+            transaction = self._plan(numbered, grouped=grouped)
             planned.append(expecting(transaction, batch, self.derived) if self._shared else transaction)
             return planned[-1]
 

@@ -1,4 +1,4 @@
-"""What the tests of LanceDB share."""
+"""The fixtures of all tests of LanceDB."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine is asked for: as much of a filter as it can say exactly, and no value as text."""
+"""Filters in the engine: as exact as its expressions allow, and no value as query text."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pattern_core.filters import And, Compare, Field, Filter, Op, Or, matches
 from pattern_core.schema import CreateTable
 from pattern_core.testing import DIMENSIONS, NOON, TASKS, sample_row
 from pattern_lancedb.dialect import translate
-from pattern_lancedb.head import TableEntry
-from pattern_lancedb.place import Folder
+from pattern_lancedb.local_store import LocalStore
+from pattern_lancedb.manifest import TableEntry
 from pattern_lancedb.storage import LanceStorage
 
 pytestmark = pytest.mark.anyio
@@ -44,8 +44,8 @@ TITLE, TEXT, MINUTES, SCORE = (
     ],
     ids=str,
 )
-def test_what_the_engine_can_say(where: Filter) -> None:
-    """Comparisons of columns, and null tests that stand by themselves, are left to the engine as a whole."""
+def test_exact_conditions(where: Filter) -> None:
+    """The engine evaluates comparisons of columns, and null tests that stand alone, exactly."""
     assert translate(TASKS, where).exact
 
 
@@ -66,10 +66,10 @@ def test_what_the_engine_can_say(where: Filter) -> None:
     ],
     ids=ascii,
 )
-def test_what_it_cannot_say_is_decided_here(where: Filter) -> None:
-    """Where null, JSON or a value's own kind would make a difference, the engine does not decide."""
+def test_weaker_conditions(where: Filter) -> None:
+    """Where null, JSON or the type of a value matters, the engine gets a weaker condition."""
     assert not translate(TASKS, where).exact
-    assert translate(TASKS, (TITLE == "x") & where).condition is not True, "it still narrows the search"
+    assert translate(TASKS, (TITLE == "x") & where).condition is not True, "the other part still limits the rows"
 
 
 _texts = st.sampled_from(
@@ -108,8 +108,8 @@ _filters = st.recursive(
 )
 
 
-async def test_the_engine_finds_what_the_filter_means(tmp_path: Path) -> None:
-    """For any filter, indexed or not, from the Lance table the same records come as from the meaning of filters."""
+async def test_the_engine_agrees_with_the_filter(tmp_path: Path) -> None:
+    """For any filter, with or without an index, the Lance table yields the records that `matches` accepts."""
     titles = ["", "a", "A", "ab", "b", "a'b", 'a"b', "a\\", "%", "_", "a\x00", "é", "\ud7ff", "\ue000", "😀"]
     numbers = [None, -(2**63), -1, 0, 1, 2**53, 2**53 + 1, 2**63 - 1]
     floats = [None, -1e300, -1.0, -0.0, 0.0, 1e-300, 0.5, 1.0, float(2**53)]
@@ -124,7 +124,7 @@ async def test_the_engine_finds_what_the_filter_means(tmp_path: Path) -> None:
         )
         for n, title in enumerate(titles * 2)
     ]
-    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+    async with await LanceStorage.open(await LocalStore.open(tmp_path)) as storage:
         await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
         await storage.commit([Insert(TASKS, row) for row in rows])
         await storage.maintain()
@@ -144,18 +144,18 @@ async def test_the_engine_finds_what_the_filter_means(tmp_path: Path) -> None:
             for where in filters:
                 found = [row["id"] for row in await storage.find(TASKS, where)]
                 assert found == [row["id"] for row in rows if matches(where, row)], where
-            await storage.lance.rework(TASKS.name, index)
+            await storage.database.maintain_table(TASKS.name, index)
 
 
 @pytest.mark.parametrize("text", ["a' OR '1' = '1", "it's", "\\", "a\x00'b", "'; DROP TABLE tasks; --", "\n'\"`"])
-async def test_values_beside_a_null_test(tmp_path: Path, text: str) -> None:
-    """A value never becomes a part of a query's text, also where a null test, which is one, stands beside it."""
+async def test_values_next_to_a_null_test(tmp_path: Path, text: str) -> None:
+    """A value never becomes query text, also next to a null test, which is text."""
     rows = [
         sample_row(TASKS, "t1", title=text, description=None, estimated_minutes=-(2**63)),
         sample_row(TASKS, "t2", title=text, description="x", estimated_minutes=-(2**63)),
         sample_row(TASKS, "t3", title="other", description=None, estimated_minutes=0),
     ]
-    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+    async with await LanceStorage.open(await LocalStore.open(tmp_path)) as storage:
         await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
         await storage.commit([Insert(TASKS, row) for row in rows])
         await storage.maintain()

@@ -1,4 +1,4 @@
-"""What the plugin offers, its options, and what importing it costs."""
+"""The plugin: its specs, its options, and the cost of importing it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pattern_lancedb.storage import LanceStorage
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_is_found_by_its_name(tmp_path: Path) -> None:
-    """The name in the configuration leads to the storage, which makes its folder."""
+async def test_loading_by_name(tmp_path: Path) -> None:
+    """The plugin loads by its name in the configuration, and its storage creates its folder."""
     spec = load_plugin("lancedb", StorageSpec)
     assert (spec.vectors, spec.persistent, spec.processes) == ("lancedb", True, True)
     options = structure_options(spec.options, {"path": "here.lance"}, section="database", base=tmp_path)
@@ -43,22 +43,22 @@ async def test_it_is_found_by_its_name(tmp_path: Path) -> None:
     ],
 )
 def test_options_are_checked(given: dict[str, object], named: str) -> None:
-    """A value that cannot be used is refused, and the option named."""
+    """An invalid value raises `ConfigError` that names the option."""
     with pytest.raises(ConfigError, match=named):
         structure_options(StorageOptions, given, section="database", base=Path())
 
 
 def test_a_secret_is_not_shown() -> None:
-    """No repr of the options holds the keys."""
+    """The repr of options does not contain secrets."""
     given = {"uri": "s3://b/p", "secret_access_key": "hidden1", "session_token": "hidden2"}
     assert "hidden" not in repr(structure_options(StorageOptions, given, section="database", base=Path()))
 
 
 def test_importing_it_imports_no_engine() -> None:
-    """The module with the hooks is cheap: no engine, no Arrow."""
+    """Importing the hooks and calling them imports no engine and no Arrow."""
     program = (
         "import sys; import pattern_lancedb.plugin as plugin; plugin.pattern_storage(); plugin.pattern_vectors(); "
-        "print(*sorted({'lancedb', 'pyarrow', 'obstore', 'filelock', 'pattern_lancedb.tables'} & sys.modules.keys()))"
+        "print(*sorted({'lancedb', 'pyarrow', 'obstore', 'filelock', 'pattern_lancedb.database'} & sys.modules.keys()))"
     )
     ended = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert ended.stdout.split() == []

@@ -1,4 +1,4 @@
-"""Several processes at once: no duplicates, whatever upkeep they do meanwhile."""
+"""Several processes at once: no duplicates and no lost commits, also during maintenance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from pattern_core.abc import Put
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
-from pattern_lancedb.place import Folder
+from pattern_lancedb.local_store import LocalStore
 from pattern_lancedb.storage import LanceStorage
 
 pytestmark = pytest.mark.anyio
@@ -21,10 +21,10 @@ USERS = TABLES["users"]
 
 
 async def test_upserts_of_one_new_id_make_one_record(tmp_path: Path) -> None:
-    """Processes that put the same new ids at once, and do upkeep all the time, leave one record for each."""
-    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+    """Processes that put the same new ids at once, with constant maintenance, leave one record for each id."""
+    async with await LanceStorage.open(await LocalStore.open(tmp_path)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
-        program = [sys.executable, str(Path(__file__).with_name("putter.py")), str(tmp_path)]
+        program = [sys.executable, str(Path(__file__).with_name("concurrent_writer.py")), str(tmp_path)]
         writers = [
             subprocess.Popen([*program, name, "20"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
             for name in ("a", "b")
@@ -42,29 +42,29 @@ async def test_upserts_of_one_new_id_make_one_record(tmp_path: Path) -> None:
         expected = sorted(f"u{number}" for number in range(20))
         assert [row["id"] for row in await storage.find(USERS)] == expected
         await storage.maintain()
-        table = await (await storage.lance.snapshot()).table("users")
-        held = (await table.query().select(["id"]).to_arrow())["id"].to_pylist()
-        assert sorted(held) == expected
+        table = await (await storage.database.snapshot()).table("users")
+        stored = (await table.query().select(["id"]).to_arrow())["id"].to_pylist()
+        assert sorted(stored) == expected
 
 
-async def test_two_that_are_open_in_one_process_see_each_other(tmp_path: Path) -> None:
-    """What one has committed, moved or dropped, the other sees at once."""
+async def test_two_storages_in_one_process(tmp_path: Path) -> None:
+    """Each of two open storages sees the commits and flushes of the other at once."""
     async with (
-        await LanceStorage.open(await Folder.open(tmp_path)) as first,
-        await LanceStorage.open(await Folder.open(tmp_path)) as second,
+        await LanceStorage.open(await LocalStore.open(tmp_path)) as first,
+        await LanceStorage.open(await LocalStore.open(tmp_path)) as second,
     ):
         await first.apply_schema(CreateTable(USERS, DIMENSIONS))
         assert await second.tables() == {"users"}
-        await first.lance.flush()
-        await second.lance.flush()
+        await first.database.flush()
+        await second.database.flush()
         assert await second.count(USERS) == 0
 
 
 async def test_only_commits_of_others_are_foreign(tmp_path: Path) -> None:
-    """What is kept in memory is not given up for one's own commits, nor for anybody's upkeep."""
+    """Own commits and the maintenance of any process do not change `foreign_commits`."""
     async with (
-        await LanceStorage.open(await Folder.open(tmp_path)) as first,
-        await LanceStorage.open(await Folder.open(tmp_path)) as second,
+        await LanceStorage.open(await LocalStore.open(tmp_path)) as first,
+        await LanceStorage.open(await LocalStore.open(tmp_path)) as second,
     ):
         await first.apply_schema(CreateTable(USERS, DIMENSIONS))
         before, others = await first.foreign_commits(), await second.foreign_commits()
@@ -77,13 +77,13 @@ async def test_only_commits_of_others_are_foreign(tmp_path: Path) -> None:
         assert await first.foreign_commits() != before
 
 
-async def test_a_commit_under_way_is_no_foreign_one(tmp_path: Path) -> None:
-    """One who asks while his own commit is coming to be seen is told the same as before and after."""
-    async with await LanceStorage.open(await Folder.open(tmp_path)) as storage:
+async def test_a_running_commit_is_not_foreign(tmp_path: Path) -> None:
+    """During an own commit, `foreign_commits` returns the same number as before and after it."""
+    async with await LanceStorage.open(await LocalStore.open(tmp_path)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
-        before, told = await storage.foreign_commits(), set[int]()
+        before, counts = await storage.foreign_commits(), set[int]()
         for n in range(30):
             commit = asyncio.create_task(storage.commit([Put(USERS, sample_row(USERS, f"u{n}"))]))
             while not commit.done():
-                told.add(await storage.foreign_commits())
-        assert told == {before}
+                counts.add(await storage.foreign_commits())
+        assert counts == {before}

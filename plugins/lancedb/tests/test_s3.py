@@ -1,4 +1,4 @@
-"""A database in a bucket: the contracts against a server that speaks S3, and what the place of one promises."""
+"""A database in a bucket: the conformance kit against an S3 server, and the guarantees of the object store."""
 
 from __future__ import annotations
 
@@ -17,28 +17,29 @@ from pattern_core.testing import StorageContract, VectorStoreContract
 from pattern_core.testing.storage_processes import ProcessRules
 from pattern_core.testing.storage_writes import WriteRules
 from pattern_core.toolkit import Secret
-from pattern_lancedb.place import Outdated, Place
-from pattern_lancedb.place_remote import RemotePlace
-from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors, place_of
-from tests.servers.s3 import Store, running_store
+from pattern_lancedb.object_store import ObjectStore
+from pattern_lancedb.opening import open_store
+from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
+from pattern_lancedb.store import COMMIT_LOCK, MAINTENANCE_LOCK, StaleManifestError, Store
+from tests.servers import s3
 
-PATIENCE_S: Final = 30
+TIMEOUT_S: Final = 30
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
+def server() -> Iterator[s3.Store]:
     """A server with a bucket."""
-    yield from running_store()
+    yield from s3.running_store()
 
 
-def options_for(store: Store, **changes: Any) -> StorageOptions:
+def options_for(server: s3.Store, **changes: Any) -> StorageOptions:
     """Return options for a new prefix."""
-    given = store.section(**changes)
+    given = server.section(**changes)
     return StorageOptions(**{**given, "secret_access_key": Secret(given["secret_access_key"])})
 
 
 class TestWrites(WriteRules, ProcessRules):
-    """Those rules of the storage in which the place plays a part: commits, several writers, kill -9."""
+    """The rules of a storage that depend on the store: commits, several writers, ``kill -9``."""
 
     spec = pattern_storage()
     open_storage = StorageContract.open_storage
@@ -46,32 +47,32 @@ class TestWrites(WriteRules, ProcessRules):
     reopen = StorageContract.reopen
 
     @pytest.fixture
-    def options(self, store: Store) -> StorageOptions:
+    def options(self, server: s3.Store) -> StorageOptions:
         """A new prefix."""
-        return options_for(store)
+        return options_for(server)
 
 
 class TestColumn(VectorStoreContract):
-    """Search in the storage's own column, by cosine similarity."""
+    """Vector search in the storage, by cosine similarity."""
 
     spec = attrs.evolve(pattern_vectors(), metrics=frozenset({"cosine"}))
     storage_spec = pattern_storage()
 
     @pytest.fixture
-    def storage_options(self, store: Store) -> StorageOptions:
+    def storage_options(self, server: s3.Store) -> StorageOptions:
         """A new prefix."""
-        return options_for(store)
+        return options_for(server)
 
 
 class TestBesideMemory(VectorStoreContract):
-    """Search in copies that are kept in a bucket, by Euclidean distance."""
+    """Vector search in copies in a bucket, by Euclidean distance."""
 
     spec = attrs.evolve(pattern_vectors(), metrics=frozenset({"euclidean"}))
 
     @pytest.fixture
-    def options(self, store: Store) -> VectorOptions:
+    def options(self, server: s3.Store) -> VectorOptions:
         """A new prefix."""
-        given = options_for(store)
+        given = options_for(server)
         shared = {name: getattr(given, name) for name in ("uri", "endpoint", "region", "access_key_id", "allow_http")}
         return VectorOptions(secret_access_key=given.secret_access_key, lease_seconds=1, **shared)
 
@@ -79,199 +80,199 @@ class TestBesideMemory(VectorStoreContract):
 pytestmark = pytest.mark.anyio
 
 
-async def open_place(options: StorageOptions) -> Place:
-    """Open the place that options name."""
-    return await place_of(options.path, options)
+async def open_bucket(options: StorageOptions) -> Store:
+    """Open the store that options describe."""
+    return await open_store(options.path, options)
 
 
 @pytest.fixture
-async def places(store: Store) -> AsyncIterator[list[Place]]:
-    """One place, opened three times as by three processes."""
-    options = options_for(store)
-    places = [await open_place(options) for _ in range(3)]
-    yield places
-    for place in places:
-        await place.aclose()
+async def stores(server: s3.Store) -> AsyncIterator[list[Store]]:
+    """One store, opened three times as by three processes."""
+    options = options_for(server)
+    stores = [await open_bucket(options) for _ in range(3)]
+    yield stores
+    for store in stores:
+        await store.aclose()
 
 
-async def test_only_one_of_two_heads_is_published(places: list[Place]) -> None:
-    """Whoever publishes over a head that is no longer there changes nothing, the first head included."""
-    one, two, _ = places
-    assert await one.read_head() is None
+async def test_only_one_of_two_manifests_is_published(stores: list[Store]) -> None:
+    """Publishing over an outdated manifest, or over none, raises `StaleManifestError` and changes nothing."""
+    one, two, _ = stores
+    assert await one.read_manifest() is None
     first = await one.publish(b"first", None)
-    with pytest.raises(Outdated):
+    with pytest.raises(StaleManifestError):
         await two.publish(b"also first", None)
-    assert await two.read_head() == (b"first", first)
+    assert await two.read_manifest() == (b"first", first)
     second = await two.publish(b"second", first)
-    with pytest.raises(Outdated):
+    with pytest.raises(StaleManifestError):
         await one.publish(b"also second", first)
-    assert await one.read_head(first) == (b"second", second)
-    assert (await one.read_head(second) or (None, None))[1] == second
+    assert await one.read_manifest(first) == (b"second", second)
+    assert (await one.read_manifest(second) or (None, None))[1] == second
 
 
-async def test_equal_heads_are_told_apart(places: list[Place]) -> None:
-    """A head that comes back with the same bytes has another token: who missed what was between is refused."""
-    one, two, _ = places
-    token = await one.publish(b"same", None)
-    await two.publish(b"same", await two.publish(b"other", token))
-    with pytest.raises(Outdated):
-        await one.publish(b"mine", token)
+async def test_equal_manifests_have_different_tags(stores: list[Store]) -> None:
+    """A manifest with the same bytes as an earlier one has another tag, so a writer with the old tag fails."""
+    one, two, _ = stores
+    tag = await one.publish(b"same", None)
+    await two.publish(b"same", await two.publish(b"other", tag))
+    with pytest.raises(StaleManifestError):
+        await one.publish(b"mine", tag)
 
 
-async def test_a_lost_answer_is_no_lost_race(places: list[Place], store: Store) -> None:
-    """A put whose answer is lost took effect; the client repeats it, and finds that its own condition is broken."""
-    one, two, _ = places
+async def test_a_lost_answer_is_no_conflict(stores: list[Store], server: s3.Store) -> None:
+    """A put whose answer is lost has taken effect. Its repetition fails by the condition, and is not a conflict."""
+    one, two, _ = stores
     for swallowed in range(2):
-        found = await one.read_head()
-        store.swallow = 1
-        token = await one.publish(f"head {swallowed}".encode(), found and found[1])
-        assert store.swallow == 0
-        assert await two.read_head() == (f"head {swallowed}".encode(), token)
-    store.swallow = 1
-    async with one.lock("commit"):
-        assert store.swallow == 0
-    async with two.lock("commit"):
+        found = await one.read_manifest()
+        server.swallow = 1
+        tag = await one.publish(f"manifest {swallowed}".encode(), found and found[1])
+        assert server.swallow == 0
+        assert await two.read_manifest() == (f"manifest {swallowed}".encode(), tag)
+    server.swallow = 1
+    async with one.lock(COMMIT_LOCK):
+        assert server.swallow == 0
+    async with two.lock(COMMIT_LOCK):
         pass
 
 
-async def test_the_log_comes_back_as_written(places: list[Place]) -> None:
-    """Documents are read by name, missing ones are None; removing a missing one is no error."""
-    one, two, _ = places
+async def test_wal_entries(stores: list[Store]) -> None:
+    """Entries are read by name, missing ones as None, and removed; a missing one is ignored."""
+    one, two, _ = stores
     contents = {f"{number:03}": bytes(range(256)) * number for number in range(40)}
-    await asyncio.gather(*(one.write(name, content) for name, content in contents.items()))
-    assert sorted(await two.names()) == sorted(contents)
-    assert await two.read([*contents, "missing"]) == [*contents.values(), None]
-    await two.remove([*list(contents)[5:], "missing"])
-    await two.remove([])
-    assert sorted(await one.names()) == list(contents)[:5]
+    await asyncio.gather(*(one.write_wal(name, content) for name, content in contents.items()))
+    assert sorted(await two.list_wal()) == sorted(contents)
+    assert await two.read_wal([*contents, "missing"]) == [*contents.values(), None]
+    await two.remove_wal([*list(contents)[5:], "missing"])
+    await two.remove_wal([])
+    assert sorted(await one.list_wal()) == list(contents)[:5]
 
 
-async def test_a_lock_has_one_holder_at_a_time(places: list[Place]) -> None:
-    """Holders never overlap, in one process or in several, and each who waits gets its turn; other names do not count."""
-    inside = turns = 0
+async def test_a_lock_has_one_holder_at_a_time(stores: list[Store]) -> None:
+    """A lock has one holder among tasks and processes, each waiting task gets it, and other locks are independent."""
+    inside = held = 0
 
-    async def work(place: Place) -> None:
-        nonlocal inside, turns
+    async def work(store: Store) -> None:
+        nonlocal inside, held
         for _ in range(3):
-            async with place.lock("commit"):
+            async with store.lock(COMMIT_LOCK):
                 inside += 1
                 assert inside == 1
-                await place.read_head()
+                await store.read_manifest()
                 inside -= 1
-                turns += 1
+                held += 1
 
-    async with places[0].lock("upkeep"):
-        await asyncio.gather(*(work(place) for place in places for _ in range(2)))
-    assert turns == 18
+    async with stores[0].lock(MAINTENANCE_LOCK):
+        await asyncio.gather(*(work(store) for store in stores for _ in range(2)))
+    assert held == 18
 
 
-async def test_a_living_holder_keeps_its_lease(places: list[Place]) -> None:
-    """A lock that is held for three times its lease is not taken over."""
-    one, two, _ = places
+async def test_a_live_holder_keeps_its_lease(stores: list[Store]) -> None:
+    """A lock that a live writer holds for three times its lease is not taken over."""
+    one, two, _ = stores
 
     async def take() -> None:
-        async with two.lock("commit"):
+        async with two.lock(COMMIT_LOCK):
             pass
 
-    async with one.lock("commit"):
+    async with one.lock(COMMIT_LOCK):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(take(), 3)
     await take()
 
 
-async def test_who_stops_waiting_holds_nothing(places: list[Place]) -> None:
-    """A cancelled wait for a lock, at whatever point, leaves the lock to others at once."""
-    one, two, three = places
+async def test_a_cancelled_wait_holds_nothing(stores: list[Store]) -> None:
+    """After a wait for a lock is cancelled, at any point, others can take the lock at once."""
+    one, two, three = stores
 
-    async def take(place: Place) -> None:
-        async with place.lock("commit"):
+    async def take(store: Store) -> None:
+        async with store.lock(COMMIT_LOCK):
             await asyncio.Event().wait()
 
-    for turns in range(0, 60, 3):
+    for steps in range(0, 60, 3):
         task = asyncio.create_task(take(one))
-        for _ in range(turns):
+        for _ in range(steps):
             await asyncio.sleep(0)
-        if turns % 2:
-            await two.read_head()
+        if steps % 2:
+            await two.read_manifest()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        async with asyncio.timeout(0.9), three.lock("commit"):  # sooner than a lease runs out
+        async with asyncio.timeout(0.9), three.lock(COMMIT_LOCK):  # before a lease expires
             pass
 
 
-def hold_and_die(pipe: Connection, options: StorageOptions) -> None:
-    """Take a lock and keep it until the process is killed."""
+def hold_until_killed(pipe: Connection, options: StorageOptions) -> None:
+    """Hold a lock until the process is killed."""
 
     async def hold() -> None:
-        place = await open_place(options)
-        async with place.lock("commit"):
+        store = await open_bucket(options)
+        async with store.lock(COMMIT_LOCK):
             pipe.send("held")
             await asyncio.Event().wait()
 
     asyncio.run(hold())
 
 
-async def test_the_lease_of_the_dead_is_taken_over(store: Store) -> None:
-    """When a writer was killed with the lock in its hands, the next one gets it once the lease has run out."""
-    options = options_for(store)
+async def test_the_lease_of_a_killed_writer_expires(server: s3.Store) -> None:
+    """After a writer that holds the lock is killed, another one gets the lock when the lease expires."""
+    options = options_for(server)
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    child = spawn.Process(target=hold_and_die, args=(theirs, options), daemon=True)
+    child = spawn.Process(target=hold_until_killed, args=(theirs, options), daemon=True)
     child.start()
     try:
-        assert await asyncio.to_thread(ours.poll, PATIENCE_S)
+        assert await asyncio.to_thread(ours.poll, TIMEOUT_S)
     finally:
         child.kill()
         await asyncio.to_thread(child.join)
         ours.close()
         theirs.close()
-    place = await open_place(options)
-    async with asyncio.timeout(PATIENCE_S), place.lock("commit"):
+    store = await open_bucket(options)
+    async with asyncio.timeout(TIMEOUT_S), store.lock(COMMIT_LOCK):
         pass
 
 
-async def test_who_was_overtaken_cannot_publish(store: Store) -> None:
-    """A writer that stalls with the lock in its hands, and wakes when another one had it, changes nothing."""
-    options = options_for(store)
-    place = await open_place(options)
-    await place.publish(b"before", None)
-    stalls, may_go_on = threading.Event(), threading.Event()
+async def test_a_stalled_writer_cannot_publish(server: s3.Store) -> None:
+    """A writer that stalls with the lock, and continues after another one had it, changes nothing."""
+    options = options_for(server)
+    store = await open_bucket(options)
+    await store.publish(b"before", None)
+    stalled, may_continue = threading.Event(), threading.Event()
 
     async def stall() -> None:
-        other = await open_place(options)
-        found = await other.read_head()
+        other = await open_bucket(options)
+        found = await other.read_manifest()
         assert found is not None
-        async with other.lock("commit"):
-            stalls.set()
-            assert may_go_on.wait(PATIENCE_S)  # not one task of this loop runs meanwhile
-            with pytest.raises(Outdated):
+        async with other.lock(COMMIT_LOCK):
+            stalled.set()
+            assert may_continue.wait(TIMEOUT_S)  # blocks this event loop, so that the lease is not renewed
+            with pytest.raises(StaleManifestError):
                 await other.publish(b"late", found[1])
 
     writer = asyncio.create_task(asyncio.to_thread(asyncio.run, stall()))
-    assert await asyncio.to_thread(stalls.wait, PATIENCE_S)
-    async with place.lock("commit"):  # and does nothing
+    assert await asyncio.to_thread(stalled.wait, TIMEOUT_S)
+    async with store.lock(COMMIT_LOCK):  # takes the expired lease, and writes nothing
         pass
-    may_go_on.set()
+    may_continue.set()
     await writer
-    assert ((await place.read_head()) or (b"",))[0] == b"before"
-    async with asyncio.timeout(0.9), place.lock("commit"):  # what the late one gave back was not its own any more
+    assert ((await store.read_manifest()) or (b"",))[0] == b"before"
+    async with asyncio.timeout(0.9), store.lock(COMMIT_LOCK):  # the stalled writer has not taken the lease back
         pass
 
 
-async def test_a_lock_that_never_comes_free_is_an_error(store: Store, places: list[Place]) -> None:
-    """Who has waited for long enough hears where, and that nothing was written."""
-    impatient = RemotePlace(places[0].uri, places[0].storage_options, lease=1, patience=0.2)
-    async with places[0].lock("commit"):
+async def test_waiting_for_a_lock_times_out(stores: list[Store]) -> None:
+    """After the timeout, a wait raises `StorageError` with the location, and nothing was written."""
+    waiting = ObjectStore(stores[0].uri, stores[0].storage_options, lease=1, timeout=0.2)
+    async with stores[0].lock(COMMIT_LOCK):
         with pytest.raises(StorageError, match="nothing was written"):
-            async with impatient.lock("commit"):
+            async with waiting.lock(COMMIT_LOCK):
                 pass
 
 
 @pytest.mark.parametrize("uri", ["s3://no-such-bucket/x", "nonsense://x/y"])
-async def test_a_place_that_is_not_there(store: Store, uri: str) -> None:
-    """A bucket that is missing, or a scheme that nobody knows, is a `StorageError` that names it, and no secret."""
+async def test_a_missing_bucket(server: s3.Store, uri: str) -> None:
+    """A missing bucket, or an unknown scheme, raises `StorageError` with the URI and without secrets."""
     with pytest.raises(StorageError) as caught:
-        async with await pattern_storage().open(options_for(store, uri=uri)):
+        async with await pattern_storage().open(options_for(server, uri=uri)):
             pass
     assert uri in str(caught.value)
     assert "hush" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""LanceDB's own index: when it is made, what reaches it, how well it finds; and the external index's ownership."""
+"""Approximate indexes: when they are built, their options, their recall; and the location of external indexes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from pattern_lancedb.storage import LanceStorage
 pytestmark = pytest.mark.anyio
 
 WIDTH = 32
-LEAST: dict[str, Any] = {"exact_rows": 100}
+FEW_EXACT: dict[str, Any] = {"exact_rows": 100}
 
 
 def embeddings(count: int, seed: int = 0) -> list[Vector]:
-    """Return vectors in topics, of a falling spectrum, as models make them."""
-    dice = np.random.default_rng(seed)
+    """Return clustered vectors with a falling spectrum, as embedding models make them."""
+    generator = np.random.default_rng(seed)
     scale = (np.arange(WIDTH) + 1) ** -0.5
-    topics = dice.standard_normal((20, WIDTH)) * scale
-    points = topics[dice.integers(0, 20, count)] + dice.standard_normal((count, WIDTH)) * scale
+    topics = generator.standard_normal((20, WIDTH)) * scale
+    points = topics[generator.integers(0, 20, count)] + generator.standard_normal((count, WIDTH)) * scale
     return list(points.astype(np.float32))
 
 
 def inserts(vectors: list[Vector], start: int = 0) -> list[Insert]:
-    """Return tasks of two users by turns."""
+    """Return tasks of two users, alternating."""
     return [
         Insert(TASKS, sample_row(TASKS, f"t{n:05}", user_id=("ada", "grace")[n % 2], embedding=vector))
         for n, vector in enumerate(vectors, start)
@@ -41,30 +41,30 @@ def inserts(vectors: list[Vector], start: int = 0) -> list[Insert]:
 
 
 async def open_column(path: Path, **options: Any) -> tuple[LanceStorage, VectorStore]:
-    """Open a storage with the tasks' table, and the search over its column."""
+    """Open a storage with the table of tasks, and the vector search over it."""
     storage = await pattern_storage().open(StorageOptions(path=path))
     assert isinstance(storage, LanceStorage)
     await storage.apply_schema(CreateTable(TASKS, WIDTH))
-    return storage, await pattern_vectors().open(VectorOptions(**{**LEAST, **options}), storage)
+    return storage, await pattern_vectors().open(VectorOptions(**{**FEW_EXACT, **options}), storage)
 
 
-async def made(storage: LanceStorage) -> dict[str, Any] | None:
-    """Return what the engine says of the index of the tasks' vectors."""
-    table = await (await storage.lance.snapshot()).table(TASKS.name)
+async def index_stats(storage: LanceStorage) -> dict[str, Any] | None:
+    """Return the engine's statistics of the index over the tasks' vectors; None if there is no index."""
+    table = await (await storage.database.snapshot()).table(TASKS.name)
     names = [each.name for each in await table.list_indices() if each.columns == ["embedding"]]
     stats = await table.index_stats(names[0]) if names else None
-    return None if stats is None else vars_of(stats)
+    return None if stats is None else relevant(stats)
 
 
-def vars_of(stats: Any) -> dict[str, Any]:
-    """Return the parts of an index's statistics that matter here."""
+def relevant(stats: Any) -> dict[str, Any]:
+    """Return the statistics that these tests check."""
     return {name: getattr(stats, name) for name in ("index_type", "distance_type", "num_unindexed_rows")}
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("kind", ["ivf-sq", "ivf-hnsw-sq", "ivf-flat"])
-async def test_the_index_finds_nearly_all_through_churn(tmp_path: Path, kind: Any, metric: str) -> None:
-    """Of the true ten nearest in a partition, 99 % are found: by a new index, after changes, and after opening again."""
+async def test_recall_stays_high_through_changes(tmp_path: Path, kind: Any, metric: str) -> None:
+    """The recall of ten in a partition is at least 99 %: with a new index, after changes, and after a reopening."""
     vectors = dict(enumerate(embeddings(3000)))
     queries = embeddings(30, seed=1)
 
@@ -98,9 +98,9 @@ async def test_the_index_finds_nearly_all_through_churn(tmp_path: Path, kind: An
         await storage.commit(batch)
         vectors = {n: vector for n, vector in vectors.items() if n >= 600}
         vectors |= {n: fresh[n - 600] for n in range(600, 1200)} | dict(enumerate(embeddings(500, seed=3), 3000))
-        assert await recall(index) >= 0.99  # what changed is still in the log
-        await storage.lance.flush()
-        assert await recall(index) >= 0.99  # it is in the table, and the index does not know of it
+        assert await recall(index) >= 0.99  # the changes are in the WAL
+        await storage.database.flush()
+        assert await recall(index) >= 0.99  # the changes are in the table, and the index does not cover them
     storage, index = await open_column(tmp_path, index=kind)
     async with storage, index:
         await index.create(IndexSpec(TASKS, WIDTH, metric))
@@ -111,13 +111,13 @@ async def test_the_index_finds_nearly_all_through_churn(tmp_path: Path, kind: An
 
 
 async def test_the_options_reach_the_engine(tmp_path: Path) -> None:
-    """Kind and metric stand in the engine's statistics; another kind or metric makes another index, a small table none."""
+    """Kind and metric reach the engine; another kind or metric builds another index, and a small table gets none."""
     storage, index = await open_column(tmp_path / "few", exact_rows=1000)
     async with storage, index:
         await storage.commit(inserts(embeddings(500)))
         await index.create(IndexSpec(TASKS, WIDTH, "cosine"))
         assert await index.maintain() == {}
-        assert await made(storage) is None
+        assert await index_stats(storage) is None
     for kind, metric, expected in [
         ("ivf-sq", "cosine", ("IVF_SQ", "cosine")),
         ("ivf-sq", "euclidean", ("IVF_SQ", "l2")),
@@ -128,15 +128,15 @@ async def test_the_options_reach_the_engine(tmp_path: Path) -> None:
         async with storage, index:
             await index.create(IndexSpec(TASKS, WIDTH, metric))
             await index.maintain()
-            stats = await made(storage)
+            stats = await index_stats(storage)
             assert stats is not None
             assert (stats["index_type"], stats["distance_type"]) == expected
             assert (await index.health()).details["kit_tasks_index"] == kind
-            assert await index.maintain() == {}  # it is not made again
+            assert await index.maintain() == {}  # it is not built again
 
 
 async def test_small_partitions_are_searched_exactly(tmp_path: Path) -> None:
-    """Up to the threshold in the partitions of a search, and among few ids, every row is compared."""
+    """Up to `exact_rows` rows in the partitions of a search, and with few ids, the search is exact."""
     storage, index = await open_column(tmp_path, exact_rows=250)
     vectors = embeddings(600)
     async with storage, index:
@@ -156,8 +156,8 @@ async def test_small_partitions_are_searched_exactly(tmp_path: Path) -> None:
         assert len(everything.ids) == 300
 
 
-async def test_the_index_is_renewed_when_it_is_due(tmp_path: Path) -> None:
-    """Rows that it does not know are taken in when they are many; a table that has outgrown it gets a new one."""
+async def test_when_the_index_is_extended_or_rebuilt(tmp_path: Path) -> None:
+    """An index is extended when it leaves out many rows, and rebuilt when its table has grown by a factor."""
     storage, index = await open_column(tmp_path)
     async with storage, index:
         await storage.commit(inserts(embeddings(1000)))
@@ -165,17 +165,17 @@ async def test_the_index_is_renewed_when_it_is_due(tmp_path: Path) -> None:
         await index.maintain()
         await storage.commit(inserts(embeddings(500, seed=1), 1000))
         assert await index.maintain() == {}
-        assert ((await made(storage)) or {})["num_unindexed_rows"] == 500
+        assert ((await index_stats(storage)) or {})["num_unindexed_rows"] == 500
         await storage.commit(inserts(embeddings(1700, seed=2), 1500))
         assert await index.maintain() == {"kit_tasks_index": "extended"}
-        assert ((await made(storage)) or {})["num_unindexed_rows"] == 0
+        assert ((await index_stats(storage)) or {})["num_unindexed_rows"] == 0
         await storage.commit(inserts(embeddings(1000, seed=3), 3200))
-        assert await index.maintain() == {"kit_tasks_index": "made"}
+        assert await index.maintain() == {"kit_tasks_index": "built"}
         assert (await index.health()).details["kit_tasks_index_rows"] == 4200
 
 
-async def test_a_table_made_again_has_no_index(tmp_path: Path) -> None:
-    """What the head says of a dropped table's index does not hold for the next table of that name."""
+async def test_a_table_that_is_created_again_has_no_index(tmp_path: Path) -> None:
+    """The index of a dropped table is not used for a new table of that name."""
     storage, index = await open_column(tmp_path)
     async with storage, index:
         await storage.commit(inserts(embeddings(400)))
@@ -187,20 +187,20 @@ async def test_a_table_made_again_has_no_index(tmp_path: Path) -> None:
         await storage.apply_schema(CreateTable(TASKS, WIDTH))
         await storage.commit(inserts(embeddings(400, seed=1)))
         assert (await index.search(TASKS, embeddings(1)[0], partitions=["ada"], limit=3)).exact
-        assert await index.maintain() == {"kit_tasks_index": "made"}
+        assert await index.maintain() == {"kit_tasks_index": "built"}
         assert not (await index.search(TASKS, embeddings(1)[0], partitions=["ada"], limit=3)).exact
 
 
-async def test_vectors_of_another_length_need_reembedding(tmp_path: Path) -> None:
-    """The column's vectors have one length; an index for another one is refused, with the way out."""
+async def test_other_dimensions_need_reembedding(tmp_path: Path) -> None:
+    """An index with other dimensions than the stored vectors is rejected, and the error says how to re-embed."""
     storage, index = await open_column(tmp_path)
     async with storage, index:
         with pytest.raises(StorageError, match="pattern reembed"):
             await index.create(IndexSpec(TASKS, WIDTH + 1, "cosine"))
 
 
-async def test_numbers_that_overflow_are_still_compared(tmp_path: Path) -> None:
-    """Exact search holds for vectors whose squares do not fit into float32."""
+async def test_large_numbers_do_not_overflow(tmp_path: Path) -> None:
+    """Exact search is correct for vectors whose squares do not fit into float32."""
     storage, index = await open_column(tmp_path)
     async with storage, index:
         huge = [(axis * np.float32(1e30)).astype(np.float32) for axis in np.eye(WIDTH, dtype=np.float32)]
@@ -208,14 +208,14 @@ async def test_numbers_that_overflow_are_still_compared(tmp_path: Path) -> None:
         await storage.commit(inserts([*huge, *tiny]))
         for metric in ("cosine", "euclidean", "manhattan"):
             await index.create(IndexSpec(TASKS, WIDTH, metric))
-            await storage.lance.flush()
+            await storage.database.flush()
             matches = await index.search(TASKS, huge[2], partitions=["ada", "grace"], limit=1)
             assert matches.ids == ("t00002",)
             assert matches.exact
 
 
-async def test_the_copies_of_another_database_are_made_anew(tmp_path: Path) -> None:
-    """Copies that were made for one database are not searched for another one that uses the same place."""
+async def test_copies_of_another_database_are_rebuilt(tmp_path: Path) -> None:
+    """Copies of one database are not used for another one that has the same location; they are rebuilt."""
     options = VectorOptions(path=tmp_path)
     one, other = MemoryStorage(), MemoryStorage()
     vectors = embeddings(4)
@@ -233,8 +233,8 @@ async def test_the_copies_of_another_database_are_made_anew(tmp_path: Path) -> N
             assert await index.count(TASKS) == 2
 
 
-async def test_a_column_is_no_place_of_its_own(tmp_path: Path) -> None:
-    """Over LanceDB's own storage the column is searched, unless the options name a place for copies."""
+async def test_locations(tmp_path: Path) -> None:
+    """Over LanceDB the index has no location of its own, unless the options name one for copies."""
     storage, index = await open_column(tmp_path / "one")
     async with storage, index:
         assert index.location is None
@@ -243,18 +243,18 @@ async def test_a_column_is_no_place_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_copies_never_replace_records(tmp_path: Path) -> None:
-    """A place that holds records is refused for copies, and the records stay."""
+    """A location with records is rejected for copies, and the records stay."""
     storage, index = await open_column(tmp_path)
     async with storage, index:
         await storage.commit(inserts(embeddings(3)))
         async with await pattern_vectors().open(VectorOptions(path=tmp_path), storage) as copies:
-            with pytest.raises(ConfigError, match="place of their own"):
+            with pytest.raises(ConfigError, match="location of their own"):
                 await copies.create(IndexSpec(TASKS, WIDTH, "cosine"))
         assert await storage.count(TASKS) == 3
 
 
-async def test_another_storage_needs_a_place() -> None:
-    """Over any other storage there has to be a path or a uri, and the error says so."""
+async def test_another_storage_needs_a_location() -> None:
+    """Over another storage, the options need a path or a uri, and the error says so."""
     storage: Storage = MemoryStorage()
     with pytest.raises(ConfigError, match="set path") as caught:
         await pattern_vectors().open(VectorOptions(), storage)
@@ -273,7 +273,7 @@ async def test_another_storage_needs_a_place() -> None:
         ({"index_partitions": 0}, "index_partitions"),
     ],
 )
-def test_an_option_is_used_or_refused(given: dict[str, Any], word: str) -> None:
-    """An option that would have no effect, or makes no sense, is an error that says what would."""
+def test_unused_options_are_rejected(given: dict[str, Any], word: str) -> None:
+    """An option without effect, or out of range, raises `ConfigError` with what to do."""
     with pytest.raises(ConfigError, match=word):
         structure_options(VectorOptions, given, section="vectors", base=Path())

@@ -1,4 +1,4 @@
-"""The vector search keeps the contract: over its own column and beside other storages, exactly and approximately."""
+"""The conformance kit on the vector search: over LanceDB and other storages, exact and approximate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from pattern_lancedb.plugin import StorageOptions, VectorOptions, pattern_storag
 from pattern_surreal_embedded.plugin import StorageOptions as SurrealOptions
 from pattern_surreal_embedded.plugin import pattern_storage as surreal_storage
 
-LEAST: Final[dict[str, Any]] = {"exact_rows": 0, "refine": 2}
-"""Options that leave little to exact search."""
+APPROXIMATE: Final[dict[str, Any]] = {"exact_rows": 0, "refine": 2}
+"""Options for approximate search wherever possible."""
 
 
-class Tended(VectorStore):
-    """A LanceDB index that is tended after each change, as it otherwise is in the background now and then."""
+class MaintainedIndex(VectorStore):
+    """A LanceDB index with maintenance after each change, instead of now and then in the background."""
 
     def __init__(self, index: VectorStore) -> None:
         self.index = index
@@ -64,30 +64,30 @@ class Tended(VectorStore):
         await self.index.aclose()
 
 
-async def open_tended(options: Any, storage: Storage) -> VectorStore:
-    """Open an index that is tended after each change."""
-    return Tended(await pattern_vectors().open(options, storage))
+async def open_maintained(options: Any, storage: Storage) -> VectorStore:
+    """Open an index with maintenance after each change."""
+    return MaintainedIndex(await pattern_vectors().open(options, storage))
 
 
 class TestColumn(VectorStoreContract):
-    """The storage's own column."""
+    """The vectors in the storage, exact."""
 
     spec = pattern_vectors()
     storage_spec = pattern_storage()
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> StorageOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return StorageOptions(path=tmp_path / "pattern.lance")
 
 
 class Approximate(VectorStoreContract):
-    """What is asked besides of an index that is used wherever it can be."""
+    """The kit, and a check that the approximate index is used."""
 
-    spec = attrs.evolve(pattern_vectors(), open=open_tended, metrics=frozenset({"cosine", "euclidean"}))
+    spec = attrs.evolve(pattern_vectors(), open=open_maintained, metrics=frozenset({"cosine", "euclidean"}))
 
-    async def test_the_index_is_really_used(self, indexed: IndexedStorage) -> None:
-        """Its answers come flagged as approximate."""
+    async def test_the_index_is_used(self, indexed: IndexedStorage) -> None:
+        """No search of the test is exact."""
         generator = np.random.default_rng(10)
         vectors = clustered(generator, 400)
         await indexed.write({f"t{n:03}": (USERS[n % 2], vector) for n, vector in enumerate(vectors)})
@@ -97,70 +97,70 @@ class Approximate(VectorStoreContract):
 
 
 class TestColumnApproximate(Approximate):
-    """The storage's own column, by LanceDB's index."""
+    """The vectors in the storage, approximate."""
 
     storage_spec = pattern_storage()
 
     @pytest.fixture
     def options(self) -> VectorOptions:
-        """An index that is used wherever it can be."""
-        return VectorOptions(**LEAST)
+        """Approximate search wherever possible."""
+        return VectorOptions(**APPROXIMATE)
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> StorageOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return StorageOptions(path=tmp_path / "pattern.lance")
 
 
 class TestBesideMemory(VectorStoreContract):
-    """Copies of the vectors of the storage in memory."""
+    """Copies of the vectors of the storage in memory, exact."""
 
     spec = pattern_vectors()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> VectorOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return VectorOptions(path=tmp_path / "vectors.lance")
 
 
 class TestBesideMemoryApproximate(Approximate):
-    """Copies of the vectors of the storage in memory, by LanceDB's index."""
+    """Copies of the vectors of the storage in memory, approximate."""
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> VectorOptions:
-        """A folder that is not there yet, and an index that is used wherever it can be."""
-        return VectorOptions(path=tmp_path / "vectors.lance", **LEAST)
+        """A new folder, and approximate search wherever possible."""
+        return VectorOptions(path=tmp_path / "vectors.lance", **APPROXIMATE)
 
 
 class TestBesideSurreal(VectorStoreContract):
-    """Copies of SurrealDB's vectors. What is compared how does not depend on where they come from: one metric will do."""
+    """Copies of SurrealDB's vectors, exact. One metric is enough, since comparisons do not depend on the storage."""
 
     spec = attrs.evolve(pattern_vectors(), metrics=frozenset({"cosine"}))
     storage_spec = surreal_storage()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> VectorOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return VectorOptions(path=tmp_path / "vectors.lance")
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> SurrealOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return SurrealOptions(path=tmp_path / "pattern.db")
 
 
 class TestBesideSurrealApproximate(Approximate):
-    """Copies of SurrealDB's vectors, by LanceDB's index."""
+    """Copies of SurrealDB's vectors, approximate."""
 
     spec = attrs.evolve(Approximate.spec, metrics=frozenset({"cosine"}))
     storage_spec = surreal_storage()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> VectorOptions:
-        """A folder that is not there yet, and an index that is used wherever it can be."""
-        return VectorOptions(path=tmp_path / "vectors.lance", **LEAST)
+        """A new folder, and approximate search wherever possible."""
+        return VectorOptions(path=tmp_path / "vectors.lance", **APPROXIMATE)
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> SurrealOptions:
-        """A folder that is not there yet."""
+        """A new folder."""
         return SurrealOptions(path=tmp_path / "pattern.db")

@@ -1,4 +1,4 @@
-"""What a batch of writes does, decided in Python from what a snapshot holds."""
+"""Computes the changes of a batch of writes from a snapshot, in Python."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import Filter, matches
 from pattern_core.schema import Table
 
-from .reading import Reader
+from .record_reader import RecordReader
 from .snapshot import Changes, Snapshot, TableWrite
 from .values import check, encode
 
-__all__ = ["decide"]
+__all__ = ["batch_changes"]
 
-_FEW: Final = 256
-"""As many rows are turned into Arrow on the event loop; more in a thread."""
+_INLINE_ROWS: Final = 256
+"""Up to so many rows are encoded on the event loop; more in a thread."""
 
 
-async def decide(reader: Reader, snapshot: Snapshot, batch: Sequence[Write]) -> Changes:
-    """Carry out a batch in memory, and return what it changes.
+async def batch_changes(reader: RecordReader, snapshot: Snapshot, batch: Sequence[Write]) -> Changes:
+    """Apply a batch in memory, and return its changes.
 
     Args:
-        reader: Reads the records that it needs.
-        snapshot: The database before.
-        batch: The writes; each one sees what those before it have done.
+        reader: Reads the records that the batch needs.
+        snapshot: The database before the batch.
+        batch: The writes. Each sees the changes of those before it.
 
     Raises:
         AlreadyExistsError: An id or unique key is taken.
-        ConflictError: A record has not the expected revision.
+        ConflictError: A record does not have the expected revision, or a check failed.
         NotFoundError: A record to patch or check is missing.
-        StorageError: A table is missing, or a value does not fit.
+        StorageError: A table is missing, or a value does not fit its column.
     """
     records = {write.table.name: _Records(reader, snapshot, write.table) for write in batch}
     await asyncio.gather(
         *(each.load([write for write in batch if write.table.name == each.table.name]) for each in records.values())
     )
     for write in batch:
-        await _carry_out(records[write.table.name], write)
+        await _apply(records[write.table.name], write)
     return Changes(writes={name: await each.changes() for name, each in records.items()})
 
 
-async def _carry_out(records: _Records, write: Write) -> None:
+async def _apply(records: _Records, write: Write) -> None:
     table = records.table
     match write:
         case Insert(_, row):
@@ -72,10 +72,10 @@ async def _carry_out(records: _Records, write: Write) -> None:
 
 
 class _Records:
-    """The records of one table that a batch has to do with, as they are at some point of it."""
+    """The records of one table that a batch reads or writes, at the current point of the batch."""
 
-    def __init__(self, reader: Reader, snapshot: Snapshot, table: Table) -> None:
-        snapshot.entry(table.name)  # which raises where there is no such table
+    def __init__(self, reader: RecordReader, snapshot: Snapshot, table: Table) -> None:
+        snapshot.entry(table.name)  # raises if the table is missing
         self.table = table
         self._reader = reader
         self._snapshot = snapshot
@@ -85,12 +85,12 @@ class _Records:
         self._owners: dict[tuple[Any, ...], str | None] = {}
 
     async def load(self, writes: Sequence[Write]) -> None:
-        """Read what the writes name, so that most of them need not ask."""
+        """Read the records that the writes name, all at once."""
         ids = {_id(write) for write in writes if not isinstance(write, CheckNone)}
-        # Where a record is written as a whole, what it was matters for its unique keys only.
-        all_matter = self.table.unique or any(isinstance(write, CheckNone) for write in writes)
-        looked_at = [write for write in writes if all_matter or not isinstance(write, Put)]
-        read = {_id(write) for write in looked_at if not isinstance(write, CheckNone)}
+        # A Put needs the record before it only for unique keys, or for a CheckNone.
+        read_all = self.table.unique or any(isinstance(write, CheckNone) for write in writes)
+        reading = [write for write in writes if read_all or not isinstance(write, Put)]
+        read = {_id(write) for write in reading if not isinstance(write, CheckNone)}
         rows = await self._reader.get(self._snapshot, self.table, read, self._columns(writes))
         self._rows = {id: rows.get(id) for id in ids}
         self._before = rows.keys()
@@ -102,17 +102,17 @@ class _Records:
         await self._look_up(given)
 
     def _columns(self, writes: Sequence[Write]) -> set[str]:
-        """Return the columns that writes have to know of the records that are there."""
+        """Return the columns of existing records that the writes need."""
         if any(isinstance(write, Patch | CheckNone) for write in writes):
             return {each.name for each in self.table.columns}
         return {"id", "revision", *(name for key in self.table.unique for name in key)}
 
     def get(self, id: str) -> Row | None:
-        """Return a record as it is now."""
+        """Return a record; None if it is missing."""
         return self._rows[id]
 
     def expect(self, id: str, revision: int | None, *, must_exist: bool) -> Row | None:
-        """Return a record; raise unless it is as expected."""
+        """Return a record; raise if its revision or existence is not as expected."""
         row = self._rows[id]
         if revision is not None and (row is None or row["revision"] != revision):
             raise ConflictError(self.table.name, id, revision)
@@ -121,7 +121,7 @@ class _Records:
         return row
 
     async def put(self, row: Row) -> None:
-        """Write a whole record; raise `AlreadyExistsError` where another one has a unique key of it."""
+        """Write a whole record; raise `AlreadyExistsError` if another one has one of its unique keys."""
         await self._look_up([row])
         for key in self._keys(row):
             if self._owners[key] not in {None, row["id"]}:
@@ -136,20 +136,20 @@ class _Records:
         """Return whether some record satisfies a filter."""
         if any(row is not None and matches(where, row) for row in self._rows.values()):
             return True
-        # Of the others as many are enough as there are records here, and one more.
+        # Some matches may be records of this batch, which are already checked.
         found = await self._reader.find(self._snapshot, self.table, where, ["id"], limit=len(self._rows) + 1)
         return any(row["id"] not in self._rows for row in found)
 
     async def changes(self) -> TableWrite:
-        """Return what has changed."""
+        """Return the changes."""
         rows = [row for id in self._changed if (row := self._rows[id]) is not None]
-        gone = [id for id in self._changed if self._rows[id] is None and id in self._before]
+        deleted = [id for id in self._changed if self._rows[id] is None and id in self._before]
         if not rows:
-            return TableWrite(delete=gone)
+            return TableWrite(delete=deleted)
         schema = await self._reader.schema(self._snapshot, self.table)
-        if len(rows) > _FEW:
-            return TableWrite(await asyncio.to_thread(encode, self.table, rows, schema), gone)
-        return TableWrite(encode(self.table, rows, schema), gone)
+        if len(rows) > _INLINE_ROWS:
+            return TableWrite(await asyncio.to_thread(encode, self.table, rows, schema), deleted)
+        return TableWrite(encode(self.table, rows, schema), deleted)
 
     def _set(self, id: str, row: Row | None) -> None:
         before = self._rows[id]
@@ -164,7 +164,7 @@ class _Records:
         return [(key, tuple(row[name] for name in key)) for key in self.table.unique]
 
     async def _look_up(self, rows: Sequence[Row]) -> None:
-        """Find out who owns the unique keys of rows, where that is not known."""
+        """Look up which records have the unique keys of rows."""
         for number, key in enumerate(self.table.unique):
             keys = [self._keys(row)[number] for row in rows]
             wanted = {values for key, values in keys if (key, values) not in self._owners}

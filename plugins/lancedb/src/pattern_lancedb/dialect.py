@@ -1,7 +1,7 @@
-"""Filters as LanceDB understands them: trees of expressions, in which no value ever becomes query text.
+"""Translates filters into LanceDB's expression trees. No value becomes query text.
 
-What the engine cannot say exactly as `pattern_core.filters` means it, it is not asked: it then returns more than is
-wanted, and `pattern_core.filters.matches` decides.
+The engine cannot express all filters exactly. For the others it gets a weaker condition, which more rows satisfy, and
+`pattern_core.filters.matches` filters the rows again.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pattern_core.schema import Column, Kind, Table
 
 __all__ = ["Prefilter", "any_of", "columns_of", "is_unicode", "translate"]
 
-_LEAST, _GREATEST = -(2**63), 2**63 - 1
-_LAST: Final = "\U0010ffff"
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
+_LAST_CHARACTER: Final = "\U0010ffff"
 _RANGES: Final[dict[Op, Callable[[Expr, Expr], Expr]]] = {
     Op.LT: Expr.lt,
     Op.LE: Expr.lte,
@@ -32,13 +32,13 @@ _RANGES: Final[dict[Op, Callable[[Expr, Expr], Expr]]] = {
 
 @attrs.frozen
 class Prefilter:
-    """What the engine is asked for.
+    """The condition that the engine gets.
 
     Attributes:
-        nulls: Conditions as text: null tests, for which there is no expression. They hold names of columns, no values.
-            Only where ``condition`` is no expression.
+        nulls: Null tests as text, because no expression exists for them. They contain column names and no values. Empty
+            if ``condition`` is an expression.
         condition: The condition; True for all rows, False for none.
-        exact: Whether the rows that satisfy it are those that satisfy the filter; else they are a part of them.
+        exact: Whether exactly the rows that satisfy the filter satisfy the condition. Otherwise more rows may.
     """
 
     nulls: tuple[str, ...] = ()
@@ -50,20 +50,20 @@ _ANY: Final = Prefilter(exact=False)
 
 
 def translate(table: Table, where: Filter | None) -> Prefilter:
-    """Return what to ask the engine for.
+    """Translate a filter.
 
     Args:
         table: The table.
         where: A filter that `Table.check_filter` accepts; None for all rows.
 
     Returns:
-        A condition that all rows satisfy which satisfy the filter.
+        A condition that every row that satisfies the filter satisfies.
     """
     return Prefilter() if where is None else _translate(table, where, negated=False)
 
 
 def columns_of(where: Filter | None) -> set[str]:
-    """Return the columns that a filter looks at."""
+    """Return the columns that a filter tests."""
     match where:
         case And(parts) | Or(parts):
             return set[str]().union(*map(columns_of, parts))
@@ -76,7 +76,7 @@ def columns_of(where: Filter | None) -> set[str]:
 
 
 def any_of(name: str, values: Collection[str]) -> Expr:
-    """Return the condition that a column holds one of some texts."""
+    """Return the condition that a column has one of some texts."""
     return col(name).isin([lit(value) for value in values])
 
 
@@ -89,7 +89,7 @@ def _translate(table: Table, where: Filter, *, negated: bool) -> Prefilter:
             return _all(inner) if isinstance(where, And) is not negated else _some(inner)
         case Compare(path, op, value) if len(path) == 1:
             return _compare(table.column(path[0]), op, value, negated=negated)
-        case _:  # a place inside a JSON object
+        case _:  # a path into a JSON object
             return _ANY
 
 
@@ -100,7 +100,7 @@ def _all(parts: Sequence[Prefilter]) -> Prefilter:
     nulls = tuple(null for part in parts for null in part.nulls)
     exact = all(part.exact for part in parts)
     if conditions:
-        # Beside a text, the engine makes a text of an expression, too, and its values with it: never both.
+        # The engine would turn an expression beside a text, with its values, into text: so never pass both.
         return Prefilter(condition=_balanced(Expr.and_, conditions), exact=exact and not nulls)
     return Prefilter(nulls, exact=exact)
 
@@ -114,15 +114,15 @@ def _some(parts: Sequence[Prefilter]) -> Prefilter:
     if any(part.condition is True and part.exact and not part.nulls for part in parts):
         return Prefilter()
     conditions = [part.condition for part in parts if isinstance(part.condition, Expr)]
-    if len(conditions) < len(parts):  # one of them may be satisfied by any row
+    if len(conditions) < len(parts):  # any row may satisfy one of the parts
         return _ANY
-    # A null test has no expression to stand in an Or: without it, more rows satisfy the part.
+    # An Or takes no null tests. Without its null test, more rows satisfy a part.
     exact = all(part.exact and not part.nulls for part in parts)
     return Prefilter(condition=_balanced(Expr.or_, conditions), exact=exact)
 
 
 def _balanced(combine: Callable[[Expr, Expr], Expr], parts: Sequence[Expr]) -> Expr:
-    """Combine conditions in a tree that is as flat as can be: a deep one would overflow the engine's stack."""
+    """Combine conditions in a balanced tree, because a deep one would overflow the engine's stack."""
     if len(parts) < 3:  # noqa: PLR2004 - one or two
         return reduce(combine, parts)
     half = len(parts) // 2
@@ -135,7 +135,7 @@ def _compare(column: Column, op: Op, value: Any, *, negated: bool) -> Prefilter:
             return Prefilter(condition=negated)
         return Prefilter((f"{column.name} IS {'NOT ' if negated else ''}NULL",))
     condition = _condition(column, op, value)
-    if condition is None or (negated and column.optional):  # a null satisfies the negation, but no expression says so
+    if condition is None or (negated and column.optional):  # a null satisfies the negation, which no expression covers
         return _ANY
     if isinstance(condition, bool):
         return Prefilter(condition=condition is not negated)
@@ -143,7 +143,7 @@ def _compare(column: Column, op: Op, value: Any, *, negated: bool) -> Prefilter:
 
 
 def _condition(column: Column, op: Op, value: Any) -> Expr | bool | None:
-    """Return the condition for what is not null; None where the engine cannot say it exactly."""
+    """Return the condition for values that are not null; None if the engine has no exact one."""
     if op is Op.IN:
         literals = [literal for each in value if (literal := _literal(column.kind, each)) is not None]
         if len(literals) < len(value):
@@ -162,15 +162,15 @@ def _condition(column: Column, op: Op, value: Any) -> Expr | bool | None:
 
 
 def _literal(kind: Kind, value: Any) -> Expr | None:
-    """Return a value as the engine takes it for a column; None where it would not mean the same."""
+    """Return a value as an engine literal for a column; None if the engine would compare it differently."""
     match kind, value:
         case Kind.TEXT, str():
             return lit(value) if is_unicode(value) else None
         case Kind.BOOLEAN, bool():
             return lit(value)
-        case Kind.INTEGER, int() if _LEAST <= value <= _GREATEST:
+        case Kind.INTEGER, int() if _MIN_INTEGER <= value <= _MAX_INTEGER:
             return lit(value)
-        case Kind.NUMBER, float() if not math.isnan(value):  # which the engine holds for the greatest number
+        case Kind.NUMBER, float() if not math.isnan(value):  # the engine sorts NaN above all numbers
             return lit(value)
         case Kind.NUMBER, int() if abs(value) <= 2**53:
             return lit(float(value))
@@ -181,7 +181,7 @@ def _literal(kind: Kind, value: Any) -> Expr | None:
 
 
 def is_unicode(text: str) -> bool:
-    """Return whether a text can be stored at all: one that holds half of a surrogate pair cannot."""
+    """Return whether a text can be stored; one with an unpaired surrogate cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -190,8 +190,8 @@ def is_unicode(text: str) -> bool:
 
 
 def _startswith(name: str, prefix: str) -> Expr | bool | None:
-    """Say it as a range, which an index can answer: from the prefix up to the first text that is beyond all of them."""
-    stem = prefix.rstrip(_LAST)
+    """Return a range that an index can answer: from the prefix to the first text after all that start with it."""
+    stem = prefix.rstrip(_LAST_CHARACTER)
     if not stem:
         return None
     following = ord(stem[-1]) + 1

@@ -1,4 +1,4 @@
-"""What is there at one moment, and what a commit does to it: values, none of which ever changes."""
+"""Snapshots of a database, and the changes of a commit: immutable values."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ import pyarrow as pa
 
 from pattern_core.errors import StorageError
 
-from .head import Head, TableEntry, Write
+from .manifest import Manifest, TableEntry
+from .wal import WalWrite
 
-__all__ = ["Changes", "Definition", "Plan", "Snapshot", "TableWrite", "Tail"]
+__all__ = ["Changes", "MemTable", "Plan", "Snapshot", "TableDefinition", "TableWrite"]
 
 
 @attrs.frozen
-class Definition:
+class TableDefinition:
     """A table to create.
 
     Attributes:
-        schema: Its columns; the text column ``id`` tells its rows apart.
-        indexes: The columns that get a scalar index once there is something to index.
-        rows: Reads what it holds from the start, some rows at a time; None for nothing.
+        schema: The columns. The text column ``id`` identifies a row.
+        indexes: The columns that get a scalar index when the table is large enough.
+        rows: Streams the first rows; None for an empty table.
     """
 
     schema: pa.Schema
@@ -35,11 +36,11 @@ class Definition:
 
 @attrs.frozen
 class TableWrite:
-    """What a commit does to a table.
+    """The changes of a commit to the rows of a table.
 
     Attributes:
-        rows: Rows that are new, or replace the ones with their ids; each id once.
-        delete: The ids of rows that go away; a missing one is no error. None of them is among ``rows``.
+        rows: New rows, and rows that replace those with their ids; each id once.
+        delete: The ids of rows to delete, none of which is in ``rows``. Missing ones are ignored.
     """
 
     rows: pa.RecordBatch | None = None
@@ -48,130 +49,129 @@ class TableWrite:
 
 @attrs.frozen
 class Changes:
-    """What a commit does.
+    """The changes of a commit.
 
     Attributes:
-        writes: What it does to the rows of each table.
-        create: Tables to create; one that is there is replaced.
-        drop: Tables to remove; a missing one is no error.
-        state: Entries of the head's ``state`` to set, JSON; None removes one.
+        writes: The changes to the rows of each table.
+        create: The tables to create. An existing one is replaced.
+        drop: The tables to drop. Missing ones are ignored.
+        state: Entries of the manifest's ``state`` to set, as JSON values; None removes one.
     """
 
     writes: Mapping[str, TableWrite] = attrs.field(factory=dict)
-    create: Mapping[str, Definition] = attrs.field(factory=dict)
+    create: Mapping[str, TableDefinition] = attrs.field(factory=dict)
     drop: Collection[str] = ()
     state: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-class Tail:
-    """What the log says of a table: it comes before what the Lance table holds. Immutable.
+class MemTable:
+    """The rows of one table that the WAL writes or deletes. They hide the rows of the Lance table. Immutable.
 
     Args:
-        found: For each id that the log has written or deleted, the write and the place in its rows that hold the row;
-            None where it is deleted.
+        rows: By id, the write that holds the row, and the row's position in it; None for a deleted row.
     """
 
-    def __init__(self, found: Mapping[str, tuple[Write, int] | None]) -> None:
-        self._found = found
+    def __init__(self, rows: Mapping[str, tuple[WalWrite, int] | None]) -> None:
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._rows)
 
     @property
     def ids(self) -> AbstractSet[str]:
-        """The ids that the log has written or deleted: rows of the Lance table with these ids do not count."""
-        return self._found.keys()
+        """The ids that the WAL writes or deletes."""
+        return self._rows.keys()
 
-    def get(self, id: str) -> tuple[Write, int] | None:
-        """Return the write and the place in its rows that hold a row; None where the log has not written or deleted it."""
-        return self._found.get(id)
+    def get(self, id: str) -> tuple[WalWrite, int] | None:
+        """Return the write that holds a row, and the row's position; None for a deleted or unknown row."""
+        return self._rows.get(id)
 
     @cached_property
-    def written(self) -> Mapping[Write, list[int]]:
-        """For each write, the places in its rows that still count."""
-        places: dict[Write, list[int]] = {}
-        for found in self._found.values():
+    def positions(self) -> Mapping[WalWrite, list[int]]:
+        """By write, the positions of the rows that later writes have not replaced or deleted."""
+        positions: dict[WalWrite, list[int]] = {}
+        for found in self._rows.values():
             if found is not None:
-                places.setdefault(found[0], []).append(found[1])
-        return places
+                positions.setdefault(found[0], []).append(found[1])
+        return positions
 
     @cached_property
     def rows(self) -> pa.Table | None:
-        """The rows that the log has written and not deleted, in no order; None where there is none."""
-        parts = [write.rows.take(pa.array(places)) for write, places in self.written.items() if write.rows is not None]
+        """The rows, without deleted ones, in no order; None if there are none."""
+        parts = [write.rows.take(pa.array(rows)) for write, rows in self.positions.items() if write.rows is not None]
         return pa.Table.from_batches(parts) if parts else None
 
-    def grown(self, writes: Sequence[Write]) -> Tail:
-        """Return the tail that further writes make of this one."""
-        found = dict(self._found)
+    def with_writes(self, writes: Sequence[WalWrite]) -> MemTable:
+        """Return the table after further writes."""
+        rows = dict(self._rows)
         for write in writes:
-            found.update(dict.fromkeys(write.delete))
+            rows.update(dict.fromkeys(write.delete))
             if write.rows is not None:
                 ids = write.rows.column("id").to_pylist()
-                found.update((id, (write, place)) for place, id in enumerate(ids))
-        return Tail(found)
+                rows.update((id, (write, position)) for position, id in enumerate(ids))
+        return MemTable(rows)
 
 
-_EMPTY: Final = Tail({})
+_EMPTY: Final = MemTable({})
 
 
 class Snapshot:
-    """The database at one moment; it stays as it is, whatever is committed.
+    """The database at one moment: Lance tables at the versions of a manifest, and memtables on top. Immutable.
 
-    Attributes:
-        head: The document that says what it is.
+    Args:
+        manifest: The manifest.
+        memtables: The memtables, by the names of the Lance tables.
+        open_version: Opens a version of a Lance table.
     """
 
     def __init__(
-        self, head: Head, tails: Mapping[str, Tail], pinned: Callable[[str, int], Awaitable[lancedb.AsyncTable]]
+        self,
+        manifest: Manifest,
+        memtables: Mapping[str, MemTable],
+        open_version: Callable[[str, int], Awaitable[lancedb.AsyncTable]],
     ) -> None:
-        self.head = head
-        self._tails = tails
-        self._pinned = pinned
-
-    @property
-    def sequence(self) -> int:
-        """Counts the heads: commits, and what upkeep has published."""
-        return self.head.sequence
+        self.manifest = manifest
+        self._memtables = memtables
+        self._open_version = open_version
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What `Changes.state` has gathered."""
-        return self.head.state
+        """The state of the manifest."""
+        return self.manifest.state
 
     @property
     def names(self) -> frozenset[str]:
-        """The tables."""
-        return frozenset(self.head.tables)
+        """The names of the tables."""
+        return frozenset(self.manifest.tables)
 
     def entry(self, name: str) -> TableEntry:
-        """Return what the head says of a table; raise `StorageError` where there is none."""
+        """Return the manifest's entry of a table; raise `StorageError` if there is none."""
         try:
-            return self.head.tables[name]
+            return self.manifest.tables[name]
         except KeyError:
-            raise StorageError(f"there is no table {name}; create it with apply_schema") from None
+            raise StorageError(f"there is no table {name}. Create it with apply_schema.") from None
 
     async def table(self, name: str) -> lancedb.AsyncTable:
-        """Return the Lance table, for reading only, at the version that belongs to this snapshot."""
+        """Return the Lance table at the version of this snapshot, for reading only."""
         entry = self.entry(name)
-        return await self._pinned(entry.place, entry.version)
+        return await self._open_version(entry.lance_name, entry.version)
 
-    def tail(self, name: str) -> Tail:
-        """Return what the log says of a table."""
-        return self._tails.get(self.entry(name).place, _EMPTY)
+    def memtable(self, name: str) -> MemTable:
+        """Return the memtable of a table."""
+        return self._memtables.get(self.entry(name).lance_name, _EMPTY)
 
-    def grown(self, head: Head, writes: Sequence[Write]) -> Snapshot:
-        """Return the database with another head, and writes that come after those of this one."""
-        touched: dict[str, list[Write]] = {}
+    def with_writes(self, manifest: Manifest, writes: Sequence[WalWrite]) -> Snapshot:
+        """Return the snapshot of another manifest, after further writes."""
+        by_table: dict[str, list[WalWrite]] = {}
         for write in writes:
-            touched.setdefault(write.place, []).append(write)
-        tails = {place: self._tails.get(place, _EMPTY).grown(each) for place, each in touched.items()}
-        return Snapshot(head, {**self._tails, **tails}, self._pinned)
+            by_table.setdefault(write.lance_name, []).append(write)
+        memtables = {name: self._memtables.get(name, _EMPTY).with_writes(each) for name, each in by_table.items()}
+        return Snapshot(manifest, {**self._memtables, **memtables}, self._open_version)
 
-    def bare(self) -> Snapshot:
-        """Return the database without its log."""
-        return Snapshot(self.head, {}, self._pinned)
+    def without_wal(self) -> Snapshot:
+        """Return the snapshot with empty memtables."""
+        return Snapshot(self.manifest, {}, self._open_version)
 
 
 Plan: TypeAlias = Callable[[Snapshot], Awaitable[Changes]]
-"""Decides what a commit does, from what is there. It may be called again; what it raises reaches the committer."""
+"""Decides the changes of a commit from a snapshot. It may be called again. The committer gets its errors."""

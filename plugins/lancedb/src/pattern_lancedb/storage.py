@@ -1,4 +1,4 @@
-"""`pattern_core.abc.Storage` on LanceDB."""
+"""The storage on LanceDB."""
 
 from __future__ import annotations
 
@@ -13,57 +13,59 @@ from pattern_core.errors import StorageError, shorten
 from pattern_core.filters import Filter
 from pattern_core.schema import AlterTable, CreateTable, DropTable, Order, SchemaStep, Table
 
-from .batch import decide
-from .index import index_key, made_key
-from .place import Place
-from .reading import Reader
-from .tables import Changes, Definition, Lance, Snapshot, engine_errors
-from .upkeep import Policy, Upkeep
+from .batch import batch_changes
+from .database import LanceDatabase
+from .engine import engine_errors
+from .index_state import ann_key, index_key
+from .maintenance import Maintenance, MaintenancePolicy
+from .record_reader import RecordReader
+from .snapshot import Changes, Snapshot, TableDefinition
+from .store import Store
 from .values import indexed_columns, stored_schema
 
 __all__ = ["LanceStorage"]
 
-_ROWS: Final = 4096
+_BATCH_ROWS: Final = 4096
 
 
 class LanceStorage(Storage):
-    """Records in LanceDB. `LanceStorage.open` makes one.
+    """Records in LanceDB. `LanceStorage.open` opens the database.
 
     Args:
-        lance: The open tables.
-        policy: When upkeep is due.
+        database: The open database, which is closed with the storage.
+        policy: When maintenance is due.
 
     Attributes:
-        lance: The tables, which a vector search may work on as well.
+        database: The database. A vector search may share it.
     """
 
-    def __init__(self, lance: Lance, policy: Policy | None = None) -> None:
-        self.lance = lance
-        self._reader = Reader()
-        self._upkeep = Upkeep(lance, policy)
+    def __init__(self, database: LanceDatabase, policy: MaintenancePolicy | None = None) -> None:
+        self.database = database
+        self._reader = RecordReader()
+        self._maintenance = Maintenance(database, policy)
 
     @classmethod
-    async def open(cls, place: Place, policy: Policy | None = None) -> Self:
-        """Open the database in a place, new or existing.
+    async def open(cls, store: Store, policy: MaintenancePolicy | None = None) -> Self:
+        """Open the database in a store, or create it.
 
         Args:
-            place: The place, which is closed with the storage.
-            policy: When upkeep is due.
+            store: The store, which is closed with the storage.
+            policy: When maintenance is due.
 
         Raises:
-            DataLossError: It lacks what was acknowledged.
-            StorageError: It cannot be opened.
+            DataLossError: Acknowledged data are missing.
+            StorageError: The database cannot be opened.
         """
-        return cls(await Lance.open(place), policy)
+        return cls(await LanceDatabase.open(store), policy)
 
     async def tables(self) -> frozenset[str]:
-        return (await self.lance.snapshot()).names
+        return (await self.database.snapshot()).names
 
     async def apply_schema(self, step: SchemaStep) -> None:
         async def plan(snapshot: Snapshot) -> Changes:
             match step:
                 case CreateTable(table, dimensions) if table.name not in snapshot.names:
-                    definition = Definition(stored_schema(table, dimensions), indexed_columns(table))
+                    definition = TableDefinition(stored_schema(table, dimensions), indexed_columns(table))
                     return Changes(create={table.name: definition})
                 case DropTable(table) if table.name in snapshot.names:
                     return Changes(drop=[table.name])
@@ -71,36 +73,35 @@ class LanceStorage(Storage):
                     return await self._alter(step, snapshot)
             return Changes()
 
-        await self.lance.commit(plan)
+        await self.database.commit(plan)
 
     async def _alter(self, step: AlterTable, snapshot: Snapshot) -> Changes:
-        """Make the table again, with the columns that it shall have and what it holds of them."""
-        table, wanted = step.table, stored_schema(step.table, step.dimensions)
-        there = await self._reader.schema(snapshot, table)
-        if {*there.names} == {*wanted.names}:
+        """Create the table again with the new columns, and copy the rows."""
+        table, new = step.table, stored_schema(step.table, step.dimensions)
+        current = await self._reader.schema(snapshot, table)
+        if {*current.names} == {*new.names}:
             return Changes()
-        kept = [column.name for column in step.before.columns if column.name in wanted.names]
+        kept = [column.name for column in step.before.columns if column.name in new.names]
 
         async def rows() -> AsyncIterator[pa.Table]:
-            async for batch in self._reader.scan(snapshot, step.before, None, kept, _ROWS):
+            async for batch in self._reader.scan(snapshot, step.before, None, kept, _BATCH_ROWS):
                 columns = [
-                    batch[name] if name in kept else pa.nulls(len(batch), wanted.field(name).type)
-                    for name in wanted.names
+                    batch[name] if name in kept else pa.nulls(len(batch), new.field(name).type) for name in new.names
                 ]
-                yield pa.table(columns, schema=wanted)
+                yield pa.table(columns, schema=new)
 
-        definition = Definition(wanted, indexed_columns(table), rows)
-        state = {} if table.vector else {made_key(table.name): None, index_key(table.name): None}
+        definition = TableDefinition(new, indexed_columns(table), rows)
+        state = {} if table.vector else {index_key(table.name): None, ann_key(table.name): None}
         return Changes(create={table.name: definition}, state=state)
 
     async def get(self, table: Table, ids: Sequence[str], *, vectors: bool = False) -> list[Row | None]:
-        snapshot = await self.lance.snapshot()
+        snapshot = await self.database.snapshot()
         found = await self._reader.get(snapshot, table, ids, _names(table, vectors=vectors))
-        given: set[str] = set()
+        returned: set[str] = set()
         rows: list[Row | None] = []
-        for id in ids:  # each row belongs to the caller, so a repeated one is copied
-            rows.append(copy.deepcopy(found[id]) if id in given else found.get(id))
-            given |= {id} & found.keys()
+        for id in ids:  # the caller owns each row, so copy a repeated one
+            rows.append(copy.deepcopy(found[id]) if id in returned else found.get(id))
+            returned |= {id} & found.keys()
         return rows
 
     async def find(
@@ -112,12 +113,12 @@ class LanceStorage(Storage):
         limit: int | None = None,
         vectors: bool = False,
     ) -> list[Row]:
-        snapshot = await self.lance.snapshot()
+        snapshot = await self.database.snapshot()
         names = _names(table, vectors=vectors)
         return await self._reader.find(snapshot, table, where, names, order=order, limit=limit)
 
     async def count(self, table: Table, where: Filter | None = None) -> int:
-        return await self._reader.count(await self.lance.snapshot(), table, where)
+        return await self._reader.count(await self.database.snapshot(), table, where)
 
     async def scan(
         self,
@@ -127,56 +128,56 @@ class LanceStorage(Storage):
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
     ) -> AsyncIterator[pa.RecordBatch]:
-        snapshot = await self.lance.snapshot()
+        snapshot = await self.database.snapshot()
         names = [column.name for column in table.columns] if columns is None else columns
         async for batch in self._reader.scan(snapshot, table, where, names, batch_rows):
             yield batch
 
     async def commit(self, batch: Sequence[Write]) -> None:
         writes = list(batch)
-        await self.lance.commit(lambda snapshot: decide(self._reader, snapshot, writes))
+        await self.database.commit(lambda snapshot: batch_changes(self._reader, snapshot, writes))
 
     async def foreign_commits(self) -> int:
-        return await self.lance.foreign_commits()
+        return await self.database.foreign_commits()
 
     async def maintain(self) -> Mapping[str, Detail]:
-        return await self._upkeep.maintain()
+        return await self._maintenance.maintain()
 
     async def health(self) -> Health:
         import lancedb
 
-        snapshot = await self.lance.snapshot()
-        head = snapshot.head
+        snapshot = await self.database.snapshot()
+        manifest = snapshot.manifest
         versions = fragments = size = 0
         for name in snapshot.names:
             table = await snapshot.table(name)
-            with engine_errors(f"ask for the state of {name}"):
-                stats: Any = await table.stats()  # lancedb's types are wrong here: it is a dict
-                versions += len(await table.list_versions())  # type: ignore[no-untyped-call]  # see `stats`
+            with engine_errors(f"read the statistics of {name}"):
+                stats: Any = await table.stats()  # lancedb's type is wrong: it is a dict
+                versions += len(await table.list_versions())  # type: ignore[no-untyped-call]  # lancedb omits the type
             fragments += stats["fragment_stats"]["num_fragments"]
             size += stats["total_bytes"]
         details: dict[str, Detail] = {
-            "path": self.lance.place.uri,
-            "commits": head.commits,
+            "path": self.database.store.uri,
+            "commits": manifest.commits,
             "fragments": fragments,
             "versions": versions,
             "bytes": size,
-            "log_rows": sum(each.rows for each in head.log),
-            "log_bytes": sum(each.size for each in head.log),
-            "changed_since_compaction": sum(entry.changed for entry in head.tables.values()),
+            "log_rows": manifest.wal_rows,
+            "log_bytes": manifest.wal_bytes,
+            "changed_since_compaction": sum(entry.changed_rows for entry in manifest.tables.values()),
         }
-        if self._upkeep.failure:
-            details["upkeep_failure"] = self._upkeep.failure
-        return Health(ok=not self._upkeep.failure, engine=f"LanceDB {lancedb.__version__}", details=details)
+        if self._maintenance.failure:
+            details["maintenance_failure"] = self._maintenance.failure
+        return Health(ok=not self._maintenance.failure, engine=f"LanceDB {lancedb.__version__}", details=details)
 
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:  # noqa: ARG002
-        await self.lance.snapshot()
-        message = f"LanceDB has no language to run {shorten(statement)} in; work with its tables: `storage.lance`"
+        await self.database.snapshot()
+        message = f"LanceDB has no query language for {shorten(statement)}. Use its tables: `storage.database`."
         raise StorageError(message)
 
     async def aclose(self) -> None:
-        await self._upkeep.aclose()
-        await self.lance.aclose()
+        await self._maintenance.aclose()
+        await self.database.aclose()
 
 
 def _names(table: Table, *, vectors: bool) -> set[str]:

@@ -1,4 +1,4 @@
-"""Rows as Lance holds them: Arrow columns in the form of `pattern_core.schema.Table.arrow_schema`, vectors of fixed length."""
+"""Converts rows to Arrow and back: the form of `pattern_core.schema.Table.arrow_schema`, with vectors of fixed length."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _TYPES: Final[Mapping[Kind, type | tuple[type, ...]]] = {
 
 
 def stored_schema(table: Table, dimensions: int) -> pa.Schema:
-    """Return the columns of a table in Lance, its vectors of a fixed length."""
+    """Return the Arrow schema of a Lance table."""
     schema = table.arrow_schema()
     if table.vector is None:
         return schema
@@ -40,7 +40,7 @@ def stored_schema(table: Table, dimensions: int) -> pa.Schema:
 
 
 def indexed_columns(table: Table) -> tuple[str, ...]:
-    """Return the columns of a table that are looked up by: the id, and those of its keys and indexes."""
+    """Return the columns that get a scalar index: the id, and those of unique keys, indexes and the partition."""
     names = ["id", *(name for key in (*table.unique, *table.indexes) for name in key)]
     if table.partition:
         names.append(table.partition)
@@ -48,12 +48,12 @@ def indexed_columns(table: Table) -> tuple[str, ...]:
 
 
 def encode(table: Table, rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBatch:
-    """Turn rows into Arrow.
+    """Convert rows to Arrow.
 
     Args:
         table: The table.
         rows: Rows that `check` accepts.
-        schema: What `stored_schema` has returned for the table.
+        schema: The schema of the Lance table, from `stored_schema`.
 
     Raises:
         StorageError: A value cannot be stored.
@@ -63,14 +63,16 @@ def encode(table: Table, rows: Sequence[Row], schema: pa.Schema) -> pa.RecordBat
 
 
 def check(table: Table, row: Row) -> None:
-    """Raise `StorageError` unless a row has every column of its table, each with a value of its kind."""
+    """Raise `StorageError` if a row lacks a column, has another one, or has a value of the wrong kind."""
     if row.keys() != {column.name for column in table.columns}:
-        raise StorageError(f"{table.name} takes every column and no other, got {shorten(sorted(row))}")
+        raise StorageError(f"{table.name} expects every column and no other, got {shorten(sorted(row))}")
     for column in table.columns:
         value = row[column.name]
         fits = column.optional if value is None else isinstance(value, _TYPES[column.kind])
         if not fits or (isinstance(value, bool) and column.kind is not Kind.BOOLEAN):
-            message = f"{table.name}.{column.name} holds {column.kind.value}, got {shorten(value)}; nothing was written"
+            message = (
+                f"{table.name}.{column.name} expects {column.kind.value}, got {shorten(value)}. Nothing was written."
+            )
             raise StorageError(message)
 
 
@@ -84,7 +86,7 @@ def _encode(table: Table, column: Column, values: list[Any], field: pa.Field) ->
             return _to_vectors(values, field.type)
         return pa.array(values, field.type)
     except (pa.ArrowException, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise StorageError(f"{where} cannot be stored, and nothing was written: {error}") from error
+        raise StorageError(f"{where} cannot be stored: {error}. Nothing was written.") from error
 
 
 def _to_json(value: Any) -> str:
@@ -94,7 +96,7 @@ def _to_json(value: Any) -> str:
 def _to_vectors(values: list[Any], type: pa.DataType) -> pa.Array:
     width = type.list_size
     if any(value is not None and value.shape != (width,) for value in values):
-        raise ValueError(f"its vectors have {width} dimensions")
+        raise ValueError(f"expected vectors of {width} dimensions")
     blank = np.zeros(width, dtype=np.float32)
     flat = np.concatenate([blank if value is None else value.astype(np.float32, copy=False) for value in values])
     nulls = pa.array([value is None for value in values])
@@ -102,15 +104,15 @@ def _to_vectors(values: list[Any], type: pa.DataType) -> pa.Array:
 
 
 def decode(table: Table, batch: pa.RecordBatch | pa.Table, names: Collection[str]) -> list[Row]:
-    """Turn Arrow into rows.
+    """Convert Arrow to rows.
 
     Args:
         table: The table.
-        batch: Its rows; it may have other columns besides.
+        batch: The rows; it may have more columns.
         names: The columns to read.
 
     Returns:
-        The rows, which share nothing with each other or the batch.
+        The rows. They share nothing with each other or the batch.
     """
     if isinstance(batch, pa.Table):
         return [row for each in batch.to_batches() for row in decode(table, each, names)]

@@ -1,7 +1,7 @@
-"""A program for tests: it writes to a database, and kills itself at the stage that it was told.
+"""A program for tests: it writes to a database, and kills itself at a given call of its store.
 
-Usage: dying.py FOLDER WORK METHOD COUNT WHEN. WORK is ``commit``, ``flush`` or ``create``; the program dies at the
-COUNT-th call of METHOD of its place once the work has begun, ``before`` or ``after`` it.
+Usage: crashing_writer.py FOLDER WORK METHOD COUNT WHEN. WORK is ``commit``, ``flush`` or ``create``. The program kills
+itself ``before`` or ``after`` the COUNT-th call of METHOD since the work began.
 """
 
 from __future__ import annotations
@@ -17,30 +17,31 @@ from typing import Any
 from pattern_core.abc import Delete, Insert, Put
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
-from pattern_lancedb.place import Folder, Token
+from pattern_lancedb.local_store import LocalStore
+from pattern_lancedb.maintenance import MaintenancePolicy
 from pattern_lancedb.storage import LanceStorage
-from pattern_lancedb.upkeep import Policy
+from pattern_lancedb.store import ManifestTag
 
 USERS, AGENTS, MEMORIES = TABLES["users"], TABLES["agents"], TABLES["memory_blocks"]
-NEVER = Policy(rows=10**9, size=10**12, age=10**6)
+NO_MAINTENANCE = MaintenancePolicy(rows=10**9, nbytes=10**12, age_s=10**6)
 
 
-class DyingFolder(Folder):
-    """A folder whose process dies at one of its steps."""
+class CrashingStore(LocalStore):
+    """A store that kills its process at one of its calls."""
 
     stage: tuple[str, int, str] | None = None
 
-    async def write(self, name: str, content: bytes) -> None:
-        await self._step("write", super().write(name, content))
+    async def write_wal(self, name: str, content: bytes) -> None:
+        await self._step("write_wal", super().write_wal(name, content))
 
-    async def publish(self, head: bytes, token: Token | None) -> Token:
-        return await self._step("publish", super().publish(head, token))
+    async def publish(self, manifest: bytes, tag: ManifestTag | None) -> ManifestTag:
+        return await self._step("publish", super().publish(manifest, tag))
 
-    async def secure(self, table: str) -> None:
-        await self._step("secure", super().secure(table))
+    async def sync_table(self, lance_name: str) -> None:
+        await self._step("sync_table", super().sync_table(lance_name))
 
-    async def remove(self, names: Sequence[str]) -> None:
-        await self._step("remove", super().remove(names))
+    async def remove_wal(self, names: Sequence[str]) -> None:
+        await self._step("remove_wal", super().remove_wal(names))
 
     async def _step(self, method: str, work: Any) -> Any:
         if self.stage and self.stage[0] == method:
@@ -54,23 +55,23 @@ class DyingFolder(Folder):
 
 
 async def main(folder: Path, work: str, method: str, count: int, when: str) -> None:
-    """Write what is acknowledged, say so, then do the work that it dies in."""
-    place = DyingFolder(folder)
+    """Commit records, report them as acknowledged, then start the work that crashes."""
+    store = CrashingStore(folder)
     (folder / "log").mkdir(parents=True, exist_ok=True)
-    storage = await LanceStorage.open(place, NEVER)
+    storage = await LanceStorage.open(store, NO_MAINTENANCE)
     for table in (USERS, AGENTS, MEMORIES):
         await storage.apply_schema(CreateTable(table, DIMENSIONS))
     await storage.commit([Insert(USERS, sample_row(USERS, "old")), Insert(AGENTS, sample_row(AGENTS, "old"))])
-    await storage.lance.flush()
+    await storage.database.flush()
     await storage.commit([Insert(USERS, sample_row(USERS, "new")), Insert(MEMORIES, sample_row(MEMORIES, "new"))])
     sys.stdout.write("acknowledged\n")
     sys.stdout.flush()
-    place.stage = (method, count, when)
+    store.stage = (method, count, when)
     if work == "commit":
         users = [Put(USERS, sample_row(USERS, id, revision=2)) for id in ("old", "new")]
         await storage.commit([*users, Delete(AGENTS, "old"), Insert(MEMORIES, sample_row(MEMORIES, "last"))])
     elif work == "flush":
-        await storage.lance.flush()
+        await storage.database.flush()
     else:
         await storage.apply_schema(CreateTable(TABLES["tasks"], DIMENSIONS))
     sys.stdout.write("alive\n")

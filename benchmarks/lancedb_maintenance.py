@@ -1,6 +1,6 @@
-"""What upkeep is worth: lookups and upserts in LanceDB after many single upserts, against a freshly compacted table.
+"""Compare lookups in LanceDB after many single upserts, with background maintenance, and in a freshly compacted database.
 
-Usage: python benchmarks/lancedb_upkeep.py [RECORDS] [UPSERTS]. Ratios matter, not the numbers.
+``python benchmarks/lancedb_maintenance.py [RECORDS] [UPSERTS]``. Compare the ratios; the times depend on the machine.
 """
 # ruff: noqa: INP001, T201 - a program that prints
 
@@ -27,14 +27,14 @@ LOOKUPS = 300
 
 
 def record(number: int) -> list[Put]:
-    """Return a memory to put, and its vector."""
+    """Return the writes of a memory and its vector."""
     id, agent = f"m{number:06}", f"agent-{number % 10}"
     vector = sample_row(VECTORS, chunk_id(id, 0), partition=agent, embedding=sample_vector(id, DIMENSIONS))
     return [Put(MEMORIES, sample_row(MEMORIES, id, agent_id=agent)), Put(VECTORS, vector)]
 
 
 async def lookups(storage: Storage, records: int) -> dict[str, float]:
-    """Measure reads."""
+    """Return the median times of reads, in milliseconds."""
     return {
         "get by id": await median(lambda n: storage.get(MEMORIES, [f"m{n * 7 % records:06}"]), LOOKUPS),
         "find by key": await median(
@@ -50,7 +50,7 @@ async def lookups(storage: Storage, records: int) -> dict[str, float]:
 
 
 async def main(records: int, upserts: int) -> None:
-    """Fill a database, measure, upsert one by one, measure, compact, measure."""
+    """Fill a database and compact it; measure reads, upsert one by one, measure again, compact, measure again."""
     with tempfile.TemporaryDirectory() as folder:
         async with await pattern_storage().open(StorageOptions(path=Path(folder) / "bench.lance")) as storage:
             for table in (MEMORIES, VECTORS):

@@ -1,6 +1,6 @@
-"""A program for tests: it waits until a line comes, then puts the same new records as all others that do.
+"""A program for tests: it waits for a line, then puts the same new records as the other processes that run it.
 
-Usage: putter.py FOLDER NAME COUNT.
+Usage: concurrent_writer.py FOLDER NAME COUNT.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from pattern_core.abc import Put
 from pattern_core.schema import TABLES
 from pattern_core.testing import sample_row
-from pattern_lancedb.place import Folder
+from pattern_lancedb.local_store import LocalStore
+from pattern_lancedb.maintenance import MaintenancePolicy
 from pattern_lancedb.storage import LanceStorage
-from pattern_lancedb.upkeep import Policy
 
 USERS = TABLES["users"]
 
 
 async def main(folder: Path, name: str, count: int) -> None:
-    """Put records that are new to all."""
-    async with await LanceStorage.open(await Folder.open(folder), Policy(rows=3)) as storage:
+    """Put records with the ids that all processes use."""
+    async with await LanceStorage.open(await LocalStore.open(folder), MaintenancePolicy(rows=3)) as storage:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.readline)

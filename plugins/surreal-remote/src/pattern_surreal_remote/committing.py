@@ -17,6 +17,7 @@ from pattern_core.errors import AccessError, StorageError, UnreachableError
 from pattern_surreal import StatementError
 from pattern_surreal.commit import Transaction
 
+from .commit_log import DEFINE, HEADS, TIDY
 from .connection import RemoteConnection
 from .locks import CHECKS, LOCKS
 from .protocol import UnreadableError, is_conflict
@@ -25,7 +26,7 @@ from .sessions import LEAVE_MARK, SESSIONS, Row, Sessions, pause
 __all__ = ["INTERNAL_TABLES", "Committer", "ContendedError"]
 
 GATE: Final = "pattern_gate"
-INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
+INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS, HEADS})
 """The tables that transactions need, which are no business of others."""
 
 _PATIENCE: Final = 6
@@ -94,9 +95,12 @@ class Committer:
         """Make the tables that transactions need, where they are not there, and tidy up what others have left."""
         tables = () if self._connection.account.is_record else sorted(INTERNAL_TABLES)
         define = ";".join(f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables)
+        if tables:
+            define += f";{DEFINE}"
         try:
             await self.sessions.insist(define or "RETURN NONE", {}, deadline)
             await self.sessions.tidy(deadline)
+            await self.sessions.insist(TIDY, {}, deadline)
         except AccessError as error:
             raise AccessError(_READ_ONLY, option="username") from error
         self._prepared = True

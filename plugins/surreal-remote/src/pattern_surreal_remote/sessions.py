@@ -5,13 +5,10 @@ lost, the row tells whether it has taken effect; and once another mark has been 
 its way fails when it arrives. All rows together tell others whether anybody has written since they last looked.
 """
 
-# ruff: noqa: S608 - the names in the statements are constants, and every value is bound
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import secrets
 from typing import Any, Final
@@ -119,19 +116,6 @@ class Sessions:
         if not took_effect:
             row.mark, row.troubled = new, True
         return bool(took_effect)
-
-    async def foreign(self) -> int:
-        """Return a number that is another one after others have written."""
-        try:
-            [marks] = await self._connection.query(
-                f"SELECT VALUE mark FROM {SESSIONS} WHERE owner != $pattern_session", {"pattern_session": self._session}
-            )
-        except StatementError as error:
-            if error.kind == "NotFound":  # nobody has ever written
-                return 0
-            raise
-        digest = hashlib.sha256("".join(sorted(map(str, marks))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
 
     async def tidy(self, deadline: float) -> None:
         """Take away the rows of programs that have gone long ago without a word."""

@@ -103,7 +103,8 @@ class SurrealStorage(Storage):
         raise StorageError(f"{write.table.name}: this transport does not number rows")
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
-        return plan(batch, self.derived, grouped=grouped)
+        numbered = [self._number(write) if isinstance(write, Append) else write for write in batch]
+        return plan(numbered, self.derived, grouped=grouped)
 
     async def _alter(self, step: AlterTable) -> None:
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
@@ -202,32 +203,37 @@ class SurrealStorage(Storage):
         return [each.id for each in ids]
 
     async def commit(self, batch: Sequence[Write]) -> Position | None:
+        await self._write(batch)
+        return None
+
+    async def _write(self, batch: Sequence[Write]) -> list[Any]:
+        """Commit a batch, and return the engine's answers; none if it is not known what they were."""
         for table in {write.table.name: write.table for write in batch}.values():
             await self._check_table(table)
         if not batch:
-            await self.query("RETURN NONE")
-            return None
-        failure = await self._apply(batch, grouped=True)
+            return await self.query("RETURN NONE")
+        answers, failure = await self._apply(batch, grouped=True)
         if failure is not None and len(batch) > 1 and not is_thrown(failure[1]):
             # One of the rows of an INSERT was refused, say, and the engine does not say which. Nothing has happened, so
             # the batch is tried again with a statement for each.
-            failure = await self._apply(batch, grouped=False)
+            answers, failure = await self._apply(batch, grouped=False)
         if failure is not None:
             raise await self._explain(batch, *failure) from failure[1]
-        return None
+        return answers
 
-    async def _apply(self, batch: Sequence[Write], *, grouped: bool) -> tuple[int, StatementError] | None:
+    async def _apply(
+        self, batch: Sequence[Write], *, grouped: bool
+    ) -> tuple[list[Any], tuple[int, StatementError] | None]:
         planned: list[Transaction] = []
 
         def make() -> Transaction:
-            numbered = [self._number(write) if isinstance(write, Append) else write for write in batch]
-            transaction = self._plan(numbered, grouped=grouped)
+            transaction = self._plan(batch, grouped=grouped)
             planned.append(expecting(transaction, batch, self.derived) if self._shared else transaction)
             return planned[-1]
 
         for lesson in range(_LESSONS + 1):
             try:
-                await self.transact(make)
+                return await self.transact(make), None
             except StatementError as error:
                 if is_outdated(error) and lesson < _LESSONS:
                     await learn(self, (write.table.name for write in batch))
@@ -235,9 +241,8 @@ class SurrealStorage(Storage):
                 place = failed_write(planned[-1], error) if planned else None
                 if place is None:
                     raise
-                return place, error
-            break
-        return None
+                return [], (place, error)
+        raise AssertionError  # the last attempt returns or raises
 
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
         write = batch[place]

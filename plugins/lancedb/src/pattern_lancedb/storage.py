@@ -6,6 +6,7 @@ import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self
 
+import lancedb
 import pyarrow as pa
 
 from pattern_core.abc import Detail, Health, Row, Storage, Write
@@ -144,8 +145,6 @@ class LanceStorage(Storage):
         return await self._maintenance.maintain()
 
     async def health(self) -> Health:
-        import lancedb
-
         snapshot = await self.database.snapshot()
         manifest = snapshot.manifest
         versions = fragments = size = 0

@@ -18,8 +18,10 @@ from lancedb.expr import Expr, col, lit
 from pattern_core.filters import And, Compare, Filter, Not, Op, Or
 from pattern_core.schema import Column, Kind, Table
 
-__all__ = ["Prefilter", "any_of", "columns_of", "is_unicode", "translate"]
+__all__ = ["MAX_VALUES", "Prefilter", "any_of", "columns_of", "is_unicode", "translate"]
 
+MAX_VALUES: Final = 4096
+"""The most values in one condition of this plugin."""
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 _LAST_CHARACTER: Final = "\U0010ffff"
 _RANGES: Final[dict[Op, Callable[[Expr, Expr], Expr]]] = {

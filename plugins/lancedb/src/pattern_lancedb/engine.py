@@ -13,10 +13,10 @@ from typing import Final, Self, TypeAlias
 import attrs
 import lancedb
 import pyarrow as pa
-from lancedb.expr import col, lit
 
 from pattern_core.errors import ClosedError, PatternError, StorageError
 
+from .dialect import MAX_VALUES, any_of
 from .manifest import TableEntry, unique_name
 from .snapshot import MemTable, TableDefinition
 from .store import StaleManifestError, Store
@@ -26,7 +26,6 @@ __all__ = ["LanceTables", "TableWork", "closed_error", "engine_errors"]
 TableWork: TypeAlias = Callable[[lancedb.AsyncTable, TableEntry], Awaitable[object]]
 """Changes how a Lance table is stored, and none of its rows: builds an index, compacts."""
 
-_MAX_CONDITION_IDS: Final = 4096
 _MAX_OPEN_TABLES: Final = 64
 
 
@@ -126,9 +125,8 @@ class LanceTables:
         with engine_errors(f"write {entry.lance_name}"):
             table, version = await self._open_for_writing(entry)
             ids = [*memtable.ids] if entry.rows else []
-            for start in range(0, len(ids), _MAX_CONDITION_IDS):
-                part = ids[start : start + _MAX_CONDITION_IDS]
-                deleted = await table.delete(col("id").isin([lit(id) for id in part]))
+            for start in range(0, len(ids), MAX_VALUES):
+                deleted = await table.delete(any_of("id", ids[start : start + MAX_VALUES]))
                 version = _next_version(entry, version, deleted.version)
             if memtable.rows is not None:
                 added = await table.add(memtable.rows)

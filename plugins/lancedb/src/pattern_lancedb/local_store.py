@@ -18,6 +18,7 @@ from .store import COMMIT_LOCK, FILL_LOCK, MAINTENANCE_LOCK, ManifestTag, StaleM
 
 __all__ = ["LocalStore"]
 
+# The names of files are stored, and other versions use the same ones.
 _WAL: Final = "log"
 _MANIFEST: Final = "head.json"
 _DRAFT: Final = "head.draft"

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectStore"]
 
+# The names of objects are stored, and other versions use the same ones.
 _MANIFEST: Final = "head"
 _WAL: Final = "log/"
 _LEASES: Final = "lease/"

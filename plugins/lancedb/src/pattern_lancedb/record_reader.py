@@ -16,7 +16,7 @@ from pattern_core.abc import Row
 from pattern_core.filters import Filter, matches
 from pattern_core.schema import Order, Table
 
-from .dialect import Prefilter, any_of, columns_of, is_unicode, translate
+from .dialect import MAX_VALUES, Prefilter, any_of, columns_of, is_unicode, translate
 from .engine import engine_errors
 from .snapshot import Snapshot
 from .values import decode
@@ -26,7 +26,6 @@ __all__ = ["RecordReader"]
 
 T = TypeVar("T")
 
-_MAX_CONDITION_IDS: Final = 4096
 _INLINE_ROWS: Final = 256
 """Up to so many rows are handled on the event loop; more in a thread."""
 _SMALL_ROWS: Final = 16
@@ -75,8 +74,8 @@ class RecordReader:
             rows_by_id = await self._small_table(snapshot, table)
             found.update((id, _copy(rows_by_id[id], {"id", *names})) for id in rest if id in rows_by_id)
         elif entry.rows:
-            for start in range(0, len(rest), _MAX_CONDITION_IDS):
-                wanted = Prefilter(condition=any_of("id", rest[start : start + _MAX_CONDITION_IDS]))
+            for start in range(0, len(rest), MAX_VALUES):
+                wanted = Prefilter(condition=any_of("id", rest[start : start + MAX_VALUES]))
                 batch = await _read(snapshot, table, wanted, {"id", *names})
                 decoded = await _run(batch.num_rows, decode, table, batch, {"id", *names})
                 found.update((row["id"], row) for row in decoded)
@@ -150,8 +149,8 @@ class RecordReader:
                     owners[values] = rows[position]["id"]
         if snapshot.entry(table.name).rows:
             batch = sorted(wanted)
-            for start in range(0, len(batch), _MAX_CONDITION_IDS):
-                part = batch[start : start + _MAX_CONDITION_IDS]
+            for start in range(0, len(batch), MAX_VALUES):
+                part = batch[start : start + MAX_VALUES]
                 sets = [any_of(name, {values[at] for values in part}) for at, name in enumerate(key)]
                 condition = sets[0]
                 for each in sets[1:]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self
 
 import attrs
+import lancedb
 import pyarrow as pa
 
 from pattern_core.abc import Changes as LoggedChanges
@@ -160,8 +161,6 @@ class LanceStorage(Storage):
         return await self._maintenance.maintain()
 
     async def health(self) -> Health:
-        import lancedb
-
         snapshot = await self.database.snapshot()
         manifest = snapshot.manifest
         versions = fragments = size = 0

@@ -7,7 +7,6 @@ approximate index proposes candidates, with the partition as a prefilter. It is 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from pattern_core.toolkit import as_vector
 
 from .ann_index import AnnIndexes, AnnSettings
 from .database import LanceDatabase
+from .dialect import is_unicode
 from .engine import engine_errors
 from .index_state import VectorIndex, all_indexes, ann_key, expect_index, find_index, index_key
 from .knn import DISTANCES, KnnQuery, search_approximate, search_exact
@@ -174,9 +174,4 @@ def last_changes(changes: Iterable[VectorChange], dimensions: int) -> list[Vecto
 
 def _storable(texts: Iterable[str]) -> list[str]:
     """Return the distinct texts that can be stored."""
-    found = []
-    for text in dict.fromkeys(texts):
-        with contextlib.suppress(UnicodeEncodeError):
-            text.encode()
-            found.append(text)
-    return found
+    return [text for text in dict.fromkeys(texts) if is_unicode(text)]

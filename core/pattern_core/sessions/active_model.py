@@ -7,10 +7,18 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from pattern_core.abc import Storage, VectorStore
-from pattern_core.catalog.metadata import Generation, Metadata, index_specs, read_metadata, read_revision
+from pattern_core.catalog.metadata import (
+    SCHEMA_VERSION,
+    Generation,
+    Metadata,
+    index_specs,
+    read_metadata,
+    read_revision,
+)
 from pattern_core.embedding.chunks import EmbeddedText, embed_texts
 from pattern_core.embedding.model import EmbeddingModel
-from pattern_core.errors import ClosedError, ModelChangedError, SignatureMismatchError, StorageError
+from pattern_core.errors import ClosedError, MigrationError, ModelChangedError, SignatureMismatchError, StorageError
+from pattern_core.plugins.install_hint import upgrade_command
 
 from .session import Query
 
@@ -93,9 +101,12 @@ class ActiveModel:
         """Read the metadata again. From then on, a model that is not that of the active generation is refused.
 
         Raises:
+            MigrationError: Another process has migrated the database.
             StorageError: Another process uses another vector index, which would not receive this session's changes.
         """
         metadata = await read_metadata(self._storage)
+        if metadata.schema_version != SCHEMA_VERSION:
+            raise _migrated(metadata.schema_version)
         active = metadata.in_use
         if active.index_since != self.generation.index_since:
             raise StorageError(
@@ -135,3 +146,13 @@ class ActiveModel:
         for task in self._retired:
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
+
+
+def _migrated(version: int) -> MigrationError:
+    if version > SCHEMA_VERSION:
+        way_out = f"This pattern-core supports versions up to {SCHEMA_VERSION}. Update it: {upgrade_command()}"
+    else:
+        way_out = "Open the database again, which migrates it to the latest version."
+    return MigrationError(
+        f"another process has migrated the database to schema version {version}. Nothing was written. {way_out}"
+    )

@@ -10,7 +10,7 @@ import numpy as np
 
 from pattern_core.abc import Patch, Put, Storage, Write
 from pattern_core.catalog.commit_log import FIRST_WITH_LOG
-from pattern_core.catalog.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata, generation_guard
+from pattern_core.catalog.metadata import FIRST_WITH_GENERATIONS, SCHEMA_VERSION, Generation, Metadata, generation_guard
 from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, OUTBOX, vector_table
 from pattern_core.embedding.chunks import EmbeddedText, chunk_rows, hash_text, record_id_of
 from pattern_core.embedding.fitting import TextVectors
@@ -112,7 +112,7 @@ MIGRATIONS: Final = (
     ),
     Migration(FIRST_WITH_LOG, "create the commit log", creates=(COMMIT_LOG,)),
 )
-LATEST: Final = MIGRATIONS[-1].version
+LATEST: Final = SCHEMA_VERSION
 
 
 def tables_at(version: int) -> dict[str, Table]:

@@ -1,4 +1,4 @@
-"""What the pages for plugin authors show is what they say: the tutorial's plugin is the example, the how-tos' ones work."""
+"""The code in the pages for plugin authors: the tutorial shows the example, and the plugins of the how-tos work."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 EXAMPLE = DOCS / "examples" / "pattern-sqlite"
 BLOCK = re.compile(r"^```\{code-block\} \w+\n(?::caption: (\S+)\n\n)?(.*?)^```$", re.MULTILINE | re.DOTALL)
-PUBLIC = {"abc", "errors", "filters", "hookspecs", "options", "schema", "testing", "validators"}
-"""The modules of the core that a plugin may use."""
+PUBLIC = {"abc", "errors", "filters", "hookspecs", "schema", "testing", "toolkit"}
+"""The modules of the core that a plugin may import."""
 HOW_TOS = [
     ("write-an-embedding-plugin.md", "trigrams", "embeddings"),
     ("write-a-vector-plugin.md", "flat", "vectors"),
@@ -29,7 +29,7 @@ KIT = ("-m", "pytest", "-q", "-p", "no:cacheprovider")
 
 
 def shown(page: str) -> dict[str, str]:
-    """The files that a page shows, each put together from its blocks, in order."""
+    """Return the files that a page shows, each joined from its blocks, in order."""
     files: dict[str, str] = {}
     for caption, code in BLOCK.findall((DOCS / page).read_text(encoding="utf-8")):
         if caption:
@@ -39,22 +39,22 @@ def shown(page: str) -> dict[str, str]:
 
 
 def lines(text: str) -> list[str]:
-    """The lines of a text that are not blank: between two blocks of a page, blank lines are lost."""
+    """Return the lines of a text that are not blank; blocks of a page have lost the blank lines between them."""
     return [line for line in text.splitlines() if line.strip()]
 
 
 class TestTheTutorial:
-    """The storage on SQLite."""
+    """The tutorial shows the example, a storage on SQLite."""
 
     def test_it_shows_the_whole_example(self) -> None:
-        """The tutorial's blocks, put together, are the example's files, line by line, and none is left out."""
+        """The joined blocks of the tutorial are the files of the example, all of them and line by line."""
         files = [path for path in EXAMPLE.rglob("*") if path.suffix in {".py", ".toml"} and "dist" not in path.parts]
         expected = {path.relative_to(EXAMPLE).as_posix(): lines(path.read_text(encoding="utf-8")) for path in files}
         assert {name: lines(text) for name, text in shown("tutorial-storage-plugin.md").items()} == expected
 
     @pytest.mark.parametrize("path", sorted(EXAMPLE.rglob("*.py")), ids=lambda path: path.name)
     def test_the_example_uses_public_names_only(self, path: Path) -> None:
-        """The example takes from the core what modules for authors declare in ``__all__``, and nothing else."""
+        """The example imports from the core only names that a public module declares in ``__all__``."""
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 assert not any(alias.name.startswith("pattern_core") for alias in node.names)
@@ -65,20 +65,20 @@ class TestTheTutorial:
                 assert {alias.name for alias in node.names} <= set(public)
 
     def test_the_example_keeps_the_contract(self, run_installed: Run) -> None:
-        """Every rule of the kit passes; only the one for storages that belong to one process does not apply."""
+        """Every rule of the kit passes; the one for storages of a single process is skipped."""
         answer = run_installed(EXAMPLE, *KIT)
         assert answer.returncode == 0, answer.stdout[-5000:]
         assert re.search(r"^\d{3} passed, 1 skipped in ", answer.stdout, re.MULTILINE), answer.stdout
 
 
 class TestTheHowTos:
-    """The small plugins that the how-tos write."""
+    """The plugins that the how-to guides write."""
 
     @pytest.mark.parametrize(("page", "name", "role"), HOW_TOS)
     def test_a_new_plugin_filled_in_as_shown_is_green(
         self, page: str, name: str, role: str, tmp_path: Path, run_installed: Run
     ) -> None:
-        """`pattern plugin new` makes a plugin whose tests fail; with the page's files in it, they all pass."""
+        """`pattern plugin new` makes a plugin whose tests fail; with the files of the page, they all pass."""
         folder = tmp_path / f"pattern-{name}"
         assert main(["plugin", "new", name, "--role", role, "--folder", str(folder)]) == 0
         files = shown(f"how-to/{page}")
@@ -93,24 +93,24 @@ class TestTheHowTos:
 
     @pytest.mark.parametrize(("page", "name", "role"), HOW_TOS)
     def test_the_tests_shown_are_those_of_the_skeleton(self, page: str, name: str, role: str, tmp_path: Path) -> None:
-        """What a page calls the tests that are there from the beginning is what `pattern plugin new` writes."""
+        """The test module of a page is the one that `pattern plugin new` writes."""
         folder = tmp_path / f"pattern-{name}"
         assert main(["plugin", "new", name, "--role", role, "--folder", str(folder)]) == 0
         path = "tests/test_conformance.py"
         assert lines(shown(f"how-to/{page}")[path]) == lines((folder / path).read_text(encoding="utf-8"))
 
-    def test_an_excuse_as_shown(self, tmp_path: Path, run_installed: Run) -> None:
-        """A rule that a storage cannot keep, excused as the page shows, is an expected failure among passes."""
-        ((_, excuse),) = BLOCK.findall((DOCS / "how-to" / "write-a-storage-plugin.md").read_text(encoding="utf-8"))
+    def test_an_expected_failure_as_shown(self, tmp_path: Path, run_installed: Run) -> None:
+        """A rule that is marked as the page shows is an expected failure, and the other rules pass."""
+        ((_, expected),) = BLOCK.findall((DOCS / "how-to" / "write-a-storage-plugin.md").read_text(encoding="utf-8"))
         folder = tmp_path / "pattern-redis"
         assert main(["plugin", "new", "redis", "--role", "storage", "--folder", str(folder)]) == 0
-        (folder / "tests" / "test_conformance.py").write_text(SHORT_OF_BREATH + excuse + OPTIONS, encoding="utf-8")
+        (folder / "tests" / "test_conformance.py").write_text(LIMITED_STORAGE + expected + OPTIONS, encoding="utf-8")
         answer = run_installed(folder, *KIT, "-k", "batch or health")
         assert answer.returncode == 0, answer.stdout[-5000:]
         assert ", 1 xfailed in " in answer.stdout
 
 
-SHORT_OF_BREATH = '''
+LIMITED_STORAGE = '''
 import pytest
 
 from pattern_core.errors import StorageError
@@ -119,11 +119,11 @@ from pattern_core.testing import MemoryOptions, MemoryStorage, StorageContract
 
 
 class Redis(MemoryStorage):
-    """A storage whose transactions hold 512 writes at most."""
+    """A storage with at most 512 writes in a transaction."""
 
     async def commit(self, batch):
         if len(batch) > 512:
-            raise StorageError("a transaction holds 512 writes. Nothing was written.")
+            raise StorageError("a transaction can hold 512 writes. Nothing was written.")
         await super().commit(batch)
 
 

@@ -1,4 +1,4 @@
-"""The plugin keeps the contract of a storage."""
+"""The plugin keeps the contract of storages."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from pattern_sqlite.plugin import SqliteOptions, pattern_storage
 
 
 class TestSqlite(StorageContract):
-    """Every rule of the kit."""
+    """The rules of the kit."""
 
     spec = pattern_storage()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> SqliteOptions:
-        """A file that is not there yet."""
+        """Options of a file that does not exist."""
         return SqliteOptions(path=tmp_path / "pattern.sqlite")

@@ -1,4 +1,4 @@
-"""What the kit cannot know: how SQLite itself behaves."""
+"""Rules of SQLite, which the kit cannot know."""
 
 import asyncio
 import math
@@ -16,6 +16,8 @@ from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_sqlite.plugin import SqliteOptions, pattern_storage
 
+pytestmark = pytest.mark.anyio
+
 USERS, TASKS = TABLES["users"], TABLES["tasks"]
 
 
@@ -25,18 +27,18 @@ async def _insert_one(options: SqliteOptions, number: int) -> None:
         await storage.commit([Insert(USERS, sample_row(USERS, f"u{number}"))])
 
 
-def _work(options: list[SqliteOptions], number: int, barrier: Barrier) -> None:
+def _insert_in_each(options: list[SqliteOptions], number: int, barrier: Barrier) -> None:
     for each in options:
         barrier.wait(60)
         asyncio.run(_insert_one(each, number))
 
 
-def test_processes_may_make_a_database_together(tmp_path: Path) -> None:
-    """Processes that open one new file at the same moment wait for each other, and all succeed."""
+def test_processes_can_create_one_file_at_once(tmp_path: Path) -> None:
+    """If several processes create one file at the same time, all succeed."""
     files = [SqliteOptions(path=tmp_path / f"{n}.sqlite") for n in range(8)]
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(4)
-    processes = [context.Process(target=_work, args=(files, number, barrier)) for number in range(4)]
+    processes = [context.Process(target=_insert_in_each, args=(files, number, barrier)) for number in range(4)]
     for process in processes:
         process.start()
     for process in processes:
@@ -48,30 +50,28 @@ def test_processes_may_make_a_database_together(tmp_path: Path) -> None:
         connection.close()
 
 
-@pytest.mark.anyio
-async def test_a_writer_that_waits_holds_up_nobody(tmp_path: Path) -> None:
-    """While another process writes, a commit waits without blocking the event loop, and gives up after its time."""
+async def test_a_waiting_commit_does_not_block_the_loop(tmp_path: Path) -> None:
+    """A commit waits for another writer off the event loop, and fails after `busy_timeout`."""
     options = SqliteOptions(path=tmp_path / "pattern.sqlite", busy_timeout=0.5)
     async with await pattern_storage().open(options) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         other = sqlite3.connect(options.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         commit = asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, "u1"))]))
-        turns = 0
+        iterations = 0
         while not commit.done():
             await asyncio.sleep(0)
-            turns += 1
-        assert turns > 100
+            iterations += 1
+        assert iterations > 100
         with pytest.raises(StorageError, match="locked.*Nothing was written"):
             await commit
-        other.close()  # lets go of the lock
+        other.close()  # releases the lock
         await storage.commit([Insert(USERS, sample_row(USERS, "u1"))])
         assert await storage.count(USERS) == 1
 
 
-@pytest.mark.anyio
-async def test_values_that_sqlite_cannot_hold(tmp_path: Path) -> None:
-    """A filter finds what `matches` says for huge integers, NaN, infinity, half a character and very long lists."""
+async def test_filters_on_values_that_sqlite_cannot_bind(tmp_path: Path) -> None:
+    """Filters on huge integers, NaN, infinity, lone surrogates and long lists agree with `matches`."""
     fields = {name: Field(name) for name in ("title", "estimated_minutes", "complexity_score")}
     rows = [sample_row(TASKS, f"t{n}", title=str(n), estimated_minutes=n, complexity_score=2.0**n) for n in (0, 1, 63)]
     rows.append(sample_row(TASKS, "null"))
@@ -90,9 +90,8 @@ async def test_values_that_sqlite_cannot_hold(tmp_path: Path) -> None:
         assert sum(row is not None for row in found) == 3
 
 
-@pytest.mark.anyio
-async def test_a_transaction_left_open_by_hand_is_undone(tmp_path: Path) -> None:
-    """`execute` answers with rows, and a BEGIN through it does not stop the commits after it."""
+async def test_execute_leaves_no_transaction_open(tmp_path: Path) -> None:
+    """`execute` returns rows, and rolls back a transaction that its statement began."""
     async with await pattern_storage().open(SqliteOptions(path=tmp_path / "pattern.sqlite")) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.execute("BEGIN IMMEDIATE")
@@ -102,20 +101,19 @@ async def test_a_transaction_left_open_by_hand_is_undone(tmp_path: Path) -> None
         assert (await storage.maintain())["moved_pages"]
 
 
-@pytest.mark.anyio
-@pytest.mark.parametrize("place", ["no database", "folder"])
-async def test_what_cannot_be_opened_is_named(place: str, tmp_path: Path) -> None:
-    """A file that is no database, or a folder, is refused by name."""
+@pytest.mark.parametrize("path_is", ["no database", "folder"])
+async def test_an_error_of_open_names_the_path(path_is: str, tmp_path: Path) -> None:
+    """Opening a folder, or a file that is no database, raises an error that names it."""
     path = tmp_path / "pattern.sqlite"
-    if place == "folder":
+    if path_is == "folder":
         path.mkdir()
     else:
-        path.write_text("these are my notes, and not a database at all\n" * 100)
+        path.write_text("Notes, not a database.\n" * 100)
     with pytest.raises(StorageError, match=r"pattern\.sqlite"):
         await pattern_storage().open(SqliteOptions(path=path))
 
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """The library is written for asyncio."""
+    """The backend; pattern-core requires asyncio."""
     return "asyncio"

@@ -1,1 +1,1 @@
-"""Storage for pattern-core in an SQLite file."""
+"""A storage plugin for pattern-core: records in an SQLite file."""

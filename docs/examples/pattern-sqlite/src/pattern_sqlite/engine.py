@@ -1,6 +1,6 @@
-"""One connection to SQLite, and all that is said to it. Everything here blocks, and runs in one thread."""
+"""The connection to SQLite. Its methods block, and run in one thread."""
 
-# ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
+# ruff: noqa: S608 - statements contain names of the schema, and values are bound
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pattern_core.abc import Append, Check, CheckNone, Delete, Detail, Health, Insert, Patch, Position, Put, Row, Write
@@ -16,6 +15,7 @@ from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import And, Field, Filter
 from pattern_core.schema import COMMIT_LOG, AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
 
+from .options import SqliteOptions
 from .query import Query, order_by, quoted
 from .values import arrow_value, decode_row, encode
 
@@ -28,32 +28,31 @@ _NEWEST = f"SELECT sequence, id FROM {COMMIT_LOG.name} ORDER BY sequence DESC LI
 
 
 class Engine:
-    """A connection to a database file, made where there is none. Its methods are those of `Storage`, but block.
+    """A connection to a database file. It has the methods of `Storage`, but they block.
 
     Args:
-        path: The file.
-        busy_timeout: How long a write waits for those of other processes, in seconds.
+        options: The options.
     """
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._sqlite = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)
+    def __init__(self, options: SqliteOptions) -> None:
+        options.path.parent.mkdir(parents=True, exist_ok=True)
+        self._sqlite = sqlite3.connect(options.path, timeout=options.busy_timeout, isolation_level=None)
         self._query: Query | None = None
         try:
-            self._write_ahead(busy_timeout)
-            self._sqlite.execute("PRAGMA synchronous = FULL")  # a commit returns when the disk has it
-            self._sqlite.create_function("decide", 2, self._decide)
+            self._enable_wal(options.busy_timeout)
+            self._sqlite.execute("PRAGMA synchronous = FULL")  # sync each commit
+            self._sqlite.create_function("predicate", 2, self._predicate)
         except BaseException:
             self._sqlite.close()
             raise
 
-    def _write_ahead(self, patience: float) -> None:
-        """Keep a log, so that readers and a writer do not wait for each other; once set, the file remembers it."""
-        deadline = time.monotonic() + patience
+    def _enable_wal(self, timeout: float) -> None:
+        """Use a write-ahead log: readers and writers do not block each other."""
+        deadline = time.monotonic() + timeout
         while True:
             try:
                 self._sqlite.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError as error:  # SQLite does not wait here, where another process is setting it
+            except sqlite3.OperationalError as error:  # not covered by busy_timeout
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
@@ -64,8 +63,8 @@ class Engine:
         self._sqlite.close()
 
     def tables(self) -> frozenset[str]:
-        found = self._sqlite.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'")
-        return frozenset(name for (name,) in found)
+        query = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT GLOB 'sqlite_*'"
+        return frozenset(name for (name,) in self._sqlite.execute(query))
 
     def apply_schema(self, step: SchemaStep) -> None:
         table = step.table
@@ -76,7 +75,7 @@ class Engine:
             if isinstance(step, AlterTable):
                 self._alter(table)
                 return
-            # Columns have no type: SQLite then keeps each value as it is. (A REAL one loses the sign of -0.0.)
+            # Columns have no types: REAL, for example, loses the sign of -0.0.
             columns = [f"{quoted([each.name])}{'' if each.optional else ' NOT NULL'}" for each in table.columns]
             keys = [f"UNIQUE ({quoted(key)})" for key in (("id",), *table.unique)]
             declared = ", ".join([*columns, *keys])
@@ -86,17 +85,17 @@ class Engine:
                 self._sqlite.execute(f"CREATE INDEX IF NOT EXISTS {index} ON {quoted([table.name])} ({quoted(names)})")
 
     def _alter(self, table: Table) -> None:
-        there = {name for _, name, *_ in self._sqlite.execute(f"PRAGMA table_info({quoted([table.name])})")}
+        existing = {name for _, name, *_ in self._sqlite.execute(f"PRAGMA table_info({quoted([table.name])})")}
         wanted = {column.name for column in table.columns}
-        for name in there - wanted:
+        for name in existing - wanted:
             self._sqlite.execute(f"ALTER TABLE {quoted([table.name])} DROP COLUMN {quoted([name])}")
-        for name in wanted - there:
+        for name in wanted - existing:
             self._sqlite.execute(f"ALTER TABLE {quoted([table.name])} ADD COLUMN {quoted([name])}")
 
     def get(self, table: Table, ids: Sequence[str], *, vectors: bool) -> list[Row | None]:
         columns = _columns(table, vectors=vectors)
-        place = [column.name for column in columns].index("id")
-        stored = {each[place]: each for each in self._select(table, columns, Field("id").in_(ids))}
+        key = [column.name for column in columns].index("id")
+        stored = {each[key]: each for each in self._select(table, columns, Field("id").in_(ids))}
         return [decode_row(columns, stored[id]) if id in stored else None for id in ids]
 
     def find(
@@ -112,8 +111,8 @@ class Engine:
     def page(
         self, table: Table, where: Filter | None, names: Sequence[str] | None, after: str | None, rows: int
     ) -> tuple[pa.RecordBatch, str] | None:
-        """Return the next rows behind an id, as Arrow, and the last id among them; None where there are no more."""
-        import pyarrow as pa  # takes a moment, and most programs never stream
+        """Return the next rows after an id, and their last id; None at the end."""
+        import pyarrow as pa  # slow to import, and only scans need it
 
         if after is not None:
             where = Field("id") > after if where is None else where & (Field("id") > after)
@@ -146,7 +145,7 @@ class Engine:
         return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
 
     def maintain(self) -> Mapping[str, Detail]:
-        self._sqlite.execute("PRAGMA optimize")  # refreshes SQLite's statistics
+        self._sqlite.execute("PRAGMA optimize")  # updates statistics
         ((_, logged, moved),) = self._sqlite.execute("PRAGMA wal_checkpoint")
         return {"log_pages": logged, "moved_pages": moved}
 
@@ -156,24 +155,24 @@ class Engine:
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor]
         finally:
-            self._sqlite.rollback()  # a BEGIN of the caller's would hold up everybody else
+            self._sqlite.rollback()  # a transaction left open would block writers
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Take the database's one write lock at once, so that what is read here still holds at the end."""
+        """Run a transaction that holds the write lock from its start."""
         try:
             self._sqlite.execute("BEGIN IMMEDIATE")
             yield
             try:
                 self._sqlite.execute("COMMIT")
             except sqlite3.Error as error:
-                message = f"SQLite could not finish a transaction ({error}). It may have taken effect: look first."
+                message = f"SQLite failed to commit ({error}). The batch may have taken effect: check the records."
                 raise StorageError(message) from error
         finally:
-            self._sqlite.rollback()  # does nothing after the COMMIT
+            self._sqlite.rollback()  # does nothing after COMMIT
 
-    def _decide(self, number: int, stored: Any) -> bool:
-        """Answer SQLite, which asks for what the query under way could not tell it."""
+    def _predicate(self, number: int, stored: Any) -> bool:
+        """Evaluate a predicate of the current query, for SQLite."""
         return self._query is not None and self._query.predicates[number](stored)
 
     def _read(self, selected: str, table: Table, where: Filter | None, tail: str = "", *bound: Any) -> list[Any]:
@@ -207,7 +206,7 @@ class Engine:
                 raise ConflictError(table.name, str(write.where), None)
             return
         id = write.row["id"] if isinstance(write, Insert | Put) else write.id
-        ((revision,),) = self._read("max(revision)", table, Field("id") == id)  # None where there is no such record
+        ((revision,),) = self._read("max(revision)", table, Field("id") == id)  # None if missing
         match write:
             case Insert() if revision is not None:
                 raise AlreadyExistsError(table.name, {"id": id})
@@ -227,8 +226,8 @@ class Engine:
                     self._store(table, id, write.changes, new=False)
 
     def _store(self, table: Table, id: str, values: Row, *, new: bool) -> None:
-        """Insert a row, or set some columns of one that is there."""
-        stored = [encode(table.column(name), value) for name, value in values.items()]  # refuses an unknown name
+        """Insert a new row, or update columns of an existing one."""
+        stored = [encode(table.column(name), value) for name, value in values.items()]
         if new:
             marks = ", ".join("?" * len(values))
             statement = f"INSERT INTO {quoted([table.name])} ({quoted(values)}) VALUES ({marks})"
@@ -240,10 +239,10 @@ class Engine:
             self._sqlite.execute(statement, stored)
         except sqlite3.IntegrityError:
             before = {} if new else self.find(table, Field("id") == id, (), None, vectors=False)[0]
-            self._refuse_taken(table, id, before | values)
+            self._check_unique(table, id, before | values)
             raise
 
-    def _refuse_taken(self, table: Table, id: str, row: Row) -> None:
+    def _check_unique(self, table: Table, id: str, row: Row) -> None:
         for key in table.unique:
             values = {name: row[name] for name in key}
             same = [Field(name) == value for name, value in values.items()]

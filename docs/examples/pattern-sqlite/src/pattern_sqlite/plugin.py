@@ -1,34 +1,17 @@
-"""The plugin ``sqlite``: what pattern-core reads before anything is opened."""
-
-from __future__ import annotations
-
-from pathlib import Path
-
-import attrs
+"""The hook of the plugin. Importing it imports no engine."""
 
 from pattern_core.abc import Storage
 from pattern_core.hookspecs import StorageSpec, hookimpl
 
+from .options import SqliteOptions
+
 __all__ = ["SqliteOptions", "pattern_storage"]
 
 
-@attrs.frozen(kw_only=True)
-class SqliteOptions:
-    """The options under ``[database]``.
-
-    Attributes:
-        path: The database's file.
-        busy_timeout: How long a write waits for those of other processes, in seconds, an hour at most.
-    """
-
-    path: Path = Path("pattern.sqlite")
-    busy_timeout: float = attrs.field(default=30.0, validator=[attrs.validators.ge(0), attrs.validators.le(3600)])
-
-
 async def _open(options: SqliteOptions) -> Storage:
-    from .storage import SqliteStorage  # the engine is imported by those who use it
+    from .storage import SqliteStorage
 
-    return await SqliteStorage.open(options.path, options.busy_timeout)
+    return await SqliteStorage.open(options)
 
 
 @hookimpl
@@ -39,5 +22,5 @@ def pattern_storage() -> StorageSpec:
         open=_open,
         persistent=True,
         processes=True,
-        summary="an SQLite file, which several processes may share",
+        summary="an SQLite file, which several processes can share",
     )

@@ -1,4 +1,4 @@
-"""Filters and orders as SQL: names of the schema and operators of ours are its text, and every value is bound."""
+"""Translation of filters and orders to SQL. Every value is bound."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from .values import JSON_KINDS, decode, since_epoch
 
 __all__ = ["Query", "order_by", "quoted"]
 
-MOST_VALUES: Final = 32_000
-"""How many values a statement may bind; SQLite's own limit is 32,766 where it was built with the defaults."""
+MAX_PARAMETERS: Final = 32_000
+"""The most values to bind in a statement. SQLite's default limit is 32,766."""
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Return names of the schema as SQL identifiers."""
+    """Return names as SQL identifiers. They must come from the schema."""
     return ", ".join(f'"{name}"' for name in names)
 
 
 def order_by(order: Sequence[Order]) -> str:
-    """Return an ``ORDER BY``. SQLite sorts null before everything and texts by code point, as it should be."""
+    """Return an ``ORDER BY``. The id at its end sorts ties."""
     keys = [f"{quoted([key.column])} {'DESC' if key.descending else 'ASC'}" for key in order]
     return f"ORDER BY {', '.join([*keys, quoted(['id'])])}"
 
 
 class Query:
-    """The condition of a statement.
+    """A filter as the condition of a statement.
 
     Args:
         table: The table.
         where: The filter; None for all.
 
     Attributes:
-        condition: The SQL behind ``WHERE``.
-        parameters: What is bound to it.
-        predicates: What SQLite asks us by ``decide(n, value)``, because it could not say the same.
+        condition: The SQL after ``WHERE``.
+        parameters: The values to bind to it.
+        predicates: The functions that ``predicate(n, value)`` in the SQL calls.
     """
 
     def __init__(self, table: Table, where: Filter | None) -> None:
@@ -49,7 +49,7 @@ class Query:
         self.condition = "1" if where is None else self._translate(where)
 
     def _translate(self, where: Filter) -> str:
-        """Return SQL that is 1 or 0, and never null: so NOT is the exact opposite."""
+        """Return SQL that is 1 or 0, never null: NOT is its exact opposite."""
         match where:
             case And(parts):
                 return f"({' AND '.join(map(self._translate, parts)) or '1'})"
@@ -67,10 +67,10 @@ class Query:
         if value is None and op is Op.EQ and len(comparison.path) == 1:
             return f"({name} IS NULL)"
         values = value if isinstance(value, tuple) else (value,)
-        if column.kind in JSON_KINDS or not all(map(_is_exact, values)):
-            return self._decide(column, lambda found: matches(comparison, {column.name: found}))
-        if op is Op.IN and len(values) + len(self.parameters) > MOST_VALUES:
-            return self._decide(column, frozenset(values).__contains__)
+        if column.kind in JSON_KINDS or not all(map(_can_bind, values)):
+            return self._call(column, lambda found: matches(comparison, {column.name: found}))
+        if op is Op.IN and len(values) + len(self.parameters) > MAX_PARAMETERS:
+            return self._call(column, frozenset(values).__contains__)
         match op:
             case Op.EQ:
                 return f"({name} IS {self._bind(value)})"
@@ -89,13 +89,13 @@ class Query:
         self.parameters.append(since_epoch(value) if isinstance(value, datetime) else value)
         return "?"
 
-    def _decide(self, column: Column, predicate: Callable[[Any], bool]) -> str:
+    def _call(self, column: Column, predicate: Callable[[Any], bool]) -> str:
         self.predicates.append(lambda stored: predicate(decode(column, stored)))
-        return f"decide({self._bind(len(self.predicates) - 1)}, {quoted([column.name])})"
+        return f"predicate({self._bind(len(self.predicates) - 1)}, {quoted([column.name])})"
 
 
-def _is_exact(value: Scalar) -> bool:
-    """Whether SQLite can hold a value as it is: no huge integer, NaN, or half of a surrogate pair."""
+def _can_bind(value: Scalar) -> bool:
+    """Return False for a huge integer, NaN or a lone surrogate."""
     if isinstance(value, str):
         return not any("\ud800" <= character <= "\udfff" for character in value)
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The storage: each call becomes a job for the one thread that SQLite lives in."""
+"""The storage of the plugin. Every call runs in one thread, off the event loop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from pattern_core.abc import Changes, Detail, Health, Position, Row, Storage, Write
@@ -15,6 +14,7 @@ from pattern_core.filters import Filter
 from pattern_core.schema import Order, SchemaStep, Table
 
 from .engine import Engine
+from .options import SqliteOptions
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,23 +26,22 @@ T = TypeVar("T")
 
 
 class SqliteStorage(Storage):
-    """Records in an SQLite file.
+    """A storage in an SQLite file. `open` makes one.
 
     Args:
-        path: The file; it is made where there is none.
-        busy_timeout: How long a write waits for those of other processes, in seconds.
+        options: The options.
     """
 
-    def __init__(self, path: Path, busy_timeout: float) -> None:
-        self._path = path
+    def __init__(self, options: SqliteOptions) -> None:
+        self._path = options.path
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="pattern-sqlite")
-        self._opening = self._thread.submit(Engine, path, busy_timeout)
+        self._opening = self._thread.submit(Engine, options)
 
     @classmethod
-    async def open(cls, path: Path, busy_timeout: float) -> Self:
-        """Open the file, and return when it is open; raise `StorageError` where it cannot be."""
-        storage = cls(path, busy_timeout)
+    async def open(cls, options: SqliteOptions) -> Self:
+        """Open the storage; raise `StorageError` if the file cannot be opened."""
+        storage = cls(options)
         try:
             await storage.health()
         except BaseException:
@@ -107,23 +106,23 @@ class SqliteStorage(Storage):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            closing = self._thread.submit(self._close)  # behind the jobs that have been given
+            closing = self._thread.submit(self._close)  # after the calls that wait
             self._thread.shutdown(wait=False)
             await asyncio.shield(asyncio.wrap_future(closing))
 
-    async def _run(self, job: Callable[Concatenate[Engine, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Let the thread do a job. Who is cancelled no longer waits; a job that has begun is done to its end."""
+    async def _run(self, method: Callable[Concatenate[Engine, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a method of the engine in the thread, always to its end."""
 
-        def do() -> T:
-            return job(self._opening.result(), *args, **kwargs)
+        def call() -> T:
+            return method(self._opening.result(), *args, **kwargs)
 
         if self._closed:
-            raise ClosedError(f"the database {self._path} is closed; open it again")
+            raise ClosedError(f"the database {self._path} is closed. Open it again.")
         try:
-            return await asyncio.wrap_future(self._thread.submit(do))
+            return await asyncio.wrap_future(self._thread.submit(call))
         except PatternError:
             raise
-        except (sqlite3.Error, OSError, OverflowError, TypeError, ValueError) as error:  # SQLite's, or no fit for it
+        except (sqlite3.Error, OSError, OverflowError, TypeError, ValueError) as error:
             message = f"the database {self._path} failed: {error} ({type(error).__name__}). Nothing was written."
             raise StorageError(message) from error
 

@@ -1,4 +1,4 @@
-"""What SQLite holds for a column's value, written and read back without loss."""
+"""Conversion of column values to and from SQLite, without loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FLOAT32: Final = np.dtype("<f4")
 
 
 def since_epoch(time: datetime) -> int:
-    """Return the microseconds from 1970 to a time, a whole number: SQLite has no times of its own."""
+    """Return a time as the number of microseconds since 1970."""
     return (time - EPOCH) // MICROSECOND
 
 
@@ -41,20 +41,20 @@ _DECODE: Final[Mapping[Kind, Callable[[Any], Any]]] = {
 
 
 def encode(column: Column, value: Any) -> Any:
-    """Return what SQLite holds for a value; None is null."""
+    """Return the value to store; None is null."""
     return value if value is None or column.kind not in _ENCODE else _ENCODE[column.kind](value)
 
 
 def decode(column: Column, stored: Any) -> Any:
-    """Return the value that `encode` was given."""
+    """Return the value from a stored one, the inverse of `encode`."""
     return stored if stored is None or column.kind not in _DECODE else _DECODE[column.kind](stored)
 
 
 def decode_row(columns: Sequence[Column], stored: Sequence[Any]) -> Row:
-    """Return a row from what SQLite holds for its columns."""
+    """Return a row from stored values, in the order of the columns."""
     return {column.name: decode(column, each) for column, each in zip(columns, stored, strict=True)}
 
 
 def arrow_value(column: Column, stored: Any) -> Any:
-    """Return what Arrow takes for what SQLite holds: JSON stays a text."""
+    """Return a stored value as Arrow takes it: JSON remains a text."""
     return stored if column.kind in (Kind.OBJECT, Kind.OBJECTS) else decode(column, stored)

@@ -34,13 +34,14 @@ class TestANewPlugin:
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         module = {"storage": "storage", "vectors": "vectors", "embeddings": "embedder"}[role]
         package = "src/pattern_my_engine"
-        sources = {f"{package}/__init__.py", f"{package}/plugin.py", f"{package}/{module}.py"}
+        sources = {f"{package}/{name}.py" for name in ("__init__", "options", "plugin", module)}
         assert files == sources | {f"{package}/py.typed", "pyproject.toml", "README.md", "tests/test_conformance.py"}
         for name in sorted(files):
             text = (folder / name).read_text(encoding="utf-8")
             assert "$" not in text, name
             if name.endswith(".py"):
                 ast.parse(text)
+                assert "from .plugin" not in text, f"{name} and plugin.py import each other"
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert project["name"] == "pattern-my-engine"
         assert any(re.fullmatch(r"pattern-core>=\d+\.\d+,<[\d.]+", each) for each in project["dependencies"])

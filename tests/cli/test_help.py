@@ -45,6 +45,11 @@ def test_the_verbs() -> None:
         "user add, user list, user show, user edit, user rm",
         "agent add, agent list, agent show, agent edit, agent deactivate, agent reactivate, agent rm",
         "memory add, memory list, memory show, memory edit, memory rm, memory import",
+        "conversation, conversation add, conversation list, conversation show, conversation edit, conversation end",
+        "conversation rm, message, message add, message list, message search, message show, message rm",
+        "tool-call, tool-call add, tool-call list, tool-call show",
+        "task, task add, task list, task next, task search, task show, task edit, task start, task complete",
+        "task cancel, task rm",
         "plugin, plugin new",
     }
     names = {tuple(verb.split()) for line in wanted for verb in (line.split(",") if "," in line else line.split())}

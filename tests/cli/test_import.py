@@ -213,11 +213,11 @@ def test_prune(agent: Path, pattern: Pattern) -> None:
     gone = first["added"] - 1
 
     kept = pattern("memory", "import", "Archive", "notes.md").stdout
-    assert f"; {gone} older ones of this file remain (--prune removes them)." in kept
+    assert f"; {gone} older ones remain (--prune deletes them)." in kept
     assert _json(pattern("search", "Archive", "night train to Vienna", "--json"))["items"][0]["score"] > 0.3
 
     pruned = pattern("memory", "import", "Archive", "notes.md", "--prune").stdout
-    assert f"; {gone} older ones of this file were forgotten." in pruned
+    assert f"; {gone} older ones were deleted." in pruned
     assert _import(pattern, "notes.md", "--prune") == _counts(unchanged=1)
     labels = set(_memories(pattern))
     assert {label for label in labels if label.startswith("notes.md: ")} == {"notes.md: Garden", "notes.md: by hand"}

@@ -78,15 +78,15 @@ class TestWhatIsRefused:
         """A name has small letters, digits and hyphens; another one is refused, and no file is made."""
         answer = pattern("plugin", "new", "--role", "storage", "--", name)
         assert answer.returncode == 2
-        assert "cannot be a plugin's name" in answer.stderr
+        assert "is not a valid plugin name" in answer.stderr
         assert not list(here.iterdir())
 
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
-            ("hashing", "taken by pattern-core"),
-            ("embedded", "taken by pattern-core"),
-            ("torch", "taken by"),
+            ("hashing", "belongs to pattern-core"),
+            ("embedded", "belongs to pattern-core"),
+            ("torch", "belongs to"),
             ("core", "part of pattern-core"),
             ("core-redis", "part of pattern-core"),
         ],
@@ -113,7 +113,7 @@ class TestWhatIsRefused:
         before = sorted(here.rglob("*"))
         answer = pattern("plugin", "new", "redis", "--role", "storage")
         assert answer.returncode == 2
-        assert "is there already" in answer.stderr
+        assert "exists. --folder names another one." in answer.stderr
         assert sorted(here.rglob("*")) == before
 
     def test_a_place_that_cannot_be(self, here: Path, pattern: Run) -> None:
@@ -121,7 +121,7 @@ class TestWhatIsRefused:
         (here / "file").write_text("mine")
         answer = pattern("plugin", "new", "redis", "--role", "storage", "--folder", "file/deep")
         assert answer.returncode == 2
-        assert "file/deep cannot be made" in " ".join(answer.stderr.split())
+        assert "file/deep cannot be created" in " ".join(answer.stderr.split())
         assert [path.name for path in here.iterdir()] == ["file"]
 
     def test_a_role_that_is_not(self, here: Path, pattern: Run) -> None:

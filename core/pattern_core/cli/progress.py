@@ -1,4 +1,4 @@
-"""What a long work is about, and how far it is."""
+"""Progress on a terminal: a spinner while the model loads, a bar for long work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .base import Settings
+from .commands import Settings
 from .output import console
 
 __all__ = ["loading", "progress"]
@@ -15,7 +15,7 @@ __all__ = ["loading", "progress"]
 
 @contextlib.contextmanager
 def loading(settings: Settings) -> Iterator[None]:
-    """Show that the model is being loaded, where somebody looks at a terminal: it takes seconds.
+    """Show on a terminal that the model is loading; it takes seconds.
 
     Args:
         settings: The shared options.
@@ -29,12 +29,12 @@ def loading(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(settings: Settings, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a long work is, where somebody looks at a terminal.
+    """Show the progress of long work on a terminal.
 
     Args:
         settings: The shared options.
-        title: What is being done.
-        total: How many steps there are; None where that is not known.
+        title: The work, in words.
+        total: The number of steps; None if it is not known.
 
     Yields:
         A function to call with the number of steps done since the last call.

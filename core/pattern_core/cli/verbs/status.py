@@ -1,40 +1,38 @@
-"""``pattern status`` and ``pattern plugins``: what there is."""
+"""``pattern status``: configuration, database, model, record counts."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .base import Settings, Verb
-from .database import use_database, use_storage
-from .output import Column, note, print_fields, print_json, print_table
+from pattern_core.cli.commands import Settings, Verb
+from pattern_core.cli.database import use_database, use_storage
+from pattern_core.cli.output import note, print_fields, print_json
 
 if TYPE_CHECKING:
     from pattern_core.abc import Health, Storage
     from pattern_core.config import Config
     from pattern_core.database import Database
 
-__all__ = ["plugins", "status"]
+__all__ = ["status"]
 
 
 @click.command("status", cls=Verb, examples="pattern status\npattern status --json")
 @click.pass_context
 def status(context: click.Context) -> None:
-    """Show the configuration, the database, the embedding model, and how many records there are.
+    """Show the configuration, the database, the embedding model, and the number of records.
 
-    Nothing is made, set up or migrated by looking. The exit code is 1 where the database cannot be opened.
+    Nothing is created or migrated. The exit code is 1 if the database cannot be opened.
     """
     from pattern_core.catalog.metadata import Metadata, read_metadata
+    from pattern_core.cli.configured import is_missing, location_of, mismatch_of
     from pattern_core.config import load_config
     from pattern_core.errors import StorageError
     from pattern_core.filters import Field
     from pattern_core.maintenance.indexes import read_index_specs
     from pattern_core.maintenance.migrations.migrate import LATEST
     from pattern_core.schema import EMBEDDED, TABLES
-
-    from .configured import is_missing, location_of, mismatch_of
 
     settings: Settings = context.obj
     config = load_config(settings.config)
@@ -59,10 +57,10 @@ def status(context: click.Context) -> None:
     async def look_at_index(db: Database) -> dict[str, Any]:
         specs = await read_index_specs(db.storage, db.config.metric)
         tables = {table.name: spec.table for table, spec in zip(EMBEDDED, specs, strict=True)}
-        cut_off, in_chunks = (Field("part") == 0) & ~Field("ends_at").is_null(), Field("part") == 1
+        truncated, in_chunks = (Field("part") == 0) & ~Field("ends_at").is_null(), Field("part") == 1
         figures = {
             "counts": {name: await db.vectors.count(table) for name, table in tables.items()},
-            "cut_off": {name: await db.storage.count(table, cut_off) for name, table in tables.items()},
+            "truncated": {name: await db.storage.count(table, truncated) for name, table in tables.items()},
             "in_chunks": {name: await db.storage.count(table, in_chunks) for name, table in tables.items()},
         }
         return {"metric": db.config.metric, **figures} | _health(await db.vectors.health())
@@ -89,7 +87,7 @@ def status(context: click.Context) -> None:
         for each in found["warnings"]:
             note(f"Warning: {each}")
         if "schema" in found and known.schema_version < LATEST:
-            note("The database is set up, or migrated, when it is next used.")
+            note("The next use sets up or migrates the database.")
     context.exit(int(not found["database"]["ok"]))
 
 
@@ -115,7 +113,7 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
     signature = found["embeddings"]["signature"]
     index = ", ".join(f"{count:,} of {name.replace('_', ' ')}" for name, count in vectors.get("counts", {}).items())
     long = {
-        "cut off": sum(vectors.get("cut_off", {}).values()),
+        "truncated": sum(vectors.get("truncated", {}).values()),
         "in chunks": sum(vectors.get("in_chunks", {}).values()),
     }
     if any(long.values()):
@@ -126,69 +124,3 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
         "vectors": f"{vectors['engine']}, {vectors['metric']}: {index}" if index else vectors["metric"],
         **{name.replace("_", " "): f"{count:,}" for name, count in found["records"].items()},
     }
-
-
-@click.command("plugins", cls=Verb, examples="pattern plugins\npattern plugins --json")
-@click.pass_obj
-def plugins(settings: Settings) -> None:
-    """List the plugins: the installed ones, those that the configuration uses, and how to get the others.
-
-    For one that cannot be used it is told why.
-    """
-    from pattern_core.plugins.discovery import EXTRAS, installed_plugins
-
-    found = installed_plugins()
-    used = _used(settings)
-    missing = {name: f'pip install "pattern-core[{extra}]"' for name, extra in EXTRAS.items()}
-    for each in found:
-        missing.pop(each.name, None)
-    if settings.json:
-        items: list[dict[str, Any]] = [
-            {
-                "name": each.name,
-                "roles": [role.label for role in each.roles],
-                "distribution": each.distribution,
-                "version": each.version,
-                "summary": each.summary,
-                "loaded": each.error is None,
-                "error": each.error,
-                "used": each.name in used,
-            }
-            for each in found
-        ]
-        print_json({"items": items, "available": [{"name": name, "install": how} for name, how in missing.items()]})
-        return
-    columns = [
-        Column("name"),
-        Column("role", share=1, lines=2),
-        Column("distribution"),
-        Column("version"),
-        Column("state"),
-    ]
-    rows = []
-    for each in found:
-        roles = ", ".join(role.label for role in each.roles)
-        state = "fails" if each.error else "in use" if each.name in used else "loaded"
-        rows.append([each.name, roles, each.distribution, each.version, state])
-    print_table(columns, rows)
-    for name, how in missing.items():
-        note(f"Not installed: {name}. {how}")
-    for each in found:
-        if each.error:
-            note(each.error)
-
-
-def _used(settings: Settings) -> set[str | None]:
-    """Return the names of the plugins that the configuration uses; none where it cannot be read."""
-    from pattern_core.config import load_config
-    from pattern_core.errors import PatternError
-    from pattern_core.hookspecs import StorageSpec
-    from pattern_core.plugins.discovery import load_plugin, plugin_name
-
-    names: set[str | None] = set()
-    with contextlib.suppress(PatternError):  # the plugins are listed all the same
-        config = load_config(settings.config)
-        names |= {config.database.provider, config.vectors.provider, config.embeddings.provider}
-        if config.vectors.provider is None:
-            names.add(load_plugin(config.database.provider or "", StorageSpec).vectors)
-    return {plugin_name(name) for name in names if name}

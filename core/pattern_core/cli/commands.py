@@ -1,4 +1,4 @@
-"""What all verbs share: the options that each of them takes, examples in the help, and groups that import on demand."""
+"""Commands: the options that every verb takes, examples in the help, and groups that import a verb on demand."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ HELP_NAMES: Final = {"help_option_names": ["-h", "--help"]}
 
 
 class Settings:
-    """What the options say that every verb takes.
+    """The values of the options that every verb takes.
 
     Attributes:
-        config: The path of the configuration; None looks for it.
+        config: The path of the configuration; None searches for it.
         json: Whether to print JSON.
     """
 
@@ -26,32 +26,36 @@ class Settings:
         self.json = False
 
 
-def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+def _set_setting(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     if value and parameter.name:
         setattr(context.ensure_object(Settings), parameter.name, value)
 
 
 def shared_options() -> list[click.Parameter]:
-    """Return the options that every verb takes, before or behind its name."""
+    """Return the options that every verb takes, before or after its name."""
     return [
         click.Option(
             ["--config"],
             metavar="PATH",
             expose_value=False,
-            callback=_remember,
-            help="The configuration; else $PATTERN_CONFIG, pattern.toml from here upwards, the user's own.",
+            callback=_set_setting,
+            help="The configuration. [default: $PATTERN_CONFIG, pattern.toml here or above, or the user's own]",
         ),
-        click.Option(["--json"], is_flag=True, expose_value=False, callback=_remember, help="Print one JSON document."),
-        click.Option(["--traceback"], is_flag=True, expose_value=False, help="Show where an error comes from."),
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_set_setting, help="Print one JSON document."
+        ),
+        click.Option(
+            ["--traceback"], is_flag=True, expose_value=False, help="Show where in the program an error occurs."
+        ),
     ]
 
 
 class Verb(click.Command):
-    """A command with the options that all of them take.
+    """A command with the options that every verb takes.
 
     Args:
         *args: As for `click.Command`.
-        examples: Command lines to show in the help, one a line.
+        examples: Command lines to show in the help, one per line.
         **kwargs: As for `click.Command`.
     """
 
@@ -70,7 +74,7 @@ class VerbGroup(click.Group):
 
     Args:
         *args: As for `click.Group`.
-        examples: Command lines to show in the help, one a line.
+        examples: Command lines to show in the help, one per line.
         **kwargs: As for `click.Group`.
     """
 
@@ -93,9 +97,8 @@ class LazyGroup(VerbGroup):
 
     Args:
         *args: As for `click.Group`.
-        sections: Headings for the help, and under each the verbs with a short help text. A verb stands in the module
-            and under the name that ``modules`` tells.
-        modules: For each verb the module and the name of the command in it.
+        sections: The headings of the help, each with its verbs and their short help.
+        modules: For each verb its module, and the name of the command in it.
         **kwargs: As for `click.Group`.
     """
 

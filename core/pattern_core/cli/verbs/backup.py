@@ -1,4 +1,4 @@
-"""``pattern backup`` and ``pattern restore``: all records, to files and back."""
+"""``pattern backup`` and ``pattern restore``: all records to files, and back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .base import Settings, Verb
-from .database import use_storage
-from .output import print_done
-from .progress import progress
+from pattern_core.cli.commands import Settings, Verb
+from pattern_core.cli.database import use_storage
+from pattern_core.cli.output import counts_in_words, print_done
+from pattern_core.cli.progress import progress
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
@@ -25,12 +25,12 @@ __all__ = ["backup", "restore"]
 def backup(settings: Settings, folder: Path) -> None:
     """Write all records into a new FOLDER: one Arrow file for each table.
 
-    The vectors are in it, so nothing has to be embedded again.
+    It includes the vectors, so that `restore` embeds nothing.
     """
     from pattern_core.maintenance.backup import back_up, record_counts, rows_to_back_up
 
     if folder.exists():
-        raise click.UsageError(f"{folder} is there already. Name a new folder.")
+        raise click.UsageError(f"{folder} exists. Name a new folder.")
 
     async def work(storage: Storage, _: Config) -> dict[str, int]:
         with progress(settings, f"Writing {folder}", await rows_to_back_up(storage)) as advance:
@@ -46,7 +46,7 @@ def backup(settings: Settings, folder: Path) -> None:
 def restore(settings: Settings, folder: Path) -> None:
     """Read a backup FOLDER into the configured database, which must not hold any records.
 
-    The configuration has to name the embedding model that the backup's vectors were made by.
+    The configuration must name the embedding model that made the backup's vectors.
     """
     from pattern_core.assembly.wiring import is_shared
     from pattern_core.maintenance.backup import read_manifest, record_counts
@@ -62,5 +62,4 @@ def restore(settings: Settings, folder: Path) -> None:
 
 
 def _count(counts: dict[str, int]) -> str:
-    shown = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count)
-    return shown or "no records"
+    return counts_in_words(counts) or "no records"

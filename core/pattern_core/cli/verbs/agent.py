@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import confirm, entries_option, find_agent, find_user, merged, page_options, read_text, some, yes_option
-from .base import Settings, VerbGroup
-from .database import use_database
-from .output import Column, note, print_done, print_page, print_record, print_removed
+from pattern_core.cli.commands import VerbGroup
+from pattern_core.cli.database import use_database
+from pattern_core.cli.filtering import all_of, where_option
+from pattern_core.cli.lookup import find_agent, find_user
+from pattern_core.cli.options import (
+    all_option,
+    cascade_option,
+    confirm,
+    entries_option,
+    given_changes,
+    id_option,
+    page_options,
+    yes_option,
+)
+from pattern_core.cli.output import Column, print_done, print_page, print_record, print_removed
+from pattern_core.cli.values import merge_entries, read_text
 
 if TYPE_CHECKING:
+    from pattern_core.cli.commands import Settings
+    from pattern_core.cli.values import Entries
     from pattern_core.database import Database, Repositories
     from pattern_core.filters import Filter
     from pattern_core.models import Agent, Page
 
 __all__ = ["agent"]
-
-Entries = tuple[tuple[str, Any], ...]
 
 
 @click.group(
@@ -43,12 +55,12 @@ _config_option = entries_option("--agent-config", what="an entry of the agent's 
 
 @agent.command("add", examples='pattern agent add Archive --prompt "Remember what matters."')
 @click.argument("name")
-@click.option("--type", "agent_type", help="What kind of agent it is; a user has one of each. [default: from NAME]")
-@click.option("--user", help="The user: id or name. [default: the only one; made where there is none]")
+@click.option("--type", "agent_type", help="The type; a user has one agent of each. [default: from NAME]")
+@click.option("--user", help="The user: id or name. [default: the only one; a new one if there is none]")
 @click.option("--prompt", default="", help="The system prompt; - reads it from standard input.")
-@click.option("--id", help="The id; made where it is not given.")
 @_state_option
 @_config_option
+@id_option
 @click.pass_obj
 def add(
     settings: Settings,
@@ -56,11 +68,11 @@ def add(
     agent_type: str | None,
     user: str | None,
     prompt: str,
-    id: str | None,
     state: Entries,
     agent_config: Entries,
+    id: str | None,
 ) -> None:
-    """Add an agent with a NAME to find it by."""
+    """Add an agent with a NAME."""
 
     async def work(repositories: Repositories) -> Agent:
         if user is None and not await repositories.users.count():
@@ -72,66 +84,65 @@ def add(
             agent_type=agent_type or "-".join(name.lower().split()),
             name=name,
             system_prompt=text,
-            config=merged({}, agent_config),
-            state=merged({}, state),
+            config=merge_entries({}, agent_config),
+            state=merge_entries({}, state),
             id=id,
         )
 
     text = read_text(prompt)
-    # A user that is made for the agent is there only if the agent is.
-    made = use_database(settings, lambda db: db.run(work))
-    print_done(settings, f"Added the agent {made.name} of type {made.agent_type} ({made.id}).", made)
+    created = use_database(settings, lambda db: db.run(work))  # a new user is created only together with the agent
+    print_done(settings, f"Added the agent {created.name} of type {created.agent_type} ({created.id}).", created)
 
 
-@agent.command("list", examples="pattern agent list --all")
-@click.option("--user", help="Only those of this user: id or name.")
-@click.option("--type", "agent_type", help="Only those of this type.")
-@click.option("--all", "inactive", is_flag=True, help="The deactivated ones, too.")
+@agent.command("list", examples="pattern agent list --all\npattern agent list --where state.mood=calm")
+@click.option("--user", help="Only agents of this user: id or name.")
+@click.option("--type", "agent_type", help="Only agents of this type.")
+@where_option("agents")
+@all_option("deactivated agents")
 @page_options
 @click.pass_obj
 def list_(
     settings: Settings,
     user: str | None,
     agent_type: str | None,
-    inactive: bool,  # noqa: FBT001 - an option of the command line
+    where: Filter | None,
+    include_all: bool,  # noqa: FBT001 - an option of the command line
     limit: int,
     cursor: str | None,
 ) -> None:
     """List the agents, oldest first."""
-    from pattern_core.filters import And, Field
+    from pattern_core.filters import Field
 
     async def read(db: Database) -> tuple[Page[Agent], int]:
-        parts: list[Filter] = []
-        if user is not None:
-            parts.append(Field("user_id") == (await find_user(db, user)).id)
-        if agent_type is not None:
-            parts.append(Field("agent_type") == agent_type)
-        where = And(tuple(parts))
-        page = await db.agents.list(
-            where if inactive else where & (Field("is_active") == True), limit=limit, cursor=cursor
+        owner = None if user is None else await find_user(db, user)
+        wanted = all_of(
+            [
+                where,
+                None if owner is None else Field("user_id") == owner.id,
+                None if agent_type is None else Field("agent_type") == agent_type,
+            ]
         )
-        return page, 0 if page else await db.agents.count(where)
+        shown = wanted if include_all else all_of([wanted, Field("is_active") == True])
+        page = await db.agents.list(shown, limit=limit, cursor=cursor)
+        return page, 0 if page or include_all else await db.agents.count(wanted)
 
     def row(each: Agent) -> list[str]:
         return [each.name, each.agent_type, "yes" if each.is_active else "no", each.id]
 
     columns = [Column("name", share=1 / 3), Column("type", share=1 / 3), Column("active"), Column("id")]
     page, others = use_database(settings, read)
-    print_page(settings, page, columns, row)
-    if others:
-        note(f"{others:,} are switched off: --all shows them.")
+    print_page(settings, page, columns, row, hidden=f"{others:,} deactivated" if others else "")
 
 
 @agent.command("show", examples="pattern agent show Archive")
 @click.argument("agent")
 @click.pass_obj
 def show(settings: Settings, agent: str) -> None:
-    """Show everything about an agent, and how many memories it has."""
-    from pattern_core.filters import Field
+    """Show all fields of an agent, and the number of its memories."""
 
     async def read(db: Database) -> tuple[Agent, int]:
         found = await find_agent(db, agent)
-        return found, await db.memories.count(Field("agent_id") == found.id)
+        return found, await db.memories.count(agent_id=found.id)
 
     found, memories = use_database(settings, read)
     print_record(settings, found, memories=memories)
@@ -154,8 +165,8 @@ def edit(
     state: Entries,
     agent_config: Entries,
 ) -> None:
-    """Change an agent. Entries of state and configuration are set one by one; KEY=null removes one."""
-    changes = some(
+    """Change an agent. State and configuration change entry by entry; KEY=null removes one."""
+    changes = given_changes(
         name=name, agent_type=agent_type, system_prompt=prompt, state=state or None, config=agent_config or None
     )
     if prompt is not None:
@@ -164,7 +175,8 @@ def edit(
     async def change(db: Database) -> Agent:
         found = await find_agent(db, agent)
         objects = {
-            field: merged(getattr(found, field), changes[field]) for field in changes.keys() & {"state", "config"}
+            field: merge_entries(getattr(found, field), changes[field])
+            for field in changes.keys() & {"state", "config"}
         }
         return await db.agents.update(found, **{**changes, **objects})
 
@@ -176,35 +188,35 @@ def edit(
 @click.argument("agent")
 @click.pass_obj
 def deactivate(settings: Settings, agent: str) -> None:
-    """Switch an agent off, and keep everything it has."""
-    _switch(settings, agent, is_active=False)
+    """Deactivate an agent, and keep everything that it has."""
+    _set_active(settings, agent, is_active=False)
 
 
 @agent.command("reactivate", examples="pattern agent reactivate Archive")
 @click.argument("agent")
 @click.pass_obj
 def reactivate(settings: Settings, agent: str) -> None:
-    """Switch an agent on again."""
-    _switch(settings, agent, is_active=True)
+    """Activate an agent again."""
+    _set_active(settings, agent, is_active=True)
 
 
-def _switch(settings: Settings, wanted: str, *, is_active: bool) -> None:
+def _set_active(settings: Settings, wanted: str, *, is_active: bool) -> None:
     async def change(db: Database) -> Agent:
         found = await find_agent(db, wanted)
         return await (db.agents.reactivate(found.id) if is_active else db.agents.deactivate(found.id))
 
     changed = use_database(settings, change)
-    print_done(settings, f"The agent {changed.name} is {'active' if is_active else 'switched off'}.", changed)
+    print_done(settings, f"The agent {changed.name} is {'active' if is_active else 'deactivated'}.", changed)
 
 
 @agent.command("rm", examples="pattern agent rm Archive --cascade --yes")
 @click.argument("agent")
-@click.option("--cascade", is_flag=True, help="Delete its memories, conversations and tool calls, too.")
+@cascade_option("its memories, conversations and tool calls")
 @yes_option
 @click.pass_obj
 def rm(settings: Settings, agent: str, cascade: bool, yes: bool) -> None:  # noqa: FBT001 - options of the command line
-    """Delete an agent for good; `deactivate` keeps what it has."""
+    """Delete an agent; `deactivate` keeps everything that it has."""
     found = use_database(settings, lambda db: find_agent(db, agent))
     if not yes:
-        confirm(f"Delete the agent {found.name} ({found.id}){' with everything it has' if cascade else ''}?")
+        confirm(f"Delete the agent {found.name} ({found.id}){' with everything that it has' if cascade else ''}?")
     print_removed(settings, use_database(settings, lambda db: db.agents.delete(found, cascade=cascade)))

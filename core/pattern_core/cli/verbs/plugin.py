@@ -1,4 +1,4 @@
-"""``pattern plugin``: help for those who write one."""
+"""``pattern plugin``: a folder for a new plugin."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Final
 
 import click
 
-from .base import Settings, VerbGroup
-from .output import print_done
+from pattern_core.cli.commands import Settings, VerbGroup
+from pattern_core.cli.output import print_done
 
 __all__ = ["plugin"]
 
-TEMPLATES: Final = Path(__file__).parent / "templates"
+TEMPLATES: Final = Path(__file__).parents[1] / "templates"
 NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST_NAME: Final = 40
 CONFIGURED: Final = {
@@ -26,12 +26,12 @@ CONFIGURED: Final = {
     "vectors": {"section": "vectors", "key": "provider"},
     "embeddings": {"section": "embeddings", "key": "provider"},
 }
-"""How a plugin of each role is named in the configuration."""
+"""The configuration key that names a plugin of each role."""
 
 
 @click.group("plugin", cls=VerbGroup, examples="pattern plugin new redis --role storage")
 def plugin() -> None:
-    """Write plugins of your own."""
+    """Your own plugins."""
 
 
 @plugin.command(
@@ -42,13 +42,13 @@ def plugin() -> None:
     """,
 )
 @click.argument("name")
-@click.option("--role", type=click.Choice(list(CONFIGURED)), required=True, help="What it is to do.")
-@click.option("--folder", help="The folder to make.  [default: pattern-NAME]")
+@click.option("--role", type=click.Choice(list(CONFIGURED)), required=True, help="Its role.")
+@click.option("--folder", help="The folder to create. [default: pattern-NAME]")
 @click.pass_obj
 def new(settings: Settings, name: str, role: str, folder: str | None) -> None:
-    """Make the folder of a new plugin, with tests that run at once and tell what is left to write.
+    """Create a folder with a new plugin. Its tests run at once, and show what is left to write.
 
-    NAME is the word for the configuration: small letters, digits and hyphens.
+    NAME is the name for the configuration: lower-case letters, digits and hyphens.
     """
     package = f"pattern_{name.replace('-', '_')}"
     _check(name, package)
@@ -65,9 +65,9 @@ def new(settings: Settings, name: str, role: str, folder: str | None) -> None:
     try:
         _write(target, dict(_render(role, words)))
     except OSError as error:
-        raise click.UsageError(f"{target} cannot be made: {error.strerror}. --folder names another place.") from None
+        raise click.UsageError(f"{target} cannot be created: {error.strerror}. --folder names another one.") from None
     message = (
-        f"Wrote {target}. Its tests are pattern-core's rules, and fail until the plugin is written:\n"
+        f"Wrote {target}. Its tests are the rules of pattern-core, and fail until the plugin is complete:\n"
         f'pip install -e "{target}[test]"\n'
         f"pytest -x {target}"
     )
@@ -80,22 +80,24 @@ def _check(name: str, package: str) -> None:
 
     if not NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         message = (
-            f"{name!r} cannot be a plugin's name: small letters, digits and single hyphens, a letter first, at most "
+            f"{name!r} is not a valid plugin name. Use lower-case letters, digits and single hyphens, a letter first, at most "
             f"{LONGEST_NAME} characters."
         )
         raise click.UsageError(message)
     if name.partition("-")[0] == "core":
-        raise click.UsageError(f"pattern-{name} would look like a part of pattern-core. Choose another name.")
+        raise click.UsageError(f"pattern-{name} would seem to be a part of pattern-core. Choose another name.")
     installed = {entry.name: entry.dist.name if entry.dist else "" for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name in {*installed, *ALIASES, *EXTRAS}:
         owner = installed.get(name) or "pattern-core"
-        raise click.UsageError(f"the plugin name {name!r} is taken by {owner}; two of one name cannot be installed.")
+        raise click.UsageError(
+            f"the plugin name {name!r} belongs to {owner}, and two plugins cannot have one name. Choose another."
+        )
     if importlib.util.find_spec(package) is not None:
-        raise click.UsageError(f"a package {package} is installed already. Choose another name.")
+        raise click.UsageError(f"a package {package} is installed. Choose another name.")
 
 
 def _requirement() -> str:
-    """Return the range of pattern-core's versions that keep the contracts of this one."""
+    """Return the range of versions of pattern-core with the contracts of this one."""
     from pattern_core import __version__
 
     major, minor = (int(part) for part in __version__.split(".")[:2])
@@ -104,7 +106,7 @@ def _requirement() -> str:
 
 
 def _render(role: str, words: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """Yield each file of a new plugin, as its path within the folder and its text."""
+    """Yield the path and the text of each file of a new plugin."""
     for tree in (TEMPLATES / "all", TEMPLATES / role):
         for template in sorted(tree.rglob("*.template")):
             parts = template.relative_to(tree).with_suffix("").parts
@@ -113,9 +115,9 @@ def _render(role: str, words: dict[str, str]) -> Iterator[tuple[Path, str]]:
 
 
 def _write(target: Path, files: dict[Path, str]) -> None:
-    """Make a folder with files, all of it or nothing."""
+    """Create a folder with files, completely or not at all."""
     if target.exists() or target.is_symlink():
-        raise click.UsageError(f"{target} is there already. --folder names another place.")
+        raise click.UsageError(f"{target} exists. --folder names another one.")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pattern-plugin-", dir=target.parent) as scratch:
         made = Path(scratch) / "made"

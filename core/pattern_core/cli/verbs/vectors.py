@@ -1,4 +1,4 @@
-"""``pattern vectors`` and ``pattern maintain``: the upkeep of what can be made again."""
+"""``pattern vectors`` and ``pattern maintain``: vector indexes, and maintenance."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .base import Settings, Verb, VerbGroup
-from .database import use_database
-from .output import Column, note, print_fields, print_json, print_table
-from .progress import progress
+from pattern_core.cli.commands import Settings, Verb, VerbGroup
+from pattern_core.cli.database import use_database
+from pattern_core.cli.output import Column, note, print_fields, print_json, print_table
+from pattern_core.cli.progress import progress
 
 if TYPE_CHECKING:
     from pattern_core.abc import IndexSpec
@@ -29,14 +29,14 @@ __all__ = ["maintain", "vectors"]
     """,
 )
 def vectors() -> None:
-    """The vector indexes: whether they agree with the records, and making them anew.
+    """The vector indexes: compare them with the records, and rebuild them.
 
-    An index holds nothing of its own: it can always be made again from the records.
+    An index can always be rebuilt from the records. No text is embedded again.
     """
 
 
 def _chosen(names: tuple[str, ...]) -> list[str]:
-    """Return the names of tables whose records are embedded: the given ones, or all."""
+    """Return the given names of embedded tables, or all."""
     from pattern_core.errors import nearest
     from pattern_core.schema import EMBEDDED
 
@@ -48,7 +48,7 @@ def _chosen(names: tuple[str, ...]) -> list[str]:
 
 
 async def _specs(db: Database, names: list[str]) -> dict[str, IndexSpec]:
-    """Return the indexes over the vectors of some tables of records, by the name of those."""
+    """Return the specs of the indexes, by the names of the tables of records."""
     from pattern_core.maintenance.indexes import read_index_specs
     from pattern_core.schema import EMBEDDED
 
@@ -59,9 +59,9 @@ async def _specs(db: Database, names: list[str]) -> dict[str, IndexSpec]:
 @vectors.command("status", examples="pattern vectors status\npattern vectors status --json")
 @click.pass_context
 def status(context: click.Context) -> None:
-    """Show how many vectors each index holds, and how many changes it has yet to learn of.
+    """Show how many vectors each index holds, and how many updates are pending.
 
-    The exit code is 1 where an index does not agree with the records.
+    The exit code is 1 if an index does not agree with the records.
     """
     from pattern_core.maintenance.indexes import index_status
 
@@ -102,9 +102,9 @@ def status(context: click.Context) -> None:
 @click.argument("table", nargs=-1)
 @click.pass_context
 def verify(context: click.Context, table: tuple[str, ...]) -> None:
-    """Look for every record by its own vector; of each TABLE, or of all.
+    """Search for every record of each TABLE, or of all tables, by its own vector.
 
-    The exit code is 1 where an index does not agree with the records.
+    The exit code is 1 if an index does not agree with the records.
     """
     from pattern_core.maintenance.indexes import index_status, verify_index
 
@@ -128,8 +128,8 @@ def verify(context: click.Context, table: tuple[str, ...]) -> None:
         print_table(columns, rows)
         for name, each in reports.items():
             if not each.ok:
-                examples = f" Wrong are, among others: {', '.join(each.examples)}." if each.examples else ""
-                note(f"Make it anew: pattern vectors rebuild {name}.{examples}")
+                examples = f" Wrong records: {', '.join(each.examples)} …" if each.examples else ""
+                note(f"Rebuild the index: pattern vectors rebuild {name}.{examples}")
     context.exit(int(not all(each.ok for each in reports.values())))
 
 
@@ -137,9 +137,9 @@ def verify(context: click.Context, table: tuple[str, ...]) -> None:
 @click.argument("table", nargs=-1)
 @click.pass_obj
 def rebuild(settings: Settings, table: tuple[str, ...]) -> None:
-    """Make indexes anew from the records; of each TABLE, or all.
+    """Rebuild the index of each TABLE, or all indexes, from the records.
 
-    No text is embedded again. Other processes that use the database cannot search a table until its index is ready.
+    No text is embedded again. Other processes cannot search a table until its index is ready.
     """
     from pattern_core.maintenance.indexes import rebuild_index
 
@@ -162,9 +162,9 @@ def rebuild(settings: Settings, table: tuple[str, ...]) -> None:
 @click.command("maintain", cls=Verb, examples="pattern maintain\npattern maintain --json")
 @click.pass_obj
 def maintain(settings: Settings) -> None:
-    """Do now the upkeep that storage and vector search do in time by themselves: compact, clean up.
+    """Run the pending maintenance of storage and vector search now: compact, clean up.
 
-    Not every engine needs any.
+    They also do it by themselves, later. Not every engine needs it.
     """
 
     async def work(db: Database) -> dict[str, dict[str, Any]]:

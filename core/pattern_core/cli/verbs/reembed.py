@@ -1,4 +1,4 @@
-"""``pattern reembed``: another embedding model for a database that is there."""
+"""``pattern reembed``: another embedding model for an existing database."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from .arguments import confirm, yes_option
-from .base import Settings, VerbGroup
-from .database import use_storage
-from .output import Column, note, print_done, print_fields, print_json, print_table, shown_time
-from .progress import progress
+from pattern_core.cli.commands import Settings, VerbGroup
+from pattern_core.cli.database import use_storage
+from pattern_core.cli.options import confirm, yes_option
+from pattern_core.cli.output import Column, note, print_done, print_fields, print_json, print_table, shown_time
+from pattern_core.cli.progress import progress
 
 if TYPE_CHECKING:
-    from pattern_core.abc import Storage
+    from pattern_core.abc import Signature, Storage
     from pattern_core.catalog.metadata import Generation, Metadata
     from pattern_core.config import Config
     from pattern_core.embedding.model import EmbeddingModel
@@ -37,20 +37,19 @@ T = TypeVar("T")
     """,
 )
 def reembed() -> None:
-    """Change the embedding model: make all vectors by the configured one, and let it take over.
+    """Change the embedding model: embed all records with the configured model, then switch to it.
 
-    Name the new model under [embeddings] in the configuration first. The old vectors are searched until the new ones are
-    complete, and are kept until `drop`.
+    First name the new model under [embeddings] in the configuration. Searches use the previous vectors until the new ones
+    are complete. The previous vectors are kept until `drop`.
     """
 
 
 @reembed.command("plan", examples="pattern reembed plan\npattern reembed plan --json")
 @click.pass_obj
 def plan(settings: Settings) -> None:
-    """Show how many records and tokens there are to embed, how long it takes, and what it costs.
+    """Show how many records and tokens a run would embed, how long it takes, and its cost.
 
-    A few records are embedded to see how long that takes. The cost is shown where price_per_million_tokens is set under
-    [embeddings].
+    It embeds a few records to measure the time. The cost is shown if price_per_million_tokens is set under [embeddings].
     """
     from pattern_core.maintenance.reembedding.estimate import estimate_reembedding
 
@@ -63,20 +62,20 @@ def plan(settings: Settings) -> None:
     print_fields(_plan_in_words(found))
     if found.too_long:
         note(
-            f"About {found.too_long:,} records are longer than {found.target.model} reads. Unless overflow is set under "
-            f"[embeddings], the first of them stops the run."
+            f"About {found.too_long:,} records are over the token limit of {found.target.model}. Unless overflow is set "
+            f"under [embeddings], the first of them stops the run."
         )
     if found.current == found.target:
-        note("The configured model is the one that is in use: there is nothing to do.")
+        note("The configured model is in use already: there is nothing to do.")
 
 
 @reembed.command("run", examples="pattern reembed run\npattern reembed run --again")
-@click.option("--again", is_flag=True, help="Make new vectors even where the model is the one that is in use.")
+@click.option("--again", is_flag=True, help="Embed again even if the model is in use already.")
 @click.pass_obj
 def run(settings: Settings, again: bool) -> None:  # noqa: FBT001 - an option of the command line
-    """Make the vectors, and switch when all are there.
+    """Build the new vectors, and switch to them when all are there.
 
-    A run that was cut off goes on where it was. Other processes that share the database can use it meanwhile.
+    An interrupted run continues. Other processes can use the database meanwhile.
     """
     _run(settings, again=again)
 
@@ -84,16 +83,16 @@ def run(settings: Settings, again: bool) -> None:  # noqa: FBT001 - an option of
 @reembed.command("resume", examples="pattern reembed resume")
 @click.pass_obj
 def resume(settings: Settings) -> None:
-    """Go on with a run that was cut off, even where its process was there a moment ago."""
+    """Continue an interrupted run, even if its process reported a moment ago."""
     if _generations(settings).building is None:
-        raise click.UsageError("No run was cut off. Begin one: pattern reembed run.")
+        raise click.UsageError("No run was interrupted. Start one with `pattern reembed run`.")
     _run(settings, take_over=True)
 
 
 @reembed.command("status", examples="pattern reembed status\npattern reembed status --json")
 @click.pass_obj
 def status(settings: Settings) -> None:
-    """Show whose vectors there are: in use, in the making, or kept from before."""
+    """Show the generations of vectors: in use, being built, or kept."""
     from pattern_core.catalog.tables import EMBEDDING_QUEUE, vector_table
     from pattern_core.schema import EMBEDDED
 
@@ -114,7 +113,7 @@ def status(settings: Settings) -> None:
         print_json({"items": items, "waiting": waiting})
         return
     columns = [Column("number", number=True), Column("state"), Column("model", share=1, lines=3)]
-    columns += [Column("vectors", number=True), Column("begun")]
+    columns += [Column("vectors", number=True), Column("started")]
     rows = [
         [str(each.number), _STATES[each.state], str(each.signature), f"{count:,}", shown_time(each.created_at)]
         for each, count in found
@@ -122,31 +121,35 @@ def status(settings: Settings) -> None:
     print_table(columns, rows)
     for each, _ in found:
         if each.state == "building":
-            seen = f"{each.worker} was seen at {shown_time(each.worker_seen_at)}"
-            note(f"{waiting:,} records were written meanwhile and wait. {seen}. Go on: pattern reembed resume.")
+            seen = f"{each.worker} last reported at {shown_time(each.worker_seen_at)}"
+            note(f"{waiting:,} records written meanwhile are waiting. {seen}. To continue: pattern reembed resume.")
 
 
 @reembed.command("rollback", examples="pattern reembed rollback")
 @yes_option
 @click.pass_obj
 def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
-    """Give up a run that was cut off; or else go back to the model before.
+    """Abandon an interrupted run; or else go back to a previous model.
 
-    To go back, name the old model under [embeddings] again: what was written since is embedded by it, and nothing else.
+    To go back, first name the previous model under [embeddings] again. Only records that changed since are embedded.
     """
     known = _generations(settings)
     if known.building is not None:
         _abandon(settings, known.building, yes=yes)
         return
-    retired = [each for each in known.generations if each.state == "retired"]
-    if not retired:
-        raise click.UsageError("There are no vectors of another model to go back to.")
+    kept = [each.signature for each in known.generations if each.state == "retired"]
+    previous = [each for each in kept if each != known.in_use.signature]
+    if kept and not previous:
+        message = "The previous vectors were made by the model in use. To remove them: pattern reembed drop."
+        raise click.UsageError(message)
+    if not previous:
+        raise click.UsageError("There are no vectors of a previous model to go back to.")
 
     async def target(_: DirectSession, model: EmbeddingModel) -> Any:
         return await model.signature()
 
-    if (configured := _use(settings, target)) not in [each.signature for each in retired]:
-        names = " or ".join(str(each.signature) for each in retired)
+    if (configured := _use(settings, target)) not in previous:
+        names = " or ".join(map(str, previous))
         message = f"The configuration names {configured}. To go back, name {names} under [embeddings]."
         raise click.UsageError(message)
     _run(settings)
@@ -156,7 +159,7 @@ def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option
 @yes_option
 @click.pass_obj
 def drop(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
-    """Remove the vectors of models that were in use before. The way back is then to embed everything again."""
+    """Remove the vectors of previous models. Going back then means embedding everything again."""
     from pattern_core.maintenance.reembedding.generations import drop_retired
 
     retired = [each for each in _generations(settings).generations if each.state == "retired"]
@@ -171,7 +174,7 @@ def drop(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of 
     print_done(settings, message, {"dropped": [each.number for each in dropped]})
 
 
-_STATES = {"active": "in use", "building": "in the making", "retired": "kept"}
+_STATES = {"active": "in use", "building": "being built", "retired": "kept"}
 
 
 def _plan_in_words(found: ReembedEstimate) -> dict[str, str]:
@@ -180,7 +183,7 @@ def _plan_in_words(found: ReembedEstimate) -> dict[str, str]:
         "to": str(found.target),
         "records": f"{found.records:,}, {found.done:,} of them done" if found.done else f"{found.records:,}",
         "tokens": f"about {found.tokens:,}",
-        "time": "not known: the sample was in the cache"
+        "time": "unknown: the sample was in the cache"
         if found.seconds is None
         else f"about {_duration(found.seconds)}",
     }
@@ -188,7 +191,7 @@ def _plan_in_words(found: ReembedEstimate) -> dict[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 90:  # noqa: PLR2004 - minutes begin to read better
+    if seconds < 90:  # noqa: PLR2004 - minutes are easier to read
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
@@ -198,7 +201,8 @@ def _run(settings: Settings, *, again: bool = False, take_over: bool = False) ->
     from pattern_core.maintenance.reembedding.reembed import reembed as make
     from pattern_core.schema import EMBEDDED
 
-    async def work(session: DirectSession, target: EmbeddingModel) -> ReembedResult:
+    async def work(session: DirectSession, target: EmbeddingModel) -> tuple[Signature, ReembedResult]:
+        previous = session.active.signature
         total = sum([await session.storage.count(table) for table in EMBEDDED])
         with progress(settings, "Embedding", total) as advance:
             before = 0
@@ -208,29 +212,30 @@ def _run(settings: Settings, *, again: bool = False, take_over: bool = False) ->
                 advance(done - before)
                 before = done
 
-            return await make(session, target, again=again, take_over=take_over, progress=show)
+            return previous, await make(session, target, again=again, take_over=take_over, progress=show)
 
-    done = _use(settings, work)
+    previous, done = _use(settings, work)
     data = {"switched": done.switched, "generation": done.generation, "embedded": done.embedded}
     if not done.switched:
         print_done(settings, f"Nothing to do: {done.signature} is in use.", data)
         return
-    print_done(settings, f"{done.signature} is in use now; {done.embedded:,} records were embedded.", data)
+    print_done(settings, f"{done.signature} is in use now. {done.embedded:,} records were embedded.", data)
     if not settings.json:
-        note("The old vectors are kept: pattern reembed drop removes them, pattern reembed rollback leads back.")
+        way_back = "" if previous == done.signature else " To go back: pattern reembed rollback."
+        note(f"The previous vectors are kept. To remove them: pattern reembed drop.{way_back}")
 
 
 def _abandon(settings: Settings, building: Generation, *, yes: bool) -> None:
     from pattern_core.maintenance.reembedding.generations import abandon
 
     if not yes:
-        confirm(f"Give up the half-made vectors of {building.signature}?")
+        confirm(f"Abandon the half-built vectors of {building.signature}?")
 
     async def work(storage: DirectSession, _: EmbeddingModel) -> object:
         return await abandon(storage)
 
     _use(settings, work)
-    print_done(settings, f"The half-made vectors of {building.signature} are gone.", {"dropped": [building.number]})
+    print_done(settings, f"Removed the half-built vectors of {building.signature}.", {"dropped": [building.number]})
 
 
 def _generations(settings: Settings) -> Metadata:
@@ -250,18 +255,17 @@ def _item(generation: Generation, vectors: int) -> dict[str, Any]:
 
 
 def _use(settings: Settings, work: Callable[[DirectSession, EmbeddingModel], Awaitable[T]]) -> T:
-    """Open the database for a change of the model, do some work, and close it."""
+    """Open the database to change its model, run work, and close it."""
     import asyncio
 
     from pattern_core.assembly.opening import open_to_reembed
+    from pattern_core.cli.configured import is_missing
     from pattern_core.config import load_config
-
-    from .configured import is_missing
 
     async def run() -> T:
         config = load_config(settings.config)
         if is_missing(config):
-            raise click.UsageError("There is no database yet. Just use it.")
+            raise click.UsageError("There is no database yet. The first use creates it with the configured model.")
         async with open_to_reembed(config) as (session, target):
             return await work(session, target)
 

@@ -1,4 +1,4 @@
-"""``pattern migrate``: the schema's version."""
+"""``pattern migrate``: the schema version."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .arguments import confirm, yes_option
-from .base import Settings, VerbGroup
-from .database import use_database, use_storage
-from .output import Column, note, print_done, print_json, print_table
+from pattern_core.cli.commands import Settings, VerbGroup
+from pattern_core.cli.database import use_database, use_storage
+from pattern_core.cli.options import confirm, yes_option
+from pattern_core.cli.output import Column, note, print_done, print_json, print_table
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
@@ -29,16 +29,16 @@ __all__ = ["migrate"]
     """,
 )
 def migrate() -> None:
-    """Bring the schema up to date, or back.
+    """Change the schema version of the database.
 
-    Every use of a database brings its schema up to date; these verbs show it and do it by themselves.
+    Every use of a database migrates it to the latest version. These verbs show that, do it separately, or go back.
     """
 
 
 @migrate.command("status", examples="pattern migrate status")
 @click.pass_obj
 def status(settings: Settings) -> None:
-    """Show the database's schema version, and the latest there is."""
+    """Show the schema version of the database, and the latest one."""
     found = _plan(settings, None)
     message = f"Schema version {found.current} of {found.target}: {len(found.pending)} to apply."
     data = {"current": found.current, "latest": found.target, "pending": len(found.pending)}
@@ -49,30 +49,30 @@ def status(settings: Settings) -> None:
 @click.option("--to", "target", type=click.IntRange(min=0), help="The version to reach. [default: the latest]")
 @click.pass_obj
 def plan(settings: Settings, target: int | None) -> None:
-    """Show what migrating would do. Nothing is changed."""
+    """Show the migrations that would be applied. Nothing is changed."""
     found = _plan(settings, target)
     if settings.json:
         print_json(_data(found))
         return
     if not found.pending:
-        note(f"Nothing to do: the schema has version {found.current}.")
+        note(f"Nothing to do: the database has schema version {found.current}.")
         return
     direction = "up" if found.target > found.current else "down"
-    columns = [Column("version", number=True), Column("direction"), Column("what it does", share=1, lines=3)]
+    columns = [Column("version", number=True), Column("direction"), Column("summary", share=1, lines=3)]
     print_table(columns, [[str(each.version), direction, each.summary] for each in found.pending])
 
 
 @migrate.command("up", examples="pattern migrate up")
 @click.pass_obj
 def up(settings: Settings) -> None:
-    """Bring the schema to the latest version."""
+    """Migrate to the latest version."""
 
     async def opened(_: Database) -> None:
-        """Opening has migrated."""
+        """Do nothing: opening has migrated."""
 
     found = _plan(settings, None)
     use_database(settings, opened)
-    message = f"The schema has version {found.target}; {len(found.pending)} migrations were applied."
+    message = f"The database has schema version {found.target}; {len(found.pending)} migrations were applied."
     print_done(settings, message, _data(found))
 
 
@@ -81,10 +81,10 @@ def up(settings: Settings) -> None:
 @yes_option
 @click.pass_obj
 def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
-    """Take the schema back to an earlier version.
+    """Migrate down to an earlier version.
 
-    What only later versions can hold is lost. A backup is written first, into the folder pattern-backups beside the
-    configuration. The next use of the database brings the schema up again.
+    Data that only later versions can hold are lost. A backup is written first, into the folder pattern-backups beside the
+    configuration. The next use of the database migrates it up again.
     """
     from pattern_core.assembly.wiring import is_shared
     from pattern_core.maintenance.migrations.migrate import migrate_down
@@ -95,9 +95,9 @@ def down(settings: Settings, target: int, yes: bool) -> None:  # noqa: FBT001 - 
 
     planned = _plan(settings, target)
     if not yes and target < planned.current:
-        confirm(f"Take the schema from version {planned.current} down to {target}, and lose what only later ones hold?")
+        confirm(f"Migrate from version {planned.current} down to {target}, and lose what only later versions hold?")
     done = use_storage(settings, work)
-    message = f"The schema has version {done.target}. A backup is in the folder pattern-backups."
+    message = f"The database has schema version {done.target}. A backup is in the folder pattern-backups."
     print_done(settings, message, _data(done))
 
 

@@ -1,4 +1,4 @@
-"""How an error is told: in words or as JSON, with the exit code that goes with it."""
+"""Error reports: in words or as JSON, with an exit code."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ __all__ = ["describe", "report"]
 
 
 def report(error: Exception, args: Sequence[str]) -> int:
-    """Tell an error on stderr.
+    """Print an error on stderr.
 
     Args:
-        error: What was raised.
-        args: The command line; it says whether JSON and a traceback are wanted, also where it could not be understood.
+        error: The error.
+        args: The command line. It may be wrong, and still says whether to print JSON and a traceback.
 
     Returns:
         The exit code.
 
     Raises:
-        Exception: The error itself, where it is one that nobody foresaw.
+        Exception: The error itself, if it is none that users can cause.
     """
     if not isinstance(error, PatternError | OSError | click.ClickException):
         raise error
@@ -44,7 +44,7 @@ def report(error: Exception, args: Sequence[str]) -> int:
         terminal.print(f"[bold red]Error:[/] {_escape(describe(error))}", soft_wrap=not terminal.is_terminal)
     if isinstance(error, click.ClickException):
         return error.exit_code
-    return 2 if isinstance(error, ConfigError | PluginError) else 1  # the configuration names the plugins
+    return 2 if isinstance(error, ConfigError | PluginError) else 1  # plugins are named in the configuration
 
 
 def describe(error: Exception) -> str:
@@ -65,7 +65,7 @@ def describe(error: Exception) -> str:
 
 
 def _attributes(error: Exception) -> dict[str, Any]:
-    """Return what an error of ours carries besides its message."""
+    """Return the attributes of an error of the library."""
     if not isinstance(error, PatternError):
         return {}
     return {name: value for name, value in vars(error).items() if not name.startswith("_")}

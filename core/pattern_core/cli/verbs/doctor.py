@@ -1,4 +1,4 @@
-"""``pattern doctor``: check everything, step by step, and say what to do."""
+"""``pattern doctor``: checks of everything, with the way out of each problem."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ import click
 import pattern_core
 from pattern_core.assembly.opening import open_storage
 from pattern_core.catalog.metadata import read_metadata
+from pattern_core.cli.commands import Settings, Verb
+from pattern_core.cli.configured import configured_embeddings, configured_storage, configured_vectors, location_of
+from pattern_core.cli.output import clean, console, one_line, print_json
 from pattern_core.config import load_config
 from pattern_core.database import open as open_database
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
@@ -23,10 +26,6 @@ from pattern_core.maintenance.indexes import index_status, read_index_specs
 from pattern_core.maintenance.migrations.migrate import LATEST, plan_migration
 from pattern_core.schema import EMBEDDED
 from pattern_core.support.validators import as_vector
-
-from .base import Settings, Verb
-from .configured import configured_embeddings, configured_storage, configured_vectors, location_of
-from .output import clean, console, one_line, print_json
 
 if TYPE_CHECKING:
     from pattern_core.abc import Storage
@@ -41,12 +40,12 @@ PROBE: Final = "Does the model turn this into numbers?"
 
 @attrs.frozen
 class Check:
-    """What one step found.
+    """The result of a check.
 
     Attributes:
-        name: What was looked at.
+        name: The subject.
         state: ``ok``, ``warn`` or ``fail``.
-        message: What was found and, where it is not well, what to do.
+        message: The finding and, if something is wrong, the way out.
     """
 
     name: str
@@ -60,9 +59,10 @@ Report = Callable[[Check], None]
 @click.command("doctor", cls=Verb, examples="pattern doctor\npattern doctor --json")
 @click.pass_context
 def doctor(context: click.Context) -> None:
-    """Check the configuration, the plugins, the database, the model and the index, and say what to do.
+    """Check the configuration, the plugins, the database, the model and the index.
 
-    The exit code is 1 where something does not work. Nothing is changed in a database that has been set up.
+    Each problem is shown with the way out. The exit code is 1 if something does not work. A database that is set up is
+    not changed.
     """
     settings: Settings = context.obj
     checks: list[Check] = []
@@ -96,17 +96,17 @@ def _print(check: Check) -> None:
 
 @contextlib.contextmanager
 def _failing(report: Report, name: str) -> Iterator[None]:
-    """Report an error as a check that failed, whatever a plugin may raise."""
+    """Report any error, also of a plugin, as a failed check."""
     try:
         yield
     except PatternError as error:
         report(Check(name, "fail", str(error)))
-    except Exception as error:  # noqa: BLE001 - the other checks are made all the same
-        report(Check(name, "fail", f"{type(error).__name__}: {error}. That is a mistake in the plugin."))
+    except Exception as error:  # noqa: BLE001 - the other checks still run
+        report(Check(name, "fail", f"{type(error).__name__}: {error}. This is a bug in the plugin."))
 
 
 async def _examine(source: str | None, report: Report) -> None:
-    """Make all checks that can be made; one that rests on another that failed is left out."""
+    """Run all checks, except those that depend on one that failed."""
     python = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
     report(Check("program", "ok", f"pattern-core {pattern_core.__version__}, {python}"))
     config = None
@@ -130,7 +130,7 @@ def _check_plugins(config: Config) -> tuple[list[Check], list[Check]]:
     """Load the plugins that a configuration names.
 
     Returns:
-        What is wrong with the configuration, each thing once; and what there is to say of the plugins.
+        The problems of the configuration, each once; and the checks of the plugins.
     """
 
     def storage() -> tuple[str | None, StorageSpec]:
@@ -151,7 +151,7 @@ def _check_plugins(config: Config) -> tuple[list[Check], list[Check]]:
             name, spec = describe()
         except ConfigError as error:
             wrong[str(error)] = Check("configuration", "fail", str(error))
-        except PatternError as error:  # without a storage it is not known which vector search it recommends
+        except PatternError as error:  # without a storage, its default vector search is unknown
             plugins.setdefault(str(error), Check(role, "fail", str(error)))
         else:
             plugins[role] = Check(role, "ok", f"{name}: {spec.summary}")
@@ -159,7 +159,7 @@ def _check_plugins(config: Config) -> tuple[list[Check], list[Check]]:
 
 
 async def _check_database(config: Config, report: Report) -> Metadata | None:
-    """Open the storage, and look at its health and its schema."""
+    """Open the storage, and check its health and its schema."""
     with _failing(report, "database"):
         async with open_storage(config) as storage:
             health = await storage.health()
@@ -173,22 +173,20 @@ async def _check_database(config: Config, report: Report) -> Metadata | None:
 async def _check_schema(storage: Storage, report: Report) -> Metadata:
     steps, stored = await plan_migration(storage), await read_metadata(storage)
     if not stored.schema_version:
-        report(Check("schema", "ok", "nothing is set up yet; the first use does it"))
+        report(Check("schema", "ok", "not set up yet; the first use sets it up"))
     elif steps.pending:
-        message = (
-            f"version {steps.current} of {steps.target}. The next use migrates it; `pattern migrate plan` shows how."
-        )
+        message = f"version {steps.current} of {steps.target}. The next use migrates it; `pattern migrate plan` shows the steps."
         report(Check("schema", "warn", message))
     else:
         report(Check("schema", "ok", f"version {steps.current}, the latest"))
     if stored.building is not None:
-        message = f"vectors of {stored.building.signature} are half made: `pattern reembed resume`, or `rollback`."
+        message = f"vectors of {stored.building.signature} are half built: `pattern reembed resume`, or `rollback`."
         report(Check("reembed", "warn", message))
     return stored
 
 
 async def _check_model(config: Config, stored: Metadata | None, report: Report) -> bool:
-    """Load the model, embed a text, and compare the model with the one that the database's vectors come from."""
+    """Load the model, embed a text, and compare the model with that of the database's vectors."""
     with _failing(report, "model"):
         spec, options = configured_embeddings(config)
         start = time.perf_counter()
@@ -203,14 +201,14 @@ async def _check_model(config: Config, stored: Metadata | None, report: Report) 
         if spec.semantic:
             report(Check("model", "ok", f"{signature}, {took}"))
         else:
-            means = "It finds like words, not like meaning; a language model (torch) finds meaning."
+            means = "It compares words, not meaning; a language model (torch) compares meaning."
             report(Check("model", "warn", f"{signature}, {took}. {means}"))
         return True
     return False
 
 
 async def _check_index(config: Config, report: Report) -> None:
-    """Compare what the vector index holds with what the storage does."""
+    """Compare the vector index with the storage."""
     with _failing(report, "index"):
         async with open_database(config, load_model=False) as database:
             specs = await read_index_specs(database.storage, config.metric)
@@ -219,5 +217,5 @@ async def _check_index(config: Config, report: Report) -> None:
         figures = zip(names, found, strict=True)
         words = ", ".join(f"{each.indexed:,} of {each.vectors:,} vectors of {name}" for name, each in figures)
         agrees = all(each.ok for each in found)
-        hint = "" if agrees else ". The index does not agree with the records: pattern vectors rebuild."
-        report(Check("index", "ok" if agrees else "fail", f"can find {words}{hint}"))
+        hint = "" if agrees else ". The index does not agree with the records. Run `pattern vectors rebuild`."
+        report(Check("index", "ok" if agrees else "fail", f"{words}{hint}"))

@@ -111,7 +111,7 @@ class TestStatus:
         assert found["records"]["agents"] == 1
         assert found["vectors"]["counts"] == {"memory_blocks": 3, "messages": 0, "tasks": 0}
         lines = dict(line.split("\t") for line in pattern("status").stdout.splitlines())
-        assert lines["memory blocks"] == "3"
+        assert lines["memories"] == "3"
         assert lines["database"] == f"surreal-embedded, {archive / 'pattern.db'}"
 
     def test_of_one_that_others_have_open(self, pattern: Pattern, archive: Path) -> None:
@@ -147,7 +147,7 @@ class TestStatus:
         answer = pattern("status")
 
         assert answer.returncode == 0
-        assert "memory blocks\t3" in answer.stdout
+        assert "memories\t3" in answer.stdout
         assert answer.stderr.startswith("Warning: ")
         assert said in answer.stderr
         assert _json(pattern("status", "--json"))["warnings"]
@@ -164,7 +164,7 @@ class TestDoctor:
         assert list(states) == names
         assert {name for name, state in states.items() if state != "ok"} == {"model"}
         assert states["model"] == "warn"
-        assert "3 of 3 vectors of memory blocks" in answer.stdout
+        assert "3 of 3 vectors of memories" in answer.stdout
 
     def test_as_json(self, pattern: Pattern, project: Path) -> None:
         """A program gets the checks and the verdict; a new database is well, and is not set up by checking."""

@@ -116,6 +116,21 @@ class TestChange:
         assert "no vectors of a previous model" in pattern("reembed", "rollback").stderr
         assert answer(pattern("reembed", "run", "--again", "--json"))["generation"] == 3
 
+    def test_same_model_again(self, pattern: Pattern, archive: Path) -> None:
+        """After `run --again` there is no way back, so neither the note nor `rollback` names one."""
+        again = pattern("reembed", "run", "--again")
+
+        assert "reembed drop" in again.stderr
+        assert "rollback" not in again.stderr
+        refused = pattern("reembed", "rollback")
+        assert refused.returncode == 2
+        assert "The kept vectors are of the model in use. `pattern reembed drop` removes them." in refused.stderr
+        configure(archive, provider="hashing", dimensions=128)
+        changed = pattern("reembed", "run")
+        assert "`pattern reembed rollback` goes back to them" in changed.stderr
+        configure(archive, provider="hashing")
+        assert answer(pattern("reembed", "rollback", "--json"))["switched"] is True
+
     def test_cost(self, pattern: Pattern, limited: Path) -> None:
         """Where a price is configured, the plan says what it comes to; long texts are told of."""
         configure(limited, provider="limited", limit=45, price_per_million_tokens=1_000_000)

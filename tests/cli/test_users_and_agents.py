@@ -71,8 +71,8 @@ class TestUsers:
 
         refused = pattern("user", "rm", "Ada", "--yes")
         assert refused.returncode == 1
-        assert "users record" in refused.stderr
-        assert "still has 1 agents. Delete those first, or add --cascade" in refused.stderr
+        assert "The user " in refused.stderr
+        assert "still has 1 agent. Delete those first, or add --cascade" in refused.stderr
         assert "cascade=True" not in refused.stderr
         assert _json(pattern("user", "rm", "Ada", "--yes", "--cascade", "--json")) == {
             "deleted": {"users": 1, "agents": 1}
@@ -86,8 +86,8 @@ class TestUsers:
         by_argument = pattern("user", "add", "Ada", "--id", "second")
         by_entry = pattern("user", "add", "--metadata", "name=Ada", "--id", "second", "--json")
 
-        assert (by_argument.returncode, by_entry.returncode) == (2, 2)
-        assert "already: first" in by_argument.stderr
+        assert (by_argument.returncode, by_entry.returncode) == (1, 1)
+        assert "already a user with the name 'Ada': first." in by_argument.stderr
         assert "--another" in json.loads(by_entry.stderr)["error"]["message"]
         assert [each["id"] for each in _json(pattern("user", "list", "--json"))["items"]] == ["first"]
         assert _json(pattern("user", "show", "Ada", "--json"))["id"] == "first"
@@ -101,6 +101,18 @@ class TestUsers:
 
         assert answer.returncode == 1
         assert "first, second" in answer.stderr
+
+    def test_edit_to_a_name_that_exists(self, pattern: Pattern) -> None:
+        """`edit` refuses the name of another user, and takes the user's own name and, with --another, any."""
+        pattern("user", "add", "Ada", "--id", "first")
+        pattern("user", "add", "Bob", "--id", "second")
+
+        refused = pattern("user", "edit", "Bob", "--metadata", "name=Ada")
+
+        assert refused.returncode == 1
+        assert "already a user with the name 'Ada': first." in refused.stderr
+        assert pattern("user", "edit", "Bob", "--metadata", "name=Bob", "--metadata", "city=Bath").returncode == 0
+        assert pattern("user", "edit", "Bob", "--metadata", "name=Ada", "--another").returncode == 0
 
     @pytest.mark.parametrize("entry", ["no-separator", "=value"])
     def test_no_entry(self, pattern: Pattern, entry: str) -> None:
@@ -129,7 +141,7 @@ class TestAgents:
 
         refused = pattern("agent", "add", "Archive")
         assert refused.returncode == 1
-        assert "name one with --user: Ada (ada), Bob (bob)" in refused.stderr
+        assert "Name one with --user: Ada (ada), Bob (bob)" in refused.stderr
         assert _json(pattern("agent", "add", "Archive", "--user", "Bob", "--json"))["user_id"] == "bob"
         assert "Added the agent Archive of type archive" in pattern("agent", "add", "Archive", "--user", "ada").stdout
         unknown = pattern("agent", "add", "Scribe", "--user", "Adda")
@@ -231,7 +243,7 @@ class TestAgents:
         assert answer.stdout == ""
         assert json.loads(answer.stderr)["error"] == {
             "type": "NotFoundError",
-            "message": "there is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
+            "message": "There is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
             "table": "agents",
             "id": "Archve",
             "key": {},

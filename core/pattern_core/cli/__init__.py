@@ -34,7 +34,7 @@ SECTIONS: Final = {
     },
     "Remember and find": {
         "user": "Users: the people that agents work for.",
-        "agent": "Agents, each with memories of its own.",
+        "agent": "Agents, each with its own memories.",
         "memory": "Memories: add, import, list, show, edit, rm.",
         "search": "Find an agent's memories by meaning.",
     },

@@ -91,6 +91,16 @@ class VerbGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(self.commands)  # in the order of definition
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if not args[0].startswith("-") and args[0] not in known:
+            from pattern_core.errors import nearest
+
+            ctx.fail(f"There is no verb {args[0]!r}. {nearest(args[0], known)}")
+        return super().resolve_command(ctx, args)
+
 
 class LazyGroup(VerbGroup):
     """A group that imports a verb when it is used, and whose help imports none.
@@ -122,15 +132,6 @@ class LazyGroup(VerbGroup):
         module, name = self.modules[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if not args[0].startswith("-") and args[0] not in self.modules:
-            from pattern_core.errors import nearest
-
-            ctx.fail(f"There is no verb {args[0]!r}. {nearest(args[0], self.modules)}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - as above
         for heading, verbs in self.sections.items():

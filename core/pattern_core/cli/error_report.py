@@ -12,7 +12,7 @@ import click
 
 from pattern_core.errors import ConfigError, PatternError, PluginError, ReferencedError
 
-from .output import as_data, clean, console
+from .output import as_data, clean, console, counts_in_words, record_in_words
 
 __all__ = ["describe", "report"]
 
@@ -52,10 +52,9 @@ def describe(error: Exception) -> str:
     if isinstance(error, click.ClickException):
         message = error.format_message()
     elif isinstance(error, ReferencedError):
-        belonging = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in error.by.items())
         message = (
-            f"{error.table} record {error.id} still has {belonging}. Delete those first, or add --cascade to delete "
-            f"everything that belongs to it."
+            f"The {record_in_words(error.table)} {error.id} still has {counts_in_words(error.by)}. Delete those first, or add "
+            f"--cascade to delete everything that belongs to it."
         )
     elif isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror

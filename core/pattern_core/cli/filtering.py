@@ -23,7 +23,7 @@ __all__ = ["all_of", "label_options", "parse_condition", "where_labels", "where_
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_CONDITION: Final = re.compile(r"([^!<>=]+)(!=|<=|>=|==|=|<|>)(.*)", re.DOTALL)
+_CONDITION: Final = re.compile(r"([^!<>=~]+)(!=|<=|>=|==|=|<|>|~)(.*)", re.DOTALL)
 _EQUALITY: Final = ("=", "==", "!=")
 _INT64: Final = range(-(2**63), 2**63)
 
@@ -50,8 +50,8 @@ def where_option(table: str) -> Callable[[F], F]:
         metavar="FIELD=VALUE",
         multiple=True,
         callback=read,
-        help="Only records with this value; may be given several times. Also != < <= > >=. metadata.KEY=VALUE looks into "
-        "a JSON field.",
+        help="Only records with this value; may be given several times. Other operators: != < <= > >= and ~ (contains). "
+        "A dot leads into a JSON field: metadata.KEY=VALUE.",
     )
 
 
@@ -76,7 +76,7 @@ def where_labels(where: Filter | None, label: str | None, prefix: str | None) ->
 
 
 def all_of(filters: Iterable[Filter | None]) -> Filter | None:
-    """Return the filter that is true if several are; None counts as true, and is returned for no filter at all."""
+    """Return the filter that is true if all of the given ones are; None counts as true. Return None for no filter."""
     from pattern_core.filters import And
 
     parts = tuple(each for each in filters if each is not None)
@@ -90,8 +90,9 @@ def parse_condition(table: Table, text: str) -> Filter:
 
     Args:
         table: The table whose fields it names.
-        text: A field, an operator (``= != < <= > >=``) and a value, with or without blanks between them. Dots lead into
-            a JSON field. The value is converted by the kind of the field.
+        text: A field, an operator (``= != < <= > >= ~``) and a value, with or without blanks between them. ``~`` means
+            that a text or a list contains the value. Dots lead into a JSON field. The value is converted by the kind of
+            the field.
 
     Returns:
         The filter, checked against the table.
@@ -106,7 +107,7 @@ def parse_condition(table: Table, text: str) -> Filter:
 
     found = _CONDITION.fullmatch(check_text(text, table.name, ""))
     if found is None:
-        raise FilterError(f"{shorten(text)} is not FIELD=VALUE. The operators are = != < <= > >=.", where=table.name)
+        raise FilterError(f"{shorten(text)} is not FIELD=VALUE. The operators are = != < <= > >= ~.", where=table.name)
     path, operator, value = (each.strip() for each in found.groups())
     name, *keys = path.split(".")
     column = table.column(name)
@@ -117,6 +118,8 @@ def parse_condition(table: Table, text: str) -> Filter:
         field = field[key]
     if column.kind is Kind.TEXTS and not keys:
         return _compare_list(table, field, operator, value)
+    if operator == "~":
+        return _contains(table, column, keys, field, value)
     scalar = _convert(table, column, keys, value)
     if scalar is None and operator not in _EQUALITY:
         raise FilterError(f"{operator} does not work with null. Use = or !=.", where=table.name, field=name)
@@ -126,11 +129,24 @@ def parse_condition(table: Table, text: str) -> Filter:
 
 
 def _compare_list(table: Table, field: Any, operator: str, value: str) -> Filter:
-    if operator not in _EQUALITY:
-        message = f"{operator} does not work on a list. Use = for lists with a text, != for lists without it."
+    if operator not in (*_EQUALITY, "~"):
+        message = f"{operator} does not work on a list. Use ~ for lists with a text, != for lists without it."
         raise FilterError(message, where=table.name)
     contains: Filter = field.contains(value)
     return ~contains if operator == "!=" else contains
+
+
+def _contains(table: Table, column: Column, keys: list[str], field: Any, text: str) -> Filter:
+    from pattern_core.schema import Kind
+
+    if column.kind is not Kind.TEXT and not keys:
+        message = "~ works on texts and lists, and on the keys of a JSON field"
+        raise FilterError(message, where=table.name, field=column.name)
+    condition: Filter = field.contains(text)
+    if keys and (value := _convert(table, column, keys, text)) != text:
+        condition |= field.contains(value)  # a list may hold 3 or "3"
+    table.check_filter(condition)
+    return condition
 
 
 def _compare(field: Any, operator: str, value: Scalar) -> Filter:

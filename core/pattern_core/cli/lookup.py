@@ -61,11 +61,13 @@ async def find_user(repositories: Repositories, wanted: str | None) -> User:
         return found[0]
     if found and wanted is None:
         names = ", ".join(_name_and_id(user) for user in found)
-        raise ValidationError(f"there are several users; name one with --user: {names}", where="user")
+        raise ValidationError(f"There are several users. Name one with --user: {names}.")
     if found:
-        raise ValidationError(f"{len(found)} users have the name {wanted!r}; give an id: {_ids(found)}", where="user")
+        raise ValidationError(f"{len(found)} users have the name {shorten(wanted)}. Give an id: {_ids(found)}.")
+    if wanted is None:
+        raise reworded(NotFoundError("users", ""), "There are no users yet: `pattern user add NAME` adds one.")
     known = [str(user.metadata.get("name", user.id)) for user in await repositories.users.list(limit=_NAMES)]
-    raise _missing("user", "users", wanted or "", known, "pattern user add NAME")
+    raise _missing("user", "users", wanted, known, "pattern user add NAME")
 
 
 async def find_agent(repositories: Repositories, wanted: str) -> Agent:
@@ -90,8 +92,8 @@ async def find_agent(repositories: Repositories, wanted: str) -> Agent:
     if len(found) == 1:
         return found[0]
     if found:
-        message = f"{len(found)} agents have the name or type {wanted!r}; give an id: {_ids(found)}"
-        raise ValidationError(message, where="agent")
+        message = f"{len(found)} agents have the name or type {shorten(wanted)}. Give an id: {_ids(found)}."
+        raise ValidationError(message)
     known = [agent.name for agent in await repositories.agents.list(limit=_NAMES)]
     raise _missing("agent", "agents", wanted, known, "pattern agent add NAME")
 
@@ -115,7 +117,7 @@ async def find_memory(repositories: Repositories, wanted: str, label: str | None
             return memory
         raise reworded(
             NotFoundError("memory_blocks", wanted),
-            f"there is no memory with the id {shorten(wanted)}. Name a memory by its id, or by its agent and its label: "
+            f"There is no memory with the id {shorten(wanted)}. Name a memory by its id, or by its agent and its label: "
             f"AGENT LABEL. `pattern memory list AGENT` shows the labels.",
         )
     agent = await find_agent(repositories, wanted)
@@ -202,22 +204,22 @@ async def _find_by_title(repository: AppendRepository[R], wanted: str, is_open: 
     if len(found) == 1:
         return found[0]
     if found:
-        message = f"{len(found)} {kind}s have the title {shorten(wanted)}; give an id: {_ids(found)}"
-        raise ValidationError(message, where=kind)
+        message = f"{len(found)} {kind}s have the title {shorten(wanted)}. Give an id: {_ids(found)}."
+        raise ValidationError(message)
     titles = [each.title for each in await repository.list(order="-created_at", limit=_NAMES) if each.title]
     close = get_close_matches(wanted, titles, n=1, cutoff=0.5)
     hint = f"Did you mean {close[0]!r}?" if close else f"`pattern {kind} list` shows what there is."
-    message = f"there is no {kind} with the id or title {shorten(wanted)}. {hint}"
+    message = f"There is no {kind} with the id or title {shorten(wanted)}. {hint}"
     raise reworded(NotFoundError(repository.table.name, wanted), message)
 
 
 def _missing(kind: str, table: str, wanted: str, known: Sequence[str], way_out: str) -> NotFoundError:
     hint = nearest(wanted, known) if known else f"There are none yet: `{way_out}` adds one."
-    return reworded(NotFoundError(table, wanted), f"there is no {kind} {shorten(wanted)}. {hint}")
+    return reworded(NotFoundError(table, wanted), f"There is no {kind} {shorten(wanted)}. {hint}")
 
 
 def _missing_id(kind: str, table: str, wanted: str, way_out: str) -> NotFoundError:
-    message = f"there is no {kind} with the id {shorten(wanted)}. `{way_out}` shows the ids."
+    message = f"There is no {kind} with the id {shorten(wanted)}. `{way_out}` shows the ids."
     return reworded(NotFoundError(table, wanted), message)
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from .values import json_or_text
 
 __all__ = [
+    "ENERGIES",
+    "PRIORITIES",
+    "ROLES",
     "all_option",
     "cascade_option",
     "confirm",
@@ -24,6 +27,11 @@ __all__ = [
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The values of enums of `pattern_core.models`, whose import would slow down --help.
+ENERGIES: Final = ("low", "medium", "high")
+PRIORITIES: Final = ("low", "medium", "high", "urgent")
+ROLES: Final = ("system", "user", "assistant", "tool")
 
 
 def entries_option(*names: str, what: str) -> Callable[[F], F]:
@@ -52,9 +60,14 @@ metadata_option = entries_option("--metadata", what="an entry of the metadata")
 id_option = click.option("--id", help="The id. [default: a new one]")
 
 
-def all_option(state: str) -> Callable[[F], F]:
-    """Add ``--all``, which includes records of another state, such as deactivated ones."""
-    return click.option("--all", "include_all", is_flag=True, help=f"Include {state}.")
+def all_option(state: str, *names: str) -> Callable[[F], F]:
+    """Add ``--all``, which includes records of another state, such as deactivated ones.
+
+    Args:
+        state: The records, in words.
+        *names: Further names of the option.
+    """
+    return click.option("--all", *names, "include_all", is_flag=True, help=f"Include {state}.")
 
 
 def page_options(verb: F) -> F:

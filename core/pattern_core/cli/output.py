@@ -38,6 +38,7 @@ __all__ = [
     "print_record",
     "print_removed",
     "print_table",
+    "record_in_words",
     "shown_time",
     "table_in_words",
 ]
@@ -46,6 +47,7 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0
 _WIDE: Final = 100
 """The width of a terminal, in columns, from which wide columns are shown."""
 _ONES: Final = {"memories": "memory"}
+"""The singulars that do not just lose their s."""
 
 
 class Column(NamedTuple):
@@ -88,6 +90,11 @@ def table_in_words(table: str) -> str:
     return "memories" if table == "memory_blocks" else table.replace("_", " ")
 
 
+def record_in_words(table: str) -> str:
+    """Return the word for one record of a table: ``memory``, ``tool call``."""
+    return _counted(table_in_words(table), 1)
+
+
 def counts_in_words(counts: Mapping[str, int]) -> str:
     """Return how many records of each table there are: ``1 agent, 3 memories``; empty if there are none."""
     return ", ".join(f"{count:,} {_counted(table_in_words(table), count)}" for table, count in counts.items() if count)
@@ -117,10 +124,13 @@ def print_done(settings: Settings, message: str, data: Any) -> None:
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows: as a table on a terminal, else as tab-separated lines with nothing truncated."""
+    """Print rows: as a table on a terminal, if there are any; else as tab-separated lines with nothing truncated."""
     if not sys.stdout.isatty():
         for row in ([column.title for column in columns], *rows):
             click.echo("\t".join(one_line(cell) for cell in row))
+        return
+    rows = list(rows)
+    if not rows:  # a note says so, and headings alone would say less
         return
     from rich import box
     from rich.table import Table

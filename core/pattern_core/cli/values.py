@@ -68,7 +68,8 @@ def read_file(path: str) -> str:
         try:
             text: str = source.read()
         except UnicodeDecodeError as error:
-            message = f"{path} is not UTF-8 text ({error}). Convert it first, for example with iconv."
+            name = "Standard input" if path == "-" else path
+            message = f"{name} is not UTF-8 text (byte {error.start:,}). Convert it first, for example with iconv."
             raise click.UsageError(message) from None
     return text
 

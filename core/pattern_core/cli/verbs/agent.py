@@ -98,7 +98,7 @@ def add(
 @click.option("--user", help="Only agents of this user: id or name.")
 @click.option("--type", "agent_type", help="Only agents of this type.")
 @where_option("agents")
-@all_option("deactivated agents")
+@all_option("deactivated agents", "--include-inactive")
 @page_options
 @click.pass_obj
 def list_(

@@ -18,7 +18,7 @@ from pattern_core.assembly.opening import open_storage
 from pattern_core.catalog.metadata import read_metadata
 from pattern_core.cli.commands import Settings, Verb
 from pattern_core.cli.configured import configured_embeddings, configured_storage, configured_vectors, location_of
-from pattern_core.cli.output import clean, console, one_line, print_json
+from pattern_core.cli.output import clean, console, one_line, print_json, table_in_words
 from pattern_core.config import load_config
 from pattern_core.database import open as open_database
 from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
@@ -213,7 +213,7 @@ async def _check_index(config: Config, report: Report) -> None:
         async with open_database(config, load_model=False) as database:
             specs = await read_index_specs(database.storage, config.metric)
             found = [await index_status(database.storage, database.vectors, spec.table) for spec in specs]
-        names = (table.name.replace("_", " ") for table in EMBEDDED)
+        names = (table_in_words(table.name) for table in EMBEDDED)
         figures = zip(names, found, strict=True)
         words = ", ".join(f"{each.indexed:,} of {each.vectors:,} vectors of {name}" for name, each in figures)
         agrees = all(each.ok for each in found)

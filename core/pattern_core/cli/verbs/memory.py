@@ -73,7 +73,10 @@ def add(
     metadata: Entries,
     id: str | None,
 ) -> None:
-    """Add CONTENT under a LABEL that the agent does not have yet; - reads it from standard input."""
+    """Add a memory with a new LABEL.
+
+    CONTENT is its text; - reads it from standard input.
+    """
     text = read_text(content)
 
     async def work(db: Database) -> Memory:
@@ -106,7 +109,7 @@ def add(
 @click.argument("agent")
 @label_options
 @where_option("memory_blocks")
-@all_option("inactive memories")
+@all_option("inactive memories", "--include-inactive")
 @page_options
 @click.pass_obj
 def list_(

@@ -47,7 +47,7 @@ def reembed() -> None:
 @reembed.command("plan", examples="pattern reembed plan\npattern reembed plan --json")
 @click.pass_obj
 def plan(settings: Settings) -> None:
-    """Show how many records and tokens a run would embed, how long it takes, and its cost.
+    """Show what a run would embed, its time and its cost.
 
     It embeds a few records to measure the time. The cost is shown if price_per_million_tokens is set under [embeddings].
     """
@@ -83,7 +83,10 @@ def run(settings: Settings, again: bool) -> None:  # noqa: FBT001 - an option of
 @reembed.command("resume", examples="pattern reembed resume")
 @click.pass_obj
 def resume(settings: Settings) -> None:
-    """Continue an interrupted run, even if its process reported a moment ago."""
+    """Continue an interrupted run.
+
+    It takes the run over, even if its process reported a moment ago.
+    """
     if _generations(settings).building is None:
         raise click.UsageError("No run was interrupted. Start one with `pattern reembed run`.")
     _run(settings, take_over=True)
@@ -131,7 +134,8 @@ def status(settings: Settings) -> None:
 def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
     """Abandon an interrupted run; or else go back to a previous model.
 
-    To go back, first name the previous model under [embeddings] again. Only records that changed since are embedded.
+    To go back, first name the previous model under [embeddings] again. Only records that changed since are embedded. The
+    vectors that `run --again` replaced cannot be brought back: they are of the same model.
     """
     known = _generations(settings)
     if known.building is not None:
@@ -140,7 +144,7 @@ def rollback(settings: Settings, yes: bool) -> None:  # noqa: FBT001 - an option
     kept = [each.signature for each in known.generations if each.state == "retired"]
     previous = [each for each in kept if each != known.in_use.signature]
     if kept and not previous:
-        message = "The previous vectors were made by the model in use. To remove them: pattern reembed drop."
+        message = "The kept vectors are of the model in use. `pattern reembed drop` removes them."
         raise click.UsageError(message)
     if not previous:
         raise click.UsageError("There are no vectors of a previous model to go back to.")
@@ -221,8 +225,8 @@ def _run(settings: Settings, *, again: bool = False, take_over: bool = False) ->
         return
     print_done(settings, f"{done.signature} is in use now. {done.embedded:,} records were embedded.", data)
     if not settings.json:
-        way_back = "" if previous == done.signature else " To go back: pattern reembed rollback."
-        note(f"The previous vectors are kept. To remove them: pattern reembed drop.{way_back}")
+        way_back = "" if previous == done.signature else ", `pattern reembed rollback` goes back to them"
+        note(f"The previous vectors are kept: `pattern reembed drop` removes them{way_back}.")
 
 
 def _abandon(settings: Settings, building: Generation, *, yes: bool) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pattern_core.cli.commands import Settings
     from pattern_core.database import Database
     from pattern_core.filters import Filter
-    from pattern_core.models import Hit, Memory
+    from pattern_core.models import Agent, Hit, Memory
 
 __all__ = ["search"]
 
@@ -36,7 +36,7 @@ __all__ = ["search"]
 @click.argument("text")
 @label_options
 @where_option("memory_blocks")
-@all_option("inactive memories")
+@all_option("inactive memories", "--include-inactive")
 @search_options
 @click.pass_obj
 def search(
@@ -56,26 +56,36 @@ def search(
     the distance times -1 if the configuration names another metric. Of a long memory, the passage that matches is shown.
     """
 
-    async def work(db: Database) -> tuple[list[Hit[Memory]], float]:
+    async def work(db: Database) -> tuple[list[Hit[Memory]], float, str]:
         found = await find_agent(db, agent)
         note_if_inactive(found)
+        wanted = where_labels(where, label, prefix)
         start = time.perf_counter()
         hits = await db.memories.search(
             text,
             agent_id=found.id,
             limit=limit,
-            where=where_labels(where, label, prefix),
+            where=wanted,
             min_score=min_score,
             include_inactive=include_all,
         )
-        return hits, (time.perf_counter() - start) * 1000
+        took = (time.perf_counter() - start) * 1000
+        return hits, took, "" if hits else await _why_nothing(db, found, wanted, include_all=include_all)
 
-    narrowed = (label, prefix, where, min_score) != (None, None, None, None)
+    hits, milliseconds, nothing = use_database(settings, work, load_model=True)
     print_hits(
         settings,
-        use_database(settings, work, load_model=True),
+        (hits, milliseconds),
         "memory",
         [Column("label", share=1 / 3, middle=True)],
         lambda memory: [memory.label, memory.content],
-        nothing="Nothing found." if narrowed else f"{agent} has no memories yet.",
+        nothing=nothing,
     )
+
+
+async def _why_nothing(db: Database, agent: Agent, where: Filter | None, *, include_all: bool) -> str:
+    """Return the note for a search without hits."""
+    if not await db.memories.count(agent_id=agent.id):
+        return f"{agent.name} has no memories yet."
+    inactive = 0 if include_all else await db.memories.count(where, agent_id=agent.id, is_active=False)
+    return f"Nothing found. With --all: {inactive:,} inactive." if inactive else "Nothing found."

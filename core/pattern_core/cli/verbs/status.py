@@ -8,7 +8,7 @@ import click
 
 from pattern_core.cli.commands import Settings, Verb
 from pattern_core.cli.database import use_database, use_storage
-from pattern_core.cli.output import note, print_fields, print_json
+from pattern_core.cli.output import note, print_fields, print_json, table_in_words
 
 if TYPE_CHECKING:
     from pattern_core.abc import Health, Storage
@@ -111,7 +111,7 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
     else:
         words["database"] += ", does not exist yet"
     signature = found["embeddings"]["signature"]
-    index = ", ".join(f"{count:,} of {name.replace('_', ' ')}" for name, count in vectors.get("counts", {}).items())
+    index = ", ".join(f"{count:,} of {table_in_words(name)}" for name, count in vectors.get("counts", {}).items())
     long = {
         "truncated": sum(vectors.get("truncated", {}).values()),
         "in chunks": sum(vectors.get("in_chunks", {}).values()),
@@ -122,5 +122,5 @@ def _in_words(found: dict[str, Any]) -> dict[str, str]:
         "schema": f"version {found['schema']['version']} of {found['schema']['latest']}",
         "embeddings": str(signature) if signature else f"{found['embeddings']['provider']}, not used yet",
         "vectors": f"{vectors['engine']}, {vectors['metric']}: {index}" if index else vectors["metric"],
-        **{name.replace("_", " "): f"{count:,}" for name, count in found["records"].items()},
+        **{table_in_words(name): f"{count:,}" for name, count in found["records"].items()},
     }

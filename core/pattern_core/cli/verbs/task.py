@@ -13,6 +13,8 @@ from pattern_core.cli.database import use_database
 from pattern_core.cli.filtering import all_of, where_option
 from pattern_core.cli.lookup import find_task, find_user
 from pattern_core.cli.options import (
+    ENERGIES,
+    PRIORITIES,
     all_option,
     cascade_option,
     confirm,
@@ -25,6 +27,7 @@ from pattern_core.cli.options import (
 )
 from pattern_core.cli.output import (
     Column,
+    note,
     print_done,
     print_hits,
     print_json,
@@ -36,7 +39,6 @@ from pattern_core.cli.output import (
 )
 from pattern_core.cli.progress import loading
 from pattern_core.cli.values import merge_entries, parse_time
-from pattern_core.models import Energy, Priority
 
 if TYPE_CHECKING:
     from pattern_core.cli.commands import Settings
@@ -84,8 +86,9 @@ def _detail_options(verb: F) -> F:
         click.option("--tag", multiple=True, help="A tag; may be given several times."),
         click.option("--due", help="The due time in ISO form: 2026-05-01, or 2026-05-01T18:00."),
         click.option("--minutes", type=minutes, help="The estimated duration, in minutes."),
-        click.option("--energy", type=click.Choice([str(each) for each in Energy]), help="The energy that it takes."),
-        click.option("--priority", type=click.Choice([str(each) for each in Priority]), help="The priority."),
+        click.option("--energy", type=click.Choice(ENERGIES), help="The energy that it takes."),
+        click.option("--complexity", type=click.FloatRange(min=0), help="The complexity, on your own scale from 0 up."),
+        click.option("--priority", type=click.Choice(PRIORITIES), help="The priority."),
         click.option("--description", help="The description."),
     ):
         verb = option(verb)
@@ -100,6 +103,7 @@ def _details(**given: Any) -> dict[str, Any]:
         "energy_required": given["energy"],
         "estimated_minutes": given["minutes"],
         "description": given["description"],
+        "complexity_score": given["complexity"],
         "due_at": None if due is None else parse_time(due, end_of_day=True),
         "tags": list(tags) or None,
     }
@@ -113,7 +117,7 @@ def _row(each: Task) -> list[str]:
 @task.command("add", examples='pattern task add "Sow the beans" --due 2026-05-01 --energy low --tag garden')
 @click.argument("title")
 @_user_option
-@click.option("--parent", help="The task that this one is a part of: id or title.")
+@click.option("--parent", help="The parent task: id or title.")
 @_detail_options
 @metadata_option
 @id_option
@@ -152,8 +156,10 @@ def add(
 @task.command("list", examples="pattern task list --where priority=high\npattern task list --tag garden --all")
 @_user_option
 @click.option("--tag", help="Only tasks with this tag.")
-@click.option("--parent", help="Only parts of this task: id or title.")
-@click.option("--overdue", is_flag=True, help="Only tasks whose due time is past.")
+@click.option("--parent", help="Only subtasks of this task: id or title.")
+@click.option("--energy", type=click.Choice(ENERGIES), help="Only tasks that take this energy.")
+@click.option("--due", help="Only tasks due by this time, earliest first: 2026-05-01, or 2026-05-01T18:00.")
+@click.option("--overdue", is_flag=True, help="Only overdue tasks, earliest first.")
 @where_option("tasks")
 @all_option("completed and cancelled tasks")
 @page_options
@@ -163,15 +169,19 @@ def list_(
     user: str | None,
     tag: str | None,
     parent: str | None,
+    energy: str | None,
+    due: str | None,
     overdue: bool,  # noqa: FBT001 - an option of the command line
     where: Filter | None,
     include_all: bool,  # noqa: FBT001 - as above
     limit: int,
     cursor: str | None,
 ) -> None:
-    """List the tasks of a user, oldest first."""
+    """List the open tasks of a user, oldest first."""
     from pattern_core.filters import Field
     from pattern_core.support.clock import utc_now
+
+    until = None if due is None else parse_time(due, end_of_day=True)
 
     async def read(db: Database) -> tuple[Page[Task], int]:
         above = None if parent is None else await find_task(db, parent)
@@ -181,11 +191,14 @@ def list_(
                 Field("user_id") == (await find_user(db, user)).id,
                 None if tag is None else Field("tags").contains(tag),
                 None if above is None else Field("parent_id") == above.id,
+                None if energy is None else Field("energy_required") == energy,
+                None if until is None else Field("due_at") <= until,
                 Field("due_at") < utc_now() if overdue else None,
             ]
         )
         shown = wanted if include_all else all_of([wanted, Field("status").in_(["pending", "in_progress"])])
-        page = await db.tasks.list(shown, limit=limit, cursor=cursor)
+        order = "due_at" if overdue or until is not None else "created_at"
+        page = await db.tasks.list(shown, order=order, limit=limit, cursor=cursor)
         return page, 0 if page or include_all else await db.tasks.count(wanted)
 
     page, others = use_database(settings, read)
@@ -194,11 +207,14 @@ def list_(
 
 @task.command("next", examples="pattern task next --energy low")
 @_user_option
-@click.option("--energy", type=click.Choice([str(each) for each in Energy]), help="Only tasks that take this energy.")
+@click.option("--energy", type=click.Choice(ENERGIES), help="Only tasks that take this energy.")
 @click.option("--limit", type=click.IntRange(min=1), default=5, show_default=True, help="The most tasks to show.")
 @click.pass_obj
 def next_(settings: Settings, user: str | None, energy: str | None, limit: int) -> None:
-    """Show what to do next: open tasks without open parts, the most urgent first."""
+    """Show what to do next.
+
+    Only pending tasks without open subtasks: the highest priority first, then the earliest due, then the oldest.
+    """
 
     async def read(db: Database) -> list[Task]:
         return await db.tasks.next_actionable((await find_user(db, user)).id, limit, energy=energy)
@@ -208,6 +224,8 @@ def next_(settings: Settings, user: str | None, energy: str | None, limit: int) 
         print_json({"items": found})
     else:
         print_table(_COLUMNS, [_row(each) for each in found])
+        if not found:
+            note("There is nothing to do.")
 
 
 @task.command("search", examples='pattern task search "vegetables" --limit 3')
@@ -219,7 +237,10 @@ def next_(settings: Settings, user: str | None, energy: str | None, limit: int) 
 def search(
     settings: Settings, text: str, user: str | None, where: Filter | None, limit: int, min_score: float | None
 ) -> None:
-    """Find the tasks of a user whose meaning is closest to TEXT, best first."""
+    """Find tasks of a user by meaning, best first.
+
+    Completed and cancelled tasks are included; `--where status=pending` leaves them out.
+    """
 
     async def work(db: Database) -> tuple[list[Hit[Task]], float]:
         owner = await find_user(db, user)
@@ -248,15 +269,20 @@ def show(settings: Settings, task: str) -> None:
 @task.command("edit", examples='pattern task edit "Sow the beans" --priority high --due 2026-05-03')
 @click.argument("task")
 @click.option("--title", help="The new title.")
+@click.option("--parent", help="The new parent task: id or title.")
 @_detail_options
 @metadata_option
 @click.pass_obj
-def edit(settings: Settings, /, task: str, title: str | None, metadata: Entries, **more: Any) -> None:
-    """Change a task. A new title or description is embedded."""
-    changes = given_changes(title=title, metadata=metadata or None, **_details(**more))
+def edit(
+    settings: Settings, /, task: str, title: str | None, parent: str | None, metadata: Entries, **more: Any
+) -> None:
+    """Change a task. A new title or description is embedded; --tag replaces all tags."""
+    changes = given_changes(title=title, parent_id=parent, metadata=metadata or None, **_details(**more))
 
     async def change(db: Database) -> Task:
         found = await find_task(db, task)
+        if parent is not None:
+            changes["parent_id"] = (await find_task(db, parent)).id
         entries = {"metadata": merge_entries(found.metadata, metadata)} if metadata else {}
         if {"title", "description"} & changes.keys():
             with loading(settings):
@@ -271,7 +297,7 @@ def edit(settings: Settings, /, task: str, title: str | None, metadata: Entries,
 @click.argument("task")
 @click.pass_obj
 def start(settings: Settings, task: str) -> None:
-    """Start a task."""
+    """Set a task to in progress."""
     _set_status(settings, task, lambda db, id_: db.tasks.start(id_), "Started")
 
 
@@ -289,7 +315,15 @@ def complete(settings: Settings, task: str, minutes: int | None) -> None:
 @click.pass_obj
 def cancel(settings: Settings, task: str) -> None:
     """Cancel a task."""
-    _set_status(settings, task, lambda db, id_: db.tasks.cancel(id_), "Cancelled")
+    _set_status(settings, task, lambda db, id_: db.tasks.cancel(id_), "Canceled")
+
+
+@task.command("reopen", examples='pattern task reopen "Sow the beans"')
+@click.argument("task")
+@click.pass_obj
+def reopen(settings: Settings, task: str) -> None:
+    """Set a task back to pending."""
+    _set_status(settings, task, lambda db, id_: db.tasks.update(id_, status="pending"), "Reopened")
 
 
 def _set_status(settings: Settings, wanted: str, work: Callable[[Database, str], Any], done: str) -> None:
@@ -303,12 +337,12 @@ def _set_status(settings: Settings, wanted: str, work: Callable[[Database, str],
 
 @task.command("rm", examples='pattern task rm "Sow the beans" --cascade --yes')
 @click.argument("task")
-@cascade_option("its parts")
+@cascade_option("its subtasks")
 @yes_option
 @click.pass_obj
 def rm(settings: Settings, task: str, cascade: bool, yes: bool) -> None:  # noqa: FBT001 - options of the command line
     """Delete a task; `cancel` keeps it."""
     found = use_database(settings, lambda db: find_task(db, task))
     if not yes:
-        confirm(f"Delete the task {found.title} ({found.id}){' with all its parts' if cascade else ''}?")
+        confirm(f"Delete the task {found.title} ({found.id}){' with all subtasks' if cascade else ''}?")
     print_removed(settings, use_database(settings, lambda db: db.tasks.delete(found, cascade=cascade)))

@@ -74,7 +74,7 @@ def add(
     print_done(settings, f"Recorded the tool call {created.id}.", created)
 
 
-@tool_call.command("list", examples="pattern tool-call list --agent Archive --where duration_ms>1000")
+@tool_call.command("list", examples="pattern tool-call list --agent Archive --where 'duration_ms>1000'")
 @click.option("--agent", help="Only calls of this agent: id, name or type.")
 @click.option("--conversation", help="Only calls in this conversation: id or title.")
 @click.option("--tool", help="Only calls of this tool.")

@@ -9,7 +9,7 @@ import click
 from pattern_core.cli.commands import VerbGroup
 from pattern_core.cli.database import use_database
 from pattern_core.cli.filtering import where_option
-from pattern_core.cli.lookup import find_user
+from pattern_core.cli.lookup import find_user, reworded
 from pattern_core.cli.options import (
     cascade_option,
     confirm,
@@ -22,11 +22,12 @@ from pattern_core.cli.options import (
 )
 from pattern_core.cli.output import Column, print_done, print_page, print_record, print_removed, shown_time
 from pattern_core.cli.values import merge_entries
+from pattern_core.errors import AlreadyExistsError, shorten
 
 if TYPE_CHECKING:
     from pattern_core.cli.commands import Settings
     from pattern_core.cli.values import Entries
-    from pattern_core.database import Database, Repositories
+    from pattern_core.database import Repositories
     from pattern_core.filters import Filter
     from pattern_core.models import User
 
@@ -50,11 +51,14 @@ def user() -> None:
 
 
 _setting_option = entries_option("--setting", what="a setting")
+_another_option = click.option(
+    "--another", is_flag=True, help="Allow a name that another user has. Both then have to be named by id."
+)
 
 
 @user.command("add", examples="pattern user add Ada --setting language=en")
 @click.argument("name", required=False)
-@click.option("--another", is_flag=True, help="Add a second user of this name. Both then have to be named by id.")
+@_another_option
 @_setting_option
 @metadata_option
 @id_option
@@ -67,20 +71,12 @@ def add(
     metadata: Entries,
     id: str | None,
 ) -> None:
-    """Add a user. A NAME that another user has is refused, since it would no longer tell them apart."""
-    from pattern_core.filters import Field
-
+    """Add a user. A NAME that another user has is rejected, because it would then name two users."""
     entries = merge_entries({"name": name}, metadata)
 
     async def work(repositories: Repositories) -> User:
-        if (wanted := entries.get("name")) and not another:
-            others = await repositories.users.list(Field("metadata")["name"] == wanted, limit=10)
-            if others:
-                ids = ", ".join(each.id for each in others)
-                raise click.UsageError(
-                    f"There is a user with the name {wanted} already: {ids}. Use that one, choose another name, or add "
-                    f"--another."
-                )
+        if not another:
+            await _check_name(repositories, entries.get("name"))
         return await repositories.users.create(id=id, settings=merge_entries({}, setting), metadata=entries)
 
     created = use_database(settings, lambda db: db.run(work))
@@ -113,19 +109,45 @@ def show(settings: Settings, user: str) -> None:
 @click.argument("user")
 @_setting_option
 @metadata_option
+@_another_option
 @click.pass_obj
-def edit(settings: Settings, user: str, setting: Entries, metadata: Entries) -> None:
-    """Change settings and metadata of a user, entry by entry; KEY=null removes one."""
+def edit(
+    settings: Settings,
+    user: str,
+    setting: Entries,
+    metadata: Entries,
+    another: bool,  # noqa: FBT001 - an option of the command line
+) -> None:
+    """Change settings and metadata of a user.
+
+    They change entry by entry; KEY=null removes one.
+    """
     given_changes(settings=setting or None, metadata=metadata or None)
 
-    async def change(db: Database) -> User:
-        found = await find_user(db, user)
-        return await db.users.update(
-            found, settings=merge_entries(found.settings, setting), metadata=merge_entries(found.metadata, metadata)
-        )
+    async def change(repositories: Repositories) -> User:
+        found = await find_user(repositories, user)
+        entries = merge_entries(found.metadata, metadata)
+        if entries.get("name") != found.metadata.get("name") and not another:
+            await _check_name(repositories, entries.get("name"))
+        return await repositories.users.update(found, settings=merge_entries(found.settings, setting), metadata=entries)
 
-    changed = use_database(settings, change)
+    changed = use_database(settings, lambda db: db.run(change))
     print_done(settings, f"Changed the user {changed.id}.", changed)
+
+
+async def _check_name(repositories: Repositories, name: object) -> None:
+    """Raise `AlreadyExistsError` if a user has the name."""
+    from pattern_core.filters import Field
+
+    if not isinstance(name, str | int | float) or name == "":
+        return
+    if others := await repositories.users.list(Field("metadata")["name"] == name, limit=10):
+        ids = ", ".join(each.id for each in others)
+        message = (
+            f"There is already a user with the name {shorten(name)}: {ids}. Use that one, choose another name, or allow a "
+            f"second one with --another."
+        )
+        raise reworded(AlreadyExistsError("users", {"name": name}), message)
 
 
 @user.command("rm", examples="pattern user rm Ada --cascade --yes")

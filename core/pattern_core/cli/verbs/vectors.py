@@ -9,7 +9,7 @@ import click
 
 from pattern_core.cli.commands import Settings, Verb, VerbGroup
 from pattern_core.cli.database import use_database
-from pattern_core.cli.output import Column, note, print_fields, print_json, print_table
+from pattern_core.cli.output import Column, note, print_fields, print_json, print_table, table_in_words
 from pattern_core.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ async def _specs(db: Database, names: list[str]) -> dict[str, IndexSpec]:
 @vectors.command("status", examples="pattern vectors status\npattern vectors status --json")
 @click.pass_context
 def status(context: click.Context) -> None:
-    """Show how many vectors each index holds, and how many updates are pending.
+    """Show whether the indexes agree with the records.
 
-    The exit code is 1 if an index does not agree with the records.
+    For each index: how many vectors there are, how many it holds, and how many updates are pending. The exit code is 1 if an index does not agree with the records.
     """
     from pattern_core.maintenance.indexes import index_status
 
@@ -102,9 +102,9 @@ def status(context: click.Context) -> None:
 @click.argument("table", nargs=-1)
 @click.pass_context
 def verify(context: click.Context, table: tuple[str, ...]) -> None:
-    """Search for every record of each TABLE, or of all tables, by its own vector.
+    """Search for every record by its own vector.
 
-    The exit code is 1 if an index does not agree with the records.
+    TABLE is a table of records with vectors; without one, all are verified. The exit code is 1 if an index does not agree with the records.
     """
     from pattern_core.maintenance.indexes import index_status, verify_index
 
@@ -137,9 +137,9 @@ def verify(context: click.Context, table: tuple[str, ...]) -> None:
 @click.argument("table", nargs=-1)
 @click.pass_obj
 def rebuild(settings: Settings, table: tuple[str, ...]) -> None:
-    """Rebuild the index of each TABLE, or all indexes, from the records.
+    """Rebuild indexes from the records.
 
-    No text is embedded again. Other processes cannot search a table until its index is ready.
+    TABLE is a table of records with vectors; without one, all indexes are rebuilt. No text is embedded again. Other processes cannot search a table until its index is ready.
     """
     from pattern_core.maintenance.indexes import rebuild_index
 
@@ -156,7 +156,7 @@ def rebuild(settings: Settings, table: tuple[str, ...]) -> None:
     if settings.json:
         print_json({"vectors": counts})
     else:
-        print_fields({name.replace("_", " "): f"{count:,} vectors" for name, count in counts.items()})
+        print_fields({table_in_words(name): f"{count:,} vectors" for name, count in counts.items()})
 
 
 @click.command("maintain", cls=Verb, examples="pattern maintain\npattern maintain --json")

@@ -1,8 +1,8 @@
-"""Transactions on a server that may be lost, or go away in the middle: each is carried out once, or not at all.
+"""Runs each transaction exactly once, or not at all, on a server whose connection may be lost at any moment.
 
-Where an answer is lost, the mark of the transaction (`sessions`) tells whether it has taken effect; if not, it is sent
-again. Transactions that the server refuses for the sake of others are repeated. One that has been refused too often raises
-the gate: the others see it, and wait until it is through. A gate that is left open falls shut by the server's clock.
+If an answer is lost, the marker of the transaction (`commit_markers`) tells whether it took effect; if not, it is sent again.
+A transaction is repeated after a conflict. After too many conflicts it raises the gate: other writers see it, and wait until
+the transaction is done. A gate that is never lowered expires by the server's clock.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from pattern_core.errors import AccessError, StorageError, UnreachableError
 from pattern_surreal import StatementError
 from pattern_surreal.commit import Transaction
 
+from .commit_markers import LEAVE_MARK, SESSIONS, CommitMarkers, Row, pause
 from .connection import RemoteConnection
-from .locks import CHECKS, LOCKS
 from .protocol import UnreadableError, is_conflict
-from .sessions import LEAVE_MARK, SESSIONS, Row, Sessions, pause
+from .write_conditions import CHECKS, LOCKS
 
 __all__ = ["INTERNAL_TABLES", "Committer", "ContendedError"]
 
 GATE: Final = "pattern_gate"
 INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
-"""The tables that transactions need, which are no business of others."""
+"""The internal tables of transactions."""
 
 _PATIENCE: Final = 6
-"""How often a transaction is refused for the sake of others before it raises the gate."""
+"""After how many conflicts a transaction raises the gate."""
 _ATTEMPT: Final = 0.7
-"""What part of the time that is left an attempt may take; the rest is for finding out what has become of it."""
+"""The share of the remaining time for an attempt; the rest is for reading its marker."""
 _READ_ONLY: Final = "the account may read the database, but not write to it"
 _CHECK_GATE: Final = (
     f"IF (SELECT VALUE owner FROM ONLY {GATE}:main WHERE until > time::now()) NOT IN [NONE, $pattern_gate] "  # noqa: S608 - constants
@@ -45,21 +45,21 @@ _LOWER_GATE: Final = f"DELETE {GATE}:main WHERE owner = $pattern_gate RETURN NON
 
 
 class ContendedError(StorageError):
-    """Raised when a transaction was refused for the sake of others until there was no time left. Nothing was written."""
+    """Raised when a transaction met conflicts until its deadline. Nothing was written."""
 
 
 class Committer:
-    """Runs transactions on a server, each of them once.
+    """Runs transactions on a server, each exactly once.
 
     Args:
         connection: The connections to the server.
 
     Attributes:
-        sessions: What tells which of them have taken effect.
+        markers: The commit markers.
     """
 
     def __init__(self, connection: RemoteConnection) -> None:
-        self.sessions = Sessions(connection)
+        self.markers = CommitMarkers(connection)
         self._connection = connection
         self._running: set[asyncio.Future[None]] = set()
         self._prepared = False
@@ -68,15 +68,15 @@ class Committer:
         """Run a transaction.
 
         Args:
-            make: Says what is to be done. It is asked again for each attempt.
+            make: Makes the transaction. It is called for each attempt.
 
         Returns:
-            What the server answered; nothing where the answer was lost and the transaction has taken effect.
+            The answers of the server; empty if the answer was lost and the transaction took effect.
 
         Raises:
-            StatementError: The server refused a statement, and nothing was written.
-            ContendedError: Others were in the way all the time, and nothing was written.
-            UnreachableError: The server was lost; says whether it may have been written.
+            StatementError: The server rejected a statement. Nothing was written.
+            ContendedError: There were conflicts until the deadline. Nothing was written.
+            UnreachableError: The connection was lost; ``may_have_written`` tells whether the outcome is unknown.
             AccessError: The account may not write.
         """
         done = asyncio.get_running_loop().create_future()
@@ -91,18 +91,18 @@ class Committer:
             done.set_result(None)
 
     async def _prepare(self, deadline: float) -> None:
-        """Make the tables that transactions need, where they are not there, and tidy up what others have left."""
+        """Create the internal tables if they are missing, and remove old rows."""
         tables = () if self._connection.account.is_record else sorted(INTERNAL_TABLES)
         define = ";".join(f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables)
         try:
-            await self.sessions.insist(define or "RETURN NONE", {}, deadline)
-            await self.sessions.tidy(deadline)
+            await self.markers.insist(define or "RETURN NONE", {}, deadline)
+            await self.markers.tidy(deadline)
         except AccessError as error:
             raise AccessError(_READ_ONLY, option="username") from error
         self._prepared = True
 
     async def _run(self, make: Callable[[], Transaction], deadline: float) -> list[Any]:
-        row = self.sessions.take()
+        row = self.markers.take()
         gate = {"pattern_gate": secrets.token_hex(8)}
         raised = False
         refused = fresh = 0
@@ -116,38 +116,38 @@ class Committer:
                         if refused >= _PATIENCE:
                             raised = await self._raise_gate(gate, deadline) or raised
                     elif error.detail.endswith("pattern stale"):
-                        # The row was tidied away, or this account sees no rows of its own.
+                        # The row was removed, or this account cannot see its own rows.
                         fresh += 1
                         if fresh > 1:
                             raise AccessError(_READ_ONLY, option="username") from None
-                        row = self.sessions.new()
+                        row = self.markers.new()
                         continue
                     elif not error.detail.endswith("pattern wait"):
                         raise
                     if not await pause(refused, deadline, long=not is_conflict(error)):
                         raise ContendedError(
-                            f"others were in the way for {self._connection.limits.timeout:g} s; nothing was written"
+                            f"other writers caused conflicts for {self._connection.limits.timeout:g} s. Nothing was written. Try again."
                         ) from error
                 else:
                     raised = False
                     return answer
         except (UnreachableError, UnreadableError, asyncio.CancelledError):
-            row = self.sessions.new()  # nobody knows what is in the other one, or will be
+            row = self.markers.new()  # the state of the other row is unknown
             raise
         finally:
-            self.sessions.give(row)
+            self.markers.give(row)
             if raised:
                 await self._lower_gate(gate)
 
     async def _attempt(
         self, transaction: Transaction, row: Row, deadline: float, gate: dict[str, str], *, lower: bool
     ) -> list[Any]:
-        """Run a transaction, and find out what has become of it where that is not clear; again if nothing has."""
+        """Run a transaction. If its outcome is unclear, read its marker, and repeat it if it did not take effect."""
         loop = asyncio.get_running_loop()
         alone = False
         while True:
             mark = secrets.token_hex(8)
-            own = {**gate, **self.sessions.bound(row), "pattern_mark": mark, "pattern_before": row.mark}
+            own = {**gate, **self.markers.bound(row), "pattern_mark": mark, "pattern_before": row.mark}
             statements = [_CHECK_GATE, LEAVE_MARK, *transaction.statements, *([_LOWER_GATE] if lower else [])]
             text = ";\n".join(["BEGIN", *statements, "COMMIT"]) + ";"
             sent_by = deadline - (deadline - loop.time()) * (1 - _ATTEMPT)
@@ -159,7 +159,7 @@ class Committer:
                 if isinstance(error, UnreachableError) and not error.may_have_written:
                     raise
                 try:
-                    took_effect = await self.sessions.settle(row, mark, deadline)
+                    took_effect = await self.markers.settle(row, mark, deadline)
                 except StorageError as unknown:
                     raise _unknown(unknown) from error
                 if took_effect:
@@ -167,10 +167,10 @@ class Committer:
                     return []
                 if isinstance(error, UnreadableError):
                     if error.alone:
-                        raise StorageError(f"nothing was written: {error}") from error
+                        raise StorageError(f"{str(error).rstrip('.')}. Nothing was written.") from error
                     alone = True
                 if loop.time() >= sent_by:
-                    message = f"no answer came within {self._connection.limits.timeout:g} s; nothing was written"
+                    message = f"no answer came within {self._connection.limits.timeout:g} s. Nothing was written."
                     raise UnreachableError(message) from error
             except StatementError as error:
                 raise _without(len(statements), transaction, error) from None
@@ -186,29 +186,29 @@ class Committer:
         return bool(raised)
 
     async def _lower_gate(self, gate: dict[str, str]) -> None:
-        with contextlib.suppress(StorageError):  # it falls shut by itself
+        with contextlib.suppress(StorageError):  # it expires by itself
             deadline = asyncio.get_running_loop().time() + 1
             await self._connection.send(_LOWER_GATE, gate, deadline=deadline, repeat=True)
 
     async def finish(self) -> None:
-        """Wait for the transactions that have begun, and say goodbye."""
+        """Wait for running transactions, and remove the markers."""
         if self._running:
             await asyncio.wait(set(self._running))
-        await self.sessions.close()
+        await self.markers.close()
 
 
 def _without(count: int, transaction: Transaction, error: StatementError) -> StatementError:
-    """Return an error as the transaction without our own statements, two before it, would have raised it."""
+    """Return an error with the position that it has without the two statements before the transaction."""
     answers = error.answers - (count - len(transaction.statements))
-    if answers < len(transaction.statements):  # the text as a whole was refused
+    if answers < len(transaction.statements):  # the whole text was rejected
         return error
-    position = error.position - 2 if error.position >= 2 else -1  # noqa: PLR2004 - as the summary says
+    position = error.position - 2 if error.position >= 2 else -1  # noqa: PLR2004 - see the docstring
     return StatementError(error.detail, kind=error.kind, position=position, answers=answers)
 
 
 def _unknown(error: StorageError) -> UnreachableError:
     return UnreachableError(
-        f"the server was lost while it carried out a write, and could not be asked in time whether that took effect: "
-        f"{error}. Read what was to be written before you repeat it.",
+        f"the connection was lost during a write, and the server could not be asked in time whether it took effect: "
+        f"{error}. Read the records before you repeat the write.",
         may_have_written=True,
     )

@@ -1,8 +1,8 @@
-"""What tells, after the event, which transactions have taken effect: a mark of each, in rows of this program's own.
+"""Commit markers: they tell whether a transaction took effect, if its answer was lost.
 
-A transaction leaves its mark in one of the rows, and demands the mark that was left there before. So where its answer is
-lost, the row tells whether it has taken effect; and once another mark has been put there, a transaction that is still on
-its way fails when it arrives. All rows together tell others whether anybody has written since they last looked.
+Each transaction writes a marker into a row of this storage object, and requires the marker that was there before. If its
+answer is lost, the row tells whether it took effect. If it did not, another marker is written, so that the transaction
+fails if it still arrives. All rows together tell other processes whether anyone has committed.
 """
 
 # ruff: noqa: S608 - the names in the statements are constants, and every value is bound
@@ -25,25 +25,25 @@ from pattern_surreal import StatementError
 from .connection import RemoteConnection
 from .protocol import is_conflict
 
-__all__ = ["LEAVE_MARK", "SESSIONS", "Row", "Sessions", "pause"]
+__all__ = ["LEAVE_MARK", "SESSIONS", "CommitMarkers", "Row", "pause"]
 
 SESSIONS: Final = "pattern_sessions"
 LEAVE_MARK: Final = (
     "IF array::is_empty((UPSERT $pattern_row SET mark = $pattern_mark, owner = $pattern_session, at = time::now() "
     "WHERE mark = $pattern_before OR mark = NONE RETURN VALUE true)) { THROW 'pattern stale' }"
 )
-"""The statement by which a transaction leaves its mark; it fails where another one has come in between."""
+"""The statement that writes the marker of a transaction; it fails if the row has another marker than expected."""
 
 _FIRST_PAUSE: Final = 0.002
 _LONGEST_PAUSE: Final = 0.1
 _STALE: Final = "1d"
-"""How long a row is kept whose owner has not written, and not said goodbye."""
+"""How long the row of an owner is kept that does not write and did not close."""
 _GOODBYE_S: Final = 1.0
 _SETTLE: Final = (
     "RETURN IF (SELECT VALUE mark FROM ONLY $pattern_row) = $pattern_mark { true } ELSE { "
     "UPSERT $pattern_row SET mark = $pattern_new, owner = $pattern_session, at = time::now() RETURN NONE; false }"
 )
-# Whoever takes rows away leaves a mark, too: others may not have seen what had been written in between.
+# Removing rows also writes a marker, since others may not have seen the last ones of the removed rows.
 _TAKE_AWAY: Final = (
     "BEGIN; LET $gone = ({delete} RETURN BEFORE); "
     f"IF !array::is_empty($gone) {{{{ UPSERT {SESSIONS}:gone SET mark = $pattern_new, owner = '', at = time::now() }}}}; "
@@ -55,12 +55,12 @@ _TAKE_STALE_AWAY: Final = _TAKE_AWAY.format(delete=f"DELETE {SESSIONS} WHERE at 
 
 @attrs.define
 class Row:
-    """A row that one transaction at a time leaves its mark in.
+    """A row for the markers of one transaction at a time.
 
     Attributes:
-        number: Its number, which only this program uses.
-        mark: What was left there last.
-        troubled: Whether a transaction that was lost may still be on its way.
+        number: The number of the row; only this object uses it.
+        mark: The last marker.
+        troubled: Whether a lost transaction may still arrive.
     """
 
     number: int
@@ -68,8 +68,8 @@ class Row:
     troubled: bool = False
 
 
-class Sessions:
-    """The rows of this program.
+class CommitMarkers:
+    """The marker rows of this storage object.
 
     Args:
         connection: The connections to the server.
@@ -82,20 +82,20 @@ class Sessions:
         self._count = 0
 
     def take(self) -> Row:
-        """Return a row that nobody uses."""
+        """Return a free row."""
         return self._free.pop() if self._free else self.new()
 
     def new(self) -> Row:
-        """Return a row that nobody has ever used."""
+        """Return a new row."""
         self._count += 1
         return Row(self._count)
 
     def give(self, row: Row) -> None:
-        """Let others use a row again."""
+        """Return a row to the free ones."""
         self._free.append(row)
 
     def bound(self, row: Row) -> dict[str, Any]:
-        """Return the values that statements about a row need."""
+        """Return the bound values for statements about a row."""
         return {
             "pattern_row": self._id(row),
             "pattern_session": self._session,
@@ -103,12 +103,12 @@ class Sessions:
         }
 
     async def settle(self, row: Row, mark: str, deadline: float) -> bool:
-        """Return whether the transaction with a mark has taken effect; if not, it never will.
+        """Return whether the transaction with a marker took effect; if not, make sure that it never will.
 
         Args:
-            row: The row that it leaves its mark in.
-            mark: The mark.
-            deadline: When to give up.
+            row: Its row.
+            mark: Its marker.
+            deadline: The deadline, by the loop's clock.
 
         Raises:
             StorageError: The server could not be asked.
@@ -121,24 +121,24 @@ class Sessions:
         return bool(took_effect)
 
     async def foreign(self) -> int:
-        """Return a number that is another one after others have written."""
+        """Return a number that changes when another object or process commits."""
         try:
             [marks] = await self._connection.query(
                 f"SELECT VALUE mark FROM {SESSIONS} WHERE owner != $pattern_session", {"pattern_session": self._session}
             )
         except StatementError as error:
-            if error.kind == "NotFound":  # nobody has ever written
+            if error.kind == "NotFound":  # nobody has committed yet
                 return 0
             raise
         digest = hashlib.sha256("".join(sorted(map(str, marks))).encode()).digest()
         return int.from_bytes(digest[:7], "big")
 
     async def tidy(self, deadline: float) -> None:
-        """Take away the rows of programs that have gone long ago without a word."""
+        """Remove the rows of owners that ended long ago without closing."""
         await self.insist(_TAKE_STALE_AWAY, {"pattern_new": secrets.token_hex(8)}, deadline)
 
     async def close(self) -> None:
-        """Take away the rows that nothing on the way can need; the others stay for a while."""
+        """Remove the rows that no late transaction can need; the others stay for a while."""
         rows = [self._id(each) for each in self._free if each.mark and not each.troubled]
         if rows:
             with contextlib.suppress(StorageError):
@@ -146,7 +146,7 @@ class Sessions:
                 await self.insist(_TAKE_OWN_AWAY, bound, asyncio.get_running_loop().time() + _GOODBYE_S)
 
     async def insist(self, text: str, bound: dict[str, Any], deadline: float) -> list[Any]:
-        """Run statements that may be run several times, again as long as they are refused for the sake of others."""
+        """Run idempotent statements, and repeat them after conflicts."""
         attempt = 0
         while True:
             try:
@@ -161,7 +161,7 @@ class Sessions:
 
 
 async def pause(attempt: int, deadline: float, *, long: bool = False) -> bool:
-    """Wait before the next attempt, longer each time; return whether there is time for one."""
+    """Wait before the next attempt, longer each time, and return whether there is time for it."""
     bound = _LONGEST_PAUSE if long else min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt, 16))
     await asyncio.sleep(random.uniform(0, bound))  # noqa: S311 - no secret depends on it
     return asyncio.get_running_loop().time() < deadline

@@ -1,7 +1,7 @@
-"""What lies between a client and a server: a wire that can be cut, stand still, or change what it carries.
+"""A proxy between clients and a server, which can cut connections, stall, and change messages.
 
-A `Wire` is a TCP proxy in the running loop. It passes WebSocket messages on one by one, so that a test can look at each,
-have it replaced, held back or lost; all else, such as HTTP, goes through as it comes.
+A `Proxy` is a TCP proxy in the running loop. It forwards WebSocket messages one by one, so that a test can read, replace,
+delay or drop each of them. Other traffic, such as HTTP, is forwarded unchanged.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Final, Self
 
-__all__ = ["UNREADABLE", "Wire"]
+__all__ = ["UNREADABLE", "Proxy"]
 
 UNREADABLE: Final = b"\xff\xff\xff"
-"""A message that is no CBOR."""
+"""A message that is not CBOR."""
 BINARY: Final = 2
 CHUNK: Final = 1 << 16
 
@@ -27,14 +27,14 @@ async def _unchanged(message: bytes) -> bytes | None:
     return message
 
 
-class Wire:
-    """A proxy in front of a port of this machine: ``async with Wire(port) as wire``.
+class Proxy:
+    """A proxy in front of a port of this machine: ``async with Proxy(port) as proxy``.
 
     Attributes:
-        on_request: Asked with each binary message of a client: what to pass on instead; None cuts both ends instead.
-            It may wait: what the client sends behind that message waits, too. When the client's end is cut meanwhile,
-            the message still goes to the server, as from a buffer on the way.
-        on_response: The same with each binary message of the server.
+        on_request: Called with each binary message of a client. It returns the message to forward; None cuts both ends.
+            It may wait, which also delays the following messages. If the client disconnects meanwhile, the message still
+            reaches the server, as from a buffer.
+        on_response: The same for messages of the server.
         connections: How many clients have connected so far.
     """
 
@@ -52,7 +52,7 @@ class Wire:
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The URL for clients."""
         return f"ws://127.0.0.1:{self._own_port}"
 
     async def __aenter__(self) -> Self:

@@ -1,14 +1,15 @@
-"""Conditions of a batch that still hold when it is committed.
+"""Makes the checks of a batch hold until its commit, on a server with snapshot isolation.
 
-The server's transactions see a snapshot, and of two that overlap the later one fails where both have written one record;
-what a transaction has only read may have changed meanwhile. So what a batch relies on, it also writes:
+Of two overlapping transactions that write one record, the later one fails. But records that a transaction only reads may
+change meanwhile. So a batch also writes a little for everything that it relies on:
 
-- Each table has rows of its own in ``pattern_locks``. Whoever writes to the table writes one of them, drawn by lot, so
-  that writers are seldom in each other's way; whoever relies on what is *not* in the table writes all of them.
-- A record that somebody has relied on is marked, and has rows in ``pattern_checks``. Whoever relies on it writes one of
-  them, drawn by lot; whoever changes it, all. The first one to rely on it writes the mark, and so the record itself.
+- Each table has rows in ``pattern_locks``. A batch that writes to the table writes one of them, chosen at random, so that
+  writers rarely conflict. A batch that relies on the *absence* of records writes all of them.
+- A record that a batch has relied on is marked, and has rows in ``pattern_checks``. A batch that relies on it writes one of
+  them, chosen at random; a batch that changes it writes all. The first batch to rely on it writes the mark, and so the
+  record itself.
 
-A table that is not there has no rows, so the batch that writes to it fails.
+A missing table has no rows, so a batch that writes to it fails.
 """
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
@@ -34,13 +35,13 @@ __all__ = ["CHECKS", "LOCKS", "MARK", "hold", "lock", "locks_of_new_table", "loc
 LOCKS: Final = "pattern_locks"
 CHECKS: Final = "pattern_checks"
 MARK: Final = "pattern_checked"
-"""The column, of each table, that marks a record that somebody has relied on."""
+"""The column of each table that marks records which a batch has relied on."""
 _TABLE_ROWS: Final = 16
 _RECORD_ROWS: Final = 8
 
 
 def locks_of_new_table(table: Table) -> Transaction:
-    """Return the statements that prepare a table for locks, where they have not been run yet."""
+    """Return the statements that create the lock rows of a table, if they are missing."""
     rows = [{"id": RecordID(LOCKS, [table.name, each]), "n": 0} for each in range(_TABLE_ROWS)]
     statements = [
         f"DEFINE FIELD IF NOT EXISTS {MARK} ON {name(table.name)} TYPE option<bool>",
@@ -50,7 +51,7 @@ def locks_of_new_table(table: Table) -> Transaction:
 
 
 def locks_of_old_table(table: Table) -> Transaction:
-    """Return the statements that remove what the locks of a table have left."""
+    """Return the statements that remove the lock rows of a table."""
     statements = ["DELETE $lock_rows RETURN NONE", "DELETE $lock_checks RETURN NONE"]
     return Transaction(statements, {"lock_rows": _below(LOCKS, table), "lock_checks": _below(CHECKS, table)}, [])
 
@@ -60,18 +61,18 @@ def _below(kind: str, table: Table) -> RecordID:
 
 
 def lock(transaction: Transaction, batch: Sequence[Write], *, distrust: bool) -> Transaction:
-    """Return a transaction that carries out a batch, with what tells others of the tables that it writes to.
+    """Return the transaction of a batch that also writes a lock row of each table.
 
     Args:
-        transaction: The batch's statements, each with what `hold` adds.
+        transaction: The statements of the batch, extended by `hold`.
         batch: The batch.
-        distrust: Whether to see that each row is inserted: the server passes over what a record user may not write.
+        distrust: Whether to count inserted rows: the server silently skips rows that a record user may not write.
     """
     variables: dict[str, Any] = {**transaction.variables, "lock_n": random.getrandbits(48)}
     statements: list[str] = []
     tables = {write.table.name: write.table for write in batch if not isinstance(write, Check | CheckNone)}
     for place, table in enumerate(tables.values()):
-        variables[f"lock_table{place}"] = RecordID(LOCKS, [table.name, _lot(_TABLE_ROWS)])
+        variables[f"lock_table{place}"] = RecordID(LOCKS, [table.name, _random_row(_TABLE_ROWS)])
         written = f"(UPDATE $lock_table{place} SET n = $lock_n RETURN VALUE true)"
         statements.append(f"IF array::is_empty({written}) {{ THROW 'pattern gone {_first(batch, table)}' }}")
     before = len(statements)
@@ -83,10 +84,10 @@ def lock(transaction: Transaction, batch: Sequence[Write], *, distrust: bool) ->
 
 
 def hold(*, distrust: bool) -> Guard:
-    """Return what adds, to the statement of a write, what makes its conditions hold.
+    """Return the guard that extends the statement of a write, so that its conditions hold until the commit.
 
     Args:
-        distrust: Whether to see that each write is carried out, as for `lock`.
+        distrust: Whether to check that each write is carried out; see `lock`.
     """
 
     def guard(statement: str, write: Write, place: int, parameters: Parameters) -> str:
@@ -107,7 +108,7 @@ def _counted(statement: str, place: int, variables: Mapping[str, Any]) -> str:
 
 
 def _seen(statement: str, write: Write, place: int, parameters: Parameters) -> str:
-    """Return the statement of a write, with what sees that it was carried out; those with a revision see to it already."""
+    """Return the statement with a check that it was carried out; one with a revision has such a check already."""
     if isinstance(write, Put):
         counted = statement.replace(" RETURN NONE", " RETURN VALUE true")
         return f"IF array::is_empty(({counted})) {{ THROW {parameters.bind(f'pattern denied {place}')} }}"
@@ -118,7 +119,7 @@ def _seen(statement: str, write: Write, place: int, parameters: Parameters) -> s
 
 
 def _held(statement: str, write: Write, parameters: Parameters) -> str:
-    """Return the statement of a write other than an insert, with what makes its conditions hold."""
+    """Return the statement of a write other than an insert, extended so that its conditions hold."""
     table = write.table
     if isinstance(write, CheckNone) or (isinstance(write, Check) and write.revision == 0):
         rows = parameters.bind(_range(LOCKS, [table.name], _TABLE_ROWS))
@@ -131,19 +132,19 @@ def _held(statement: str, write: Write, parameters: Parameters) -> str:
         new = parameters.bind([{"id": place, "n": 0} for place in places])
         mark = f" ELSE {{ UPDATE {at} SET {MARK} = true RETURN NONE; INSERT IGNORE INTO {CHECKS} {new} RETURN NONE }}"
     if isinstance(write, Check):
-        one = parameters.bind(RecordID(CHECKS, [table.name, id, _lot(_RECORD_ROWS)]))
+        one = parameters.bind(RecordID(CHECKS, [table.name, id, _random_row(_RECORD_ROWS)]))
         return f"{{ {statement}; IF {at}.{MARK} {{ UPDATE {one} SET n = $lock_n RETURN NONE }}{mark} }}"
     rows = parameters.bind(_range(CHECKS, [table.name, id], _RECORD_ROWS))
     change = f"DELETE {rows}" if isinstance(write, Delete) else f"UPDATE {rows} SET n = $lock_n"
     return f"{{ IF {at}.{MARK} {{ {change} RETURN NONE }}{mark}; {statement} }}"
 
 
-def _lot(rows: int) -> int:
+def _random_row(rows: int) -> int:
     return random.randrange(rows)  # noqa: S311 - no secret depends on it
 
 
 def _relies(write: Write) -> bool:
-    """Say whether a write may leave the record that it relies on as it is."""
+    """Return whether a write may leave the record that it relies on unchanged."""
     if isinstance(write, Patch):
         same = write.revision is not None and write.changes.get("revision", write.revision) == write.revision
         return same or not write.changes

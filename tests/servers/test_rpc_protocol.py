@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.servers.proxy import UNREADABLE, Proxy
 from tests.servers.surreal import Server, needs_server, running
-from tests.servers.wires import UNREADABLE, Wire
 
 websockets = pytest.importorskip("websockets", reason="needs the package websockets")
 cbor = pytest.importorskip("surrealdb.data.cbor", reason="needs the package surrealdb")
@@ -241,8 +241,8 @@ async def test_over_http(server: Server) -> None:
 
 async def test_a_wire_changes_and_breaks_what_it_carries(server: Server, connect: Connect) -> None:
     """Answers are replaced, lost or held back, connections cut; the next one works."""
-    async with Wire(server.port) as wire:
-        client = await connect(wire.url)
+    async with Proxy(server.port) as proxy:
+        client = await connect(proxy.url)
         await client.login(server)
         assert len(await client.query("RETURN string::repeat('x', 100000)")) == 100_000
 
@@ -252,33 +252,33 @@ async def test_a_wire_changes_and_breaks_what_it_carries(server: Server, connect
         async def lose(_: bytes) -> None:
             return None
 
-        keep, wire.on_response = wire.on_response, garble
+        keep, proxy.on_response = proxy.on_response, garble
         await client.send("ping")
         assert await client.socket.recv() == UNREADABLE
-        wire.on_response = lose
+        proxy.on_response = lose
         await client.send("query", "CREATE lost:1", {})
         with pytest.raises(websockets.ConnectionClosed):
             await client.receive()
-        wire.on_response = keep
-        client = await connect(wire.url)
+        proxy.on_response = keep
+        client = await connect(proxy.url)
         await client.login(server)
         assert len(await client.query("SELECT VALUE id FROM lost")) == 1
-        wire.stall()
+        proxy.stall()
         await client.send("ping")
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(client.socket.recv(), 0.2)
-        wire.flow()
+        proxy.flow()
         await client.receive()
-        wire.cut()
+        proxy.cut()
         with pytest.raises(websockets.ConnectionClosed):
             await client.call("ping")
-        assert wire.connections == 2
+        assert proxy.connections == 2
 
 
 async def test_a_wire_delivers_what_was_on_the_way(server: Server, connect: Connect) -> None:
     """A request that waits on the way reaches the server also when its client is cut off meanwhile."""
-    async with Wire(server.port) as wire:
-        client, watcher = await connect(wire.url), await connect(server.url)
+    async with Proxy(server.port) as proxy:
+        client, watcher = await connect(proxy.url), await connect(server.url)
         for each in (client, watcher):
             await each.login(server)
         await watcher.query("DEFINE TABLE OVERWRITE late")
@@ -290,10 +290,10 @@ async def test_a_wire_delivers_what_was_on_the_way(server: Server, connect: Conn
             await may_go_on.wait()
             return message
 
-        wire.on_request = hold
+        proxy.on_request = hold
         await client.send("query", "CREATE late:1", {})
         await held.wait()
-        wire.cut_clients()
+        proxy.cut_clients()
         with pytest.raises(websockets.ConnectionClosed):
             await client.receive()
         assert await watcher.query("SELECT VALUE id FROM late") == []

@@ -1,4 +1,4 @@
-"""Comparing all vectors of some partitions in the engine; an answer that may lack something is none."""
+"""Exact search in the engine: it compares all vectors of the partitions. Incomplete answers are rejected."""
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
 
@@ -7,29 +7,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .derived import native_column, read_state, state_of, vector_column
+from .array_column import array_column, read_state, state_of, vector_column
 from .dialect import Parameters, name
 from .knn import MAX_NEAREST, Near, Query, closest, compare, lacking
 from .storage import SurrealStorage
 
-__all__ = ["Comparison"]
+__all__ = ["BruteForce"]
 
 
-class Comparison:
+class BruteForce:
     """Exact search by the engine.
 
     Args:
-        storage: Where the vectors are.
+        storage: The storage of the vectors.
     """
 
     def __init__(self, storage: SurrealStorage) -> None:
         self._storage = storage
 
     async def nearest(self, query: Query, ids: Sequence[str] | None = None) -> list[Near] | None:
-        """Return the closest records, ties by id; None where the column is not what it should be.
+        """Return the closest records, ties by id; None if the array column is not usable, or lacks some.
 
         Args:
-            query: What is asked.
+            query: The query.
             ids: The only records to consider; None for all.
         """
         if ids is None and query.limit < MAX_NEAREST:
@@ -48,19 +48,19 @@ class Comparison:
         return [Near(row["distance"], row["id"]) for row in rows]
 
     async def _read(self, query: Query, text: str, parameters: Parameters) -> list[Mapping[str, Any]] | None:
-        """Run a statement over the column; None where that is not filled, whoever makes it anew."""
+        """Run a statement over the array column; None if it is not filled, since a process is building it."""
         table = query.spec.table
         result, rows = await self._storage.query(f"{read_state(table.name)}; {text}", parameters.values)
         state = state_of(result)
-        usable = state is not None and state.filled and state.column == native_column(table)
+        usable = state is not None and state.filled and state.column == array_column(table)
         return list(rows) if usable else None
 
     async def _are_all(self, query: Query, found: int) -> bool:
-        """Return whether an answer is as long as it should be."""
+        """Return whether an answer has as many records as it should."""
         return found >= query.limit or found == await self.count(query)
 
     async def count(self, query: Query) -> int:
-        """Count the vectors of the partitions, as the storage has them."""
+        """Count the stored vectors of the partitions."""
         parameters, table = Parameters(), query.spec.table
         text = (
             f"SELECT count() FROM {name(table.name)} WHERE {query.scope(parameters)} "

@@ -130,6 +130,25 @@ def dist(session: nox.Session) -> None:
     session.run("check-wheel-contents", *(str(path) for path in built if path.suffix == ".whl"))
 
 
+@nox.session(tags=["release"], requires=["dist"])
+def release(session: nox.Session) -> None:
+    """Check that this commit can be released as VERSION, given behind ``--``, and print the commands that do it.
+
+    All distributions have the version, the changelog has a section for it, and the tree is clean. Nothing is published.
+    """
+    (version,) = session.posargs or session.error("Name the version: nox -s release -- 0.2.0")
+    stale = [name for name, each in {"pattern-core": CORE, **PLUGINS}.items() if each["project"]["version"] != version]
+    if stale:
+        session.error(f"another version is in the pyproject.toml of {', '.join(stale)}")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    if f"\n## {version} - " not in changes:
+        session.error(f"CHANGELOG.md has no section `## {version} - YYYY-MM-DD`")
+    if changed := session.run("git", "status", "--porcelain", external=True, silent=True):
+        session.error(f"commit or remove these first:\n{changed}")
+    session.log(f"Ready. To release: git tag -s v{version} -m {version} && git push origin v{version}")
+    session.log("Then: twine upload dist/*")
+
+
 @nox.session(tags=["install"], requires=["dist"], reuse_venv=False)
 @nox.parametrize(
     "extra",

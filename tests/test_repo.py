@@ -303,3 +303,66 @@ class TestPrivacy:
     def test_a_leak_is_found(self, parts: str) -> None:
         """The rule fails for paths, addresses and keys (cut in two here, lest this file break the rule itself)."""
         assert LEAKS.search(f"see {parts.replace('|', '')}.")
+
+
+class TestHabits:
+    """What people expect of a repository that they want to rely on."""
+
+    def test_the_workflow_runs_tasks_that_exist(self) -> None:
+        """The workflow for a forge calls tags and sessions of noxfile.py, on each Python of the classifiers."""
+        workflow = (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+        tasks = {task for line in re.findall(r"python dev\.py (.+)", workflow) for task in line.split()}
+        noxfile = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+        known = set(re.findall(r"^def (\w+)\(session", noxfile, re.MULTILINE)) | set(re.findall(r'"(\w+)"', noxfile))
+        assert tasks >= {"demo", "tests", "minimums"}
+        assert tasks <= known
+        classifiers = project_of(ROOT)["project"]["classifiers"]
+        pythons = {each.rpartition(" ")[2] for each in classifiers if re.search(r":: 3\.\d+$", each)}
+        assert set(re.findall(r'"(3\.\d+)"', workflow)) == pythons
+
+    def test_pre_commit_has_the_versions_of_the_tests(self) -> None:
+        """Tools of the pre-commit configuration that constraints.txt pins have the same version in both."""
+        hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+        pinned = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE))
+        (revision,) = re.findall(r"ruff-pre-commit\n\s+rev: v(\S+)", hooks)
+        assert revision == pinned["ruff"]
+
+    def test_all_distributions_have_one_version(self) -> None:
+        """The core and the plugins are released together, with one version, and the changelog has a section for it."""
+        versions = {project_of(folder)["project"]["version"] for folder in (ROOT, *PLUGINS)}
+        assert len(versions) == 1
+        changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        assert re.search(rf"^## (Unreleased$|{re.escape(*versions)} - \d{{4}}-\d\d-\d\d$)", changelog, re.MULTILINE)
+
+    def test_decision_records_are_complete(self) -> None:
+        """Each decision record is in the index, and has the four headings with something below each."""
+        folder = ROOT / "docs" / "explanation" / "decisions"
+        index = (folder / "index.md").read_text(encoding="utf-8")
+        records = [path for path in sorted(folder.glob("*.md")) if path.name != "index.md"]
+        assert len(records) >= 5
+        for path in records:
+            text = path.read_text(encoding="utf-8")
+            parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+            assert parts[1::2] == ["Context", "Decision", "Consequences", "What would change our mind"], path.name
+            assert all(part.strip() for part in parts[2::2]), path.name
+            assert text.startswith("# ")
+            assert f"]({path.name})" in index
+            assert f"\n{path.stem}\n" in index, "the table of contents needs it as well"
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "SECURITY.md",
+            "CONTRIBUTING.md",
+            "LICENSE",
+            ".github/pull_request_template.md",
+            ".github/ISSUE_TEMPLATE/bug.md",
+            ".github/ISSUE_TEMPLATE/backend.md",
+        ],
+    )
+    def test_the_files_of_a_project_are_there(self, name: str) -> None:
+        """The files that forges show to reporters and contributors exist, and their links lead to files."""
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert len(text) > 200
+        for target in re.findall(r"\]\(([^)#\s]+)\)", text):
+            assert "://" in target or (ROOT / name).parent.joinpath(target).exists(), target

@@ -18,6 +18,7 @@ from pattern_core.cli.configured import location_of
 from pattern_core.config import Config, load_config
 from pattern_core.maintenance.migrations.migrate import LATEST
 from pattern_core.plugins.discovery import EXTRAS
+from pattern_core.plugins.install_hint import install_command, upgrade_command
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -96,7 +97,7 @@ class TestStatus:
         assert found["records"] == {}
         assert found["database"]["exists"] is False
         in_words = pattern("status")
-        assert "when it is next used" in in_words.stderr
+        assert "The next use sets up or migrates the database." in in_words.stderr
         assert "does not exist yet" in in_words.stdout
         assert [each.name for each in project.iterdir()] == ["pattern.toml"]
 
@@ -110,7 +111,7 @@ class TestStatus:
         assert found["records"]["agents"] == 1
         assert found["vectors"]["counts"] == {"memory_blocks": 3, "messages": 0, "tasks": 0}
         lines = dict(line.split("\t") for line in pattern("status").stdout.splitlines())
-        assert lines["memory blocks"] == "3"
+        assert lines["memories"] == "3"
         assert lines["database"] == f"surreal-embedded, {archive / 'pattern.db'}"
 
     def test_of_one_that_others_have_open(self, pattern: Pattern, archive: Path) -> None:
@@ -146,7 +147,7 @@ class TestStatus:
         answer = pattern("status")
 
         assert answer.returncode == 0
-        assert "memory blocks\t3" in answer.stdout
+        assert "memories\t3" in answer.stdout
         assert answer.stderr.startswith("Warning: ")
         assert said in answer.stderr
         assert _json(pattern("status", "--json"))["warnings"]
@@ -163,7 +164,7 @@ class TestDoctor:
         assert list(states) == names
         assert {name for name, state in states.items() if state != "ok"} == {"model"}
         assert states["model"] == "warn"
-        assert "3 of 3 vectors of memory blocks" in answer.stdout
+        assert "3 of 3 vectors of memories" in answer.stdout
 
     def test_as_json(self, pattern: Pattern, project: Path) -> None:
         """A program gets the checks and the verdict; a new database is well, and is not set up by checking."""
@@ -172,7 +173,7 @@ class TestDoctor:
 
             assert found["ok"] is True
             assert {"name": "configuration", "state": "ok", "message": str(project / "pattern.toml")} in found["checks"]
-            assert "nothing is set up yet" in found["checks"][6]["message"]
+            assert "not set up yet" in found["checks"][6]["message"]
 
     def test_without_a_configuration(self, pattern: Pattern) -> None:
         """Where there is no configuration, it says how to get one, and checks no further."""
@@ -218,7 +219,7 @@ class TestDoctor:
         answer = pattern("doctor")
         assert answer.returncode == 1
         assert "fail\tschema\tthe database has schema version 99" in answer.stdout
-        assert "pip install --upgrade pattern-core" in answer.stdout
+        assert upgrade_command() in answer.stdout
         assert _json(pattern("status", "--json"))["schema"] == {"version": 99, "latest": LATEST}
         assert pattern("memory", "list", "Archive").returncode == 1
 
@@ -295,10 +296,10 @@ class TestPlugins:
 
         found = _json(pattern("plugins", "--json"))
         assert {each["name"]: each["install"] for each in found["available"]} == {
-            name: f'pip install "pattern-core[{extra}]"' for name, extra in EXTRAS.items()
+            name: install_command(extra) for name, extra in EXTRAS.items()
         }
-        assert {"name": "cohere", "install": 'pip install "pattern-core[cloud]"'} in found["available"]
-        assert 'Not installed: torch. pip install "pattern-core[torch]"' in pattern("plugins").stderr
+        assert {"name": "cohere", "install": install_command("cloud")} in found["available"]
+        assert f"Not installed: torch. {install_command('torch')}" in pattern("plugins").stderr
 
     def test_one_that_is_broken(self, pattern: Pattern, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One that cannot be imported says why, and does no harm to the others."""
@@ -388,13 +389,13 @@ class TestBackup:
 
         answer = pattern(*there, "restore", "safe")
 
-        assert answer.stdout == "Read 1 users, 1 agents, 3 memory blocks from safe.\n"
+        assert answer.stdout == "Read 1 user, 1 agent, 3 memories from safe.\n"
         assert _json(pattern(*there, "search", "Archive", "espresso", "--json"))["items"] == before
         assert _json(pattern("doctor", *there, "--json"))["ok"] is True
 
     def test_restore_over_records(self, pattern: Pattern, archive: Path) -> None:
         """A database that holds records is left as it is."""
-        assert pattern("backup", "safe").stdout == "Wrote 1 users, 1 agents, 3 memory blocks into safe.\n"
+        assert pattern("backup", "safe").stdout == "Wrote 1 user, 1 agent, 3 memories into safe.\n"
 
         refused = pattern("restore", "safe")
 

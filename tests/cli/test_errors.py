@@ -136,7 +136,7 @@ def test_text_that_is_not_utf8(pattern: Pattern, archive: Path) -> None:
     )
 
     assert answer.returncode == 2
-    assert b"no UTF-8" in answer.stderr
+    assert b"is not UTF-8 text" in answer.stderr
     assert pattern("memory", "show", "Archive", "x").returncode == 1
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from pattern_core import __version__
 from pattern_core.cli import MODULES, SECTIONS, app
+from pattern_core.cli.options import ENERGIES, PRIORITIES, ROLES
+from pattern_core.models import Energy, Priority, Role
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -45,6 +47,11 @@ def test_the_verbs() -> None:
         "user add, user list, user show, user edit, user rm",
         "agent add, agent list, agent show, agent edit, agent deactivate, agent reactivate, agent rm",
         "memory add, memory list, memory show, memory edit, memory rm, memory import",
+        "conversation, conversation add, conversation list, conversation show, conversation edit, conversation end",
+        "conversation rm, message, message add, message list, message search, message show, message edit, message rm",
+        "tool-call, tool-call add, tool-call list, tool-call show",
+        "task, task add, task list, task next, task search, task show, task edit, task start, task complete",
+        "task cancel, task reopen, task rm",
         "plugin, plugin new",
     }
     names = {tuple(verb.split()) for line in wanted for verb in (line.split(",") if "," in line else line.split())}
@@ -79,7 +86,18 @@ def test_every_verb_takes_json(verb: tuple[str, ...], pattern: Pattern) -> None:
     assert is_group or {"--json", "--config"} <= set(answer.stdout.split())
 
 
-@pytest.mark.parametrize("args", [["--help"], ["memory", "--help"], ["--version"], ["memory", "add", "--help"]])
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["--help"],
+        ["memory", "--help"],
+        ["--version"],
+        ["memory", "add", "--help"],
+        ["message", "add", "--help"],
+        ["task", "list", "--help"],
+    ],
+    ids=" ".join,
+)
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     """Help comes without an engine, a model, Arrow, NumPy, Rich or an event loop."""
     allowed = {"importlib.metadata"} if args == ["--version"] else set()
@@ -97,6 +115,21 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
 def test_version(pattern: Pattern) -> None:
     """--version tells the version of the distribution."""
     assert pattern("--version").stdout.strip() == f"pattern {__version__}"
+
+
+def test_choices() -> None:
+    """The choices of options, which import no model, are the values of the enums."""
+    assert list(ROLES) == list(Role)
+    assert list(ENERGIES) == list(Energy)
+    assert list(PRIORITIES) == list(Priority)
+
+
+def test_unknown_verb_of_a_group(pattern: Pattern) -> None:
+    """A group names the nearest of its verbs, too."""
+    answer = pattern("memory", "lst", "Archive")
+
+    assert answer.returncode == 2
+    assert "There is no verb 'lst'. Did you mean 'list'?" in answer.stderr
 
 
 def test_unknown_verb(pattern: Pattern) -> None:

@@ -213,11 +213,11 @@ def test_prune(agent: Path, pattern: Pattern) -> None:
     gone = first["added"] - 1
 
     kept = pattern("memory", "import", "Archive", "notes.md").stdout
-    assert f"; {gone} older ones of this file remain (--prune removes them)." in kept
+    assert f"; {gone} older ones remain (--prune deletes them)." in kept
     assert _json(pattern("search", "Archive", "night train to Vienna", "--json"))["items"][0]["score"] > 0.3
 
     pruned = pattern("memory", "import", "Archive", "notes.md", "--prune").stdout
-    assert f"; {gone} older ones of this file were forgotten." in pruned
+    assert f"; {gone} older ones were deleted." in pruned
     assert _import(pattern, "notes.md", "--prune") == _counts(unchanged=1)
     labels = set(_memories(pattern))
     assert {label for label in labels if label.startswith("notes.md: ")} == {"notes.md: Garden", "notes.md: by hand"}
@@ -280,6 +280,82 @@ def test_what_cannot_be_imported(agent: Path, pattern: Pattern) -> None:
     assert refused.returncode == 2
     assert "UTF-8" in refused.stderr
     assert pattern("memory", "import", "Nobody", "notes.md").returncode == 1
+    assert _memories(pattern) == {}
+
+
+def test_many_files_and_folders(agent: Path, pattern: Pattern) -> None:
+    """Files and folders are imported together, each file once; a folder stands for its text and Markdown files."""
+    for name, text in {
+        "notes/b.md": "# B\n\nThe second.\n",
+        "notes/a.txt": "The first.",
+        "notes/deep/c.MD": "# C\n\nThe third.\n",
+        "notes/.hidden/d.md": "Hidden.",
+        "notes/e.csv": "no,text",
+        "f.md": "# F\n\nThe fourth.\n",
+    }.items():
+        (agent / name).parent.mkdir(parents=True, exist_ok=True)
+        (agent / name).write_text(text, encoding="utf-8")
+
+    counts = _import(pattern, "notes", "f.md", "notes/b.md")
+
+    assert counts == {"files": 4, **_counts(added=4)}
+    assert [label.partition(":")[0] for label in _memories(pattern)] == ["a.txt", "b.md", "c.MD", "f.md"]
+    again = pattern("memory", "import", "Archive", "f.md", "notes")
+    assert again.stdout == "Imported 4 files into Archive: 0 added, 0 changed, 4 unchanged.\n"
+    (agent / "notes" / "b.md").write_text("# B\n\nChanged.\n# New\n\nMore.\n", encoding="utf-8")
+    (agent / "f.md").write_text("# G\n\nThe fifth.\n", encoding="utf-8")
+    assert _import(pattern, "notes", "f.md", "--prune") == {
+        "files": 4,
+        **_counts(added=2, changed=1, unchanged=2, older=1, pruned=1),
+    }
+
+
+def test_many_files_under_one_prefix(agent: Path, pattern: Pattern) -> None:
+    """With several files, --prefix comes before each file's name."""
+    (agent / "one.txt").write_text("One.", encoding="utf-8")
+    (agent / "two.txt").write_text("Two.", encoding="utf-8")
+
+    _import(pattern, "one.txt", "two.txt", "--prefix", "mine")
+
+    assert list(_memories(pattern)) == ["mine/one.txt: One.", "mine/two.txt: Two."]
+    assert _import(pattern, "one.txt", "two.txt", "--prefix", "mine") == {"files": 2, **_counts(unchanged=2)}
+
+
+def test_one_of_many_files_fails(limited: Path, pattern: Pattern) -> None:
+    """The error names the file and how many were imported; nothing of that file is written; another import continues."""
+    pattern("agent", "add", "Archive")
+    for name in ("a", "b", "c"):
+        (limited / f"{name}.txt").write_text(f"First {name}.\n\nSecond {name}.", encoding="utf-8")
+    settings = (limited / "pattern.toml").read_text(encoding="utf-8")
+    (limited / "pattern.toml").write_text(f"{settings}fails_at = 1\n", encoding="utf-8")
+
+    failed = pattern("memory", "import", "Archive", "a.txt", "b.txt", "c.txt", "--max-chars", "40")
+
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("Error: b.txt: ")
+    assert "1 of 3 files are imported." in failed.stderr
+    assert {label.partition(":")[0] for label in _memories(pattern)} == {"a.txt"}
+    (limited / "pattern.toml").write_text(settings, encoding="utf-8")
+    counts = _import(pattern, "a.txt", "b.txt", "c.txt", "--max-chars", "40")
+    assert counts["unchanged"] >= 1
+    assert {label.partition(":")[0] for label in _memories(pattern)} == {"a.txt", "b.txt", "c.txt"}
+
+
+def test_many_files_that_cannot_be_read(agent: Path, pattern: Pattern) -> None:
+    """One file that cannot be read, a folder without texts, or standard input among files: nothing is imported."""
+    (agent / "good.txt").write_text("Good.", encoding="utf-8")
+    (agent / "latin.txt").write_bytes(b"caf\xe9")
+    (agent / "empty").mkdir()
+
+    for files, message in {
+        ("good.txt", "latin.txt"): "latin.txt is not UTF-8 text (byte 3)",
+        ("good.txt", "empty"): "empty has no text or Markdown files",
+        ("good.txt", "-"): "Standard input (-) cannot be imported together with files",
+        ("good.txt", "nowhere.txt"): "'nowhere.txt' does not exist",
+    }.items():
+        refused = pattern("memory", "import", "Archive", *files)
+        assert refused.returncode == 2
+        assert message in refused.stderr
     assert _memories(pattern) == {}
 
 

@@ -15,6 +15,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from pattern_core.config import load_config
+from pattern_core.plugins.install_hint import install_command
 
 Pattern = Callable[..., CompletedProcess[str]]
 
@@ -56,8 +57,8 @@ def test_without_a_language_model(pattern: Pattern, monkeypatch: pytest.MonkeyPa
     answer = pattern("init")
 
     assert load_config("pattern.toml").embeddings.provider == "hashing"
-    assert "like words, not by like meaning" in answer.stdout
-    assert 'pip install "pattern-core[torch]"' in answer.stdout
+    assert "Searches compare words, not meaning" in answer.stdout
+    assert install_command("torch") in answer.stdout
 
 
 def test_writes_over_nothing(pattern: Pattern, here: Path) -> None:

@@ -42,7 +42,7 @@ class TestMemories:
         refused = pattern("memory", "add", "Archive", "coffee", "Something else.")
 
         assert refused.returncode == 1
-        assert "already has a memory labelled 'coffee'. `pattern memory edit`" in refused.stderr
+        assert "already has a memory labeled 'coffee'. `pattern memory edit`" in refused.stderr
         assert _json(pattern("memory", "show", "Archive", "coffee", "--json"))["content"] == COFFEE
 
     def test_list(self, pattern: Pattern) -> None:
@@ -71,7 +71,7 @@ class TestMemories:
         alone = pattern("memory", "show", "Archive", "--json")
 
         assert (misspelt.returncode, unknown.returncode, alone.returncode) == (1, 1, 1)
-        assert "Archive has no memory labelled 'coffe'. Did you mean 'coffee'?" in misspelt.stderr
+        assert "Archive has no memory labeled 'coffe'. Did you mean 'coffee'?" in misspelt.stderr
         assert "`pattern memory list Archive` shows the labels" in unknown.stderr
         error = json.loads(alone.stderr)["error"]
         assert (error["type"], error["table"], error["id"]) == ("NotFoundError", "memory_blocks", "Archive")
@@ -84,10 +84,10 @@ class TestMemories:
         for verb in (("memory", "add", "Archive", "new", "Something new."), ("search", "Archive", "espresso")):
             answer = pattern(*verb)
             assert answer.returncode == 0
-            assert "The agent Archive is switched off" in answer.stderr
-            assert "switched off" not in answer.stdout
+            assert "The agent Archive is deactivated" in answer.stderr
+            assert "deactivated" not in answer.stdout
         pattern("agent", "reactivate", "Archive")
-        assert "switched off" not in pattern("search", "Archive", "espresso").stderr
+        assert "deactivated" not in pattern("search", "Archive", "espresso").stderr
 
     def test_show_into_a_pipe(self, pattern: Pattern) -> None:
         """A content of several lines comes out of a pipe as it went in."""
@@ -116,7 +116,7 @@ class TestMemories:
     def test_rm(self, pattern: Pattern) -> None:
         """A memory goes with --yes, and is found no more."""
         assert pattern("memory", "rm", "Archive", "coffee").returncode == 2
-        assert pattern("memory", "rm", "Archive", "coffee", "--yes").stdout == "Deleted: 1 memory blocks.\n"
+        assert pattern("memory", "rm", "Archive", "coffee", "--yes").stdout == "Deleted: 1 memory.\n"
         assert _json(pattern("memory", "rm", "Archive", "train", "--yes", "--json")) == {
             "deleted": {"memory_blocks": 1}
         }
@@ -164,7 +164,7 @@ class TestMemories:
         answer = pattern("search", "Scribe", COFFEE)
 
         assert answer.returncode == 0
-        assert "remembers nothing" in answer.stderr
+        assert "has no memories yet" in answer.stderr
         assert "espresso" not in answer.stdout
 
     @pytest.mark.parametrize("text", ["", "  "])

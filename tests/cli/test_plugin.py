@@ -34,13 +34,14 @@ class TestANewPlugin:
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         module = {"storage": "storage", "vectors": "vectors", "embeddings": "embedder"}[role]
         package = "src/pattern_my_engine"
-        sources = {f"{package}/__init__.py", f"{package}/plugin.py", f"{package}/{module}.py"}
+        sources = {f"{package}/{name}.py" for name in ("__init__", "options", "plugin", module)}
         assert files == sources | {f"{package}/py.typed", "pyproject.toml", "README.md", "tests/test_conformance.py"}
         for name in sorted(files):
             text = (folder / name).read_text(encoding="utf-8")
             assert "$" not in text, name
             if name.endswith(".py"):
                 ast.parse(text)
+                assert "from .plugin" not in text, f"{name} and plugin.py import each other"
         project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         assert project["name"] == "pattern-my-engine"
         assert any(re.fullmatch(r"pattern-core>=\d+\.\d+,<[\d.]+", each) for each in project["dependencies"])
@@ -77,15 +78,15 @@ class TestWhatIsRefused:
         """A name has small letters, digits and hyphens; another one is refused, and no file is made."""
         answer = pattern("plugin", "new", "--role", "storage", "--", name)
         assert answer.returncode == 2
-        assert "cannot be a plugin's name" in answer.stderr
+        assert "is not a valid plugin name" in answer.stderr
         assert not list(here.iterdir())
 
     @pytest.mark.parametrize(
         ("name", "reason"),
         [
-            ("hashing", "taken by pattern-core"),
-            ("embedded", "taken by pattern-core"),
-            ("torch", "taken by"),
+            ("hashing", "belongs to pattern-core"),
+            ("embedded", "belongs to pattern-core"),
+            ("torch", "belongs to"),
             ("core", "part of pattern-core"),
             ("core-redis", "part of pattern-core"),
         ],
@@ -112,7 +113,7 @@ class TestWhatIsRefused:
         before = sorted(here.rglob("*"))
         answer = pattern("plugin", "new", "redis", "--role", "storage")
         assert answer.returncode == 2
-        assert "is there already" in answer.stderr
+        assert "exists. --folder names another one." in answer.stderr
         assert sorted(here.rglob("*")) == before
 
     def test_a_place_that_cannot_be(self, here: Path, pattern: Run) -> None:
@@ -120,7 +121,7 @@ class TestWhatIsRefused:
         (here / "file").write_text("mine")
         answer = pattern("plugin", "new", "redis", "--role", "storage", "--folder", "file/deep")
         assert answer.returncode == 2
-        assert "file/deep cannot be made" in " ".join(answer.stderr.split())
+        assert "file/deep cannot be created" in " ".join(answer.stderr.split())
         assert [path.name for path in here.iterdir()] == ["file"]
 
     def test_a_role_that_is_not(self, here: Path, pattern: Run) -> None:

@@ -92,7 +92,7 @@ class TestChange:
 
         done = pattern("reembed", "run")
         assert done.returncode == 0
-        assert "(128 dimensions, revision 1) is in use now; 3 records were embedded." in done.stdout
+        assert "(128 dimensions, revision 1) is in use now. 3 records were embedded." in done.stdout
         assert "reembed drop" in done.stderr
         assert "train" in pattern("search", "Archive", "the train to Vienna", "--limit", "1").stdout
         states = {each["number"]: (each["state"], each["vectors"]) for each in self._items(pattern)}
@@ -113,8 +113,23 @@ class TestChange:
         assert answer(pattern("reembed", "drop", "--yes", "--json")) == {"dropped": [2]}
         assert "Nothing to remove" in pattern("reembed", "drop").stdout
         assert [each["number"] for each in self._items(pattern)] == [1]
-        assert "no vectors of another model" in pattern("reembed", "rollback").stderr
+        assert "no vectors of a previous model" in pattern("reembed", "rollback").stderr
         assert answer(pattern("reembed", "run", "--again", "--json"))["generation"] == 3
+
+    def test_same_model_again(self, pattern: Pattern, archive: Path) -> None:
+        """After `run --again` there is no way back, so neither the note nor `rollback` names one."""
+        again = pattern("reembed", "run", "--again")
+
+        assert "reembed drop" in again.stderr
+        assert "rollback" not in again.stderr
+        refused = pattern("reembed", "rollback")
+        assert refused.returncode == 2
+        assert "The kept vectors are of the model in use. `pattern reembed drop` removes them." in refused.stderr
+        configure(archive, provider="hashing", dimensions=128)
+        changed = pattern("reembed", "run")
+        assert "`pattern reembed rollback` goes back to them" in changed.stderr
+        configure(archive, provider="hashing")
+        assert answer(pattern("reembed", "rollback", "--json"))["switched"] is True
 
     def test_cost(self, pattern: Pattern, limited: Path) -> None:
         """Where a price is configured, the plan says what it comes to; long texts are told of."""
@@ -124,7 +139,7 @@ class TestChange:
         assert planned["too_long"] == 2
         said = pattern("reembed", "plan")
         assert f"cost\tabout {planned['cost']:,.2f}" in said.stdout
-        assert "About 2 records are longer than pairs reads" in said.stderr
+        assert "About 2 records are over the token limit of pairs" in said.stderr
 
     def test_long_texts(self, pattern: Pattern, limited: Path) -> None:
         """What is cut off, or found in parts, is shown; a search shows the part that it has found."""
@@ -147,19 +162,19 @@ class TestChange:
 
         configure(limited, provider="limited", limit=45, overflow="truncate")
         assert pattern("reembed", "run", "--again").returncode == 0
-        assert "long texts\t2 cut off" in pattern("status").stdout
-        assert answer(pattern("status", "--json"))["vectors"]["cut_off"]["memory_blocks"] == 2
+        assert "long texts\t2 truncated" in pattern("status").stdout
+        assert answer(pattern("status", "--json"))["vectors"]["truncated"]["memory_blocks"] == 2
 
     def test_cut_off(self, pattern: Pattern, limited: Path) -> None:
         """After a failure the old model is in use; the run is gone on with, or given up."""
-        assert "No run was cut off" in pattern("reembed", "resume").stderr
+        assert "No run was interrupted" in pattern("reembed", "resume").stderr
         configure(limited, provider="limited", fails_after=0)
         failed = pattern("reembed", "run")
         assert failed.returncode == 1
         assert "the service is gone" in failed.stderr
         (_, building) = self._items(pattern)
         assert building["state"] == "building"
-        assert "Go on: pattern reembed resume" in pattern("reembed", "status").stderr
+        assert "To continue: pattern reembed resume" in pattern("reembed", "status").stderr
         assert "warn\treembed\tvectors of limited pairs" in pattern("doctor").stdout
 
         configure(limited, provider="hashing")

@@ -123,7 +123,7 @@ def test_sentences_are_wrapped(here: Path) -> None:
 
     lines = told.splitlines()
     assert max(map(len, lines)) <= 50
-    assert "To find by meaning, install a language model" in " ".join(lines)
+    assert "To search by meaning, install a language model" in " ".join(lines)
 
 
 def test_a_record_shows_everything(archive: Path, pattern: Pattern) -> None:
@@ -166,13 +166,13 @@ def test_questions(archive: Path, pattern: Pattern) -> None:
     """Before something is lost it asks: no leaves all as it is, yes goes on."""
     code, told = _at_terminal("memory", "rm", "Archive", "coffee", answer="n\n")
     assert code == 1
-    assert "Forget coffee" in told
-    assert "Left as it is." in told
+    assert "Delete coffee" in told
+    assert "Nothing was changed." in told
     assert pattern("memory", "show", "Archive", "coffee").returncode == 0
 
     code, told = _at_terminal("memory", "rm", "Archive", "coffee", answer="y\n")
     assert code == 0
-    assert "Deleted: 1 memory blocks." in told
+    assert "Deleted: 1 memory." in told
     assert pattern("memory", "show", "Archive", "coffee").returncode == 1
 
     for verb in ("user", "agent"):
@@ -186,7 +186,7 @@ def test_questions(archive: Path, pattern: Pattern) -> None:
     assert pattern("agent", "show", "Archive").returncode == 0
 
 
-@pytest.mark.parametrize("how", [{"answer": "\x04"}, {"interrupt_at": "Forget coffee"}], ids=["ctrl-d", "ctrl-c"])
+@pytest.mark.parametrize("how", [{"answer": "\x04"}, {"interrupt_at": "Delete coffee"}], ids=["ctrl-d", "ctrl-c"])
 def test_interrupt_at_a_question(archive: Path, pattern: Pattern, how: dict[str, str]) -> None:
     """Ctrl-C and Ctrl-D at a question are interrupts like any other, and leave all as it is."""
     code, told = _at_terminal("memory", "rm", "Archive", "coffee", **how)  # type: ignore[arg-type]  # never `columns`

@@ -71,23 +71,48 @@ class TestUsers:
 
         refused = pattern("user", "rm", "Ada", "--yes")
         assert refused.returncode == 1
-        assert "users record" in refused.stderr
-        assert "still has 1 agents. Delete those first, or add --cascade" in refused.stderr
+        assert "The user " in refused.stderr
+        assert "still has 1 agent. Delete those first, or add --cascade" in refused.stderr
         assert "cascade=True" not in refused.stderr
         assert _json(pattern("user", "rm", "Ada", "--yes", "--cascade", "--json")) == {
             "deleted": {"users": 1, "agents": 1}
         }
         assert pattern("user", "show", "Ada").returncode == 1
 
-    def test_several_of_one_name(self, pattern: Pattern) -> None:
-        """A name that two users have means neither; the ids are told."""
-        assert pattern("user", "add", "Ada", "--id", "first").stderr == ""
-        assert "Another user has this name (first)" in pattern("user", "add", "Ada", "--id", "second").stderr
+    def test_name_that_exists_is_refused(self, pattern: Pattern) -> None:
+        """`add` refuses a name that a user has, names that user and adds nothing."""
+        assert pattern("user", "add", "Ada", "--id", "first").returncode == 0
+
+        by_argument = pattern("user", "add", "Ada", "--id", "second")
+        by_entry = pattern("user", "add", "--metadata", "name=Ada", "--id", "second", "--json")
+
+        assert (by_argument.returncode, by_entry.returncode) == (1, 1)
+        assert "already a user with the name 'Ada': first." in by_argument.stderr
+        assert "--another" in json.loads(by_entry.stderr)["error"]["message"]
+        assert [each["id"] for each in _json(pattern("user", "list", "--json"))["items"]] == ["first"]
+        assert _json(pattern("user", "show", "Ada", "--json"))["id"] == "first"
+
+    def test_second_user_of_a_name(self, pattern: Pattern) -> None:
+        """--another adds a second user with the same name; the name is then ambiguous, and the error lists the ids."""
+        pattern("user", "add", "Ada", "--id", "first")
+        assert pattern("user", "add", "Ada", "--id", "second", "--another").returncode == 0
 
         answer = pattern("user", "show", "Ada")
 
         assert answer.returncode == 1
         assert "first, second" in answer.stderr
+
+    def test_edit_to_a_name_that_exists(self, pattern: Pattern) -> None:
+        """`edit` refuses the name of another user, and takes the user's own name and, with --another, any."""
+        pattern("user", "add", "Ada", "--id", "first")
+        pattern("user", "add", "Bob", "--id", "second")
+
+        refused = pattern("user", "edit", "Bob", "--metadata", "name=Ada")
+
+        assert refused.returncode == 1
+        assert "already a user with the name 'Ada': first." in refused.stderr
+        assert pattern("user", "edit", "Bob", "--metadata", "name=Bob", "--metadata", "city=Bath").returncode == 0
+        assert pattern("user", "edit", "Bob", "--metadata", "name=Ada", "--another").returncode == 0
 
     @pytest.mark.parametrize("entry", ["no-separator", "=value"])
     def test_no_entry(self, pattern: Pattern, entry: str) -> None:
@@ -116,7 +141,7 @@ class TestAgents:
 
         refused = pattern("agent", "add", "Archive")
         assert refused.returncode == 1
-        assert "say which one, with --user: Ada (ada), Bob (bob)" in refused.stderr
+        assert "Name one with --user: Ada (ada), Bob (bob)" in refused.stderr
         assert _json(pattern("agent", "add", "Archive", "--user", "Bob", "--json"))["user_id"] == "bob"
         assert "Added the agent Archive of type archive" in pattern("agent", "add", "Archive", "--user", "ada").stdout
         unknown = pattern("agent", "add", "Scribe", "--user", "Adda")
@@ -145,8 +170,8 @@ class TestAgents:
             return [each["id"] for each in _json(pattern("agent", "list", *options, "--json"))["items"]]
 
         assert ids() == ["a1"]
-        assert "1 are switched off: --all shows them." in pattern("agent", "list", "--type", "writer").stderr
-        assert "switched off" not in pattern("agent", "list", "--type", "nothing").stderr
+        assert "With --all: 1 deactivated." in pattern("agent", "list", "--type", "writer").stderr
+        assert "deactivated" not in pattern("agent", "list", "--type", "nothing").stderr
         assert ids("--all") == ["a1", "a2"]
         assert ids("--all", "--type", "writer") == ["a2"]
         assert ids("--user", "Ada") == ["a1"]
@@ -187,7 +212,7 @@ class TestAgents:
         """An agent is switched off and on again."""
         pattern("agent", "add", "Archive")
 
-        assert pattern("agent", "deactivate", "Archive").stdout == "The agent Archive is switched off.\n"
+        assert pattern("agent", "deactivate", "Archive").stdout == "The agent Archive is deactivated.\n"
         assert _json(pattern("agent", "deactivate", "Archive", "--json"))["is_active"] is False
         assert pattern("agent", "reactivate", "Archive").stdout == "The agent Archive is active.\n"
         assert _json(pattern("agent", "reactivate", "Archive", "--json"))["is_active"] is True
@@ -195,7 +220,7 @@ class TestAgents:
     def test_rm(self, pattern: Pattern, archive: Path) -> None:
         """An agent with memories goes only with --cascade; the counts are told."""
         assert pattern("agent", "rm", "Archive", "--yes").returncode == 1
-        assert pattern("agent", "rm", "Archive", "--yes", "--cascade").stdout == "Deleted: 1 agents, 3 memory blocks.\n"
+        assert pattern("agent", "rm", "Archive", "--yes", "--cascade").stdout == "Deleted: 1 agent, 3 memories.\n"
 
     def test_rm_asks(self, pattern: Pattern) -> None:
         """Without --yes and without a terminal to ask on, nothing is deleted."""
@@ -218,7 +243,7 @@ class TestAgents:
         assert answer.stdout == ""
         assert json.loads(answer.stderr)["error"] == {
             "type": "NotFoundError",
-            "message": "there is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
+            "message": "There is no agent 'Archve'. Did you mean 'Archive'? Known: Archive.",
             "table": "agents",
             "id": "Archve",
             "key": {},

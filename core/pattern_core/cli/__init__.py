@@ -1,6 +1,7 @@
 """The program ``pattern``: a database of memories on the command line.
 
-Only what ``pattern --help`` shows is imported here; a verb's module is imported when the verb is used.
+The modules here are shared by the verbs, which are in ``verbs``. This module imports only what ``pattern --help`` shows; a
+verb's module is imported when the verb is used. Imports anything below.
 """
 
 from __future__ import annotations
@@ -11,52 +12,62 @@ from typing import Any, Final
 
 import click
 
-from .base import HELP_NAMES, LazyGroup, Settings, shared_options
+from .commands import HELP_NAMES, LazyGroup, Settings, shared_options
 
 __all__ = ["app", "main"]
 
 INTERRUPTED: Final = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as in shells."""
 
 SECTIONS: Final = {
-    "Set up and look after": {
+    "Set up and maintain": {
         "init": "Write a configuration, pattern.toml.",
         "status": "Show what the database holds.",
         "doctor": "Check everything, and say what to do.",
         "plugins": "List the plugins, installed or not.",
-        "maintain": "Do the upkeep that is due.",
+        "maintain": "Run the pending maintenance.",
         "vectors": "The vector indexes: status, verify, rebuild.",
-        "reembed": "Change the embedding model: plan, run, resume, drop.",
-        "migrate": "Bring the schema up to date, or back.",
+        "reembed": "Change the embedding model: plan, run, status, drop …",
+        "migrate": "Change the schema version: status, plan, up, down.",
         "backup": "Write all records to files.",
         "restore": "Read a backup into an empty database.",
     },
     "Remember and find": {
-        "user": "Users: the people whom agents work for.",
-        "agent": "Agents, each with memories of its own.",
+        "user": "Users: the people that agents work for.",
+        "agent": "Agents, each with its own memories.",
         "memory": "Memories: add, import, list, show, edit, rm.",
-        "search": "Find an agent's memories by what they mean.",
+        "search": "Find an agent's memories by meaning.",
+    },
+    "Talk and plan": {
+        "conversation": "Conversations between users and agents.",
+        "message": "Messages of conversations: add, list, search …",
+        "tool-call": "The record of tool calls: add, list, show.",
+        "task": "Tasks of users: add, list, next, complete, search …",
     },
     "Extend": {
-        "plugin": "Plugins of your own: new.",
+        "plugin": "Your own plugins: new.",
     },
 }
 MODULES: Final = {
-    "init": ("pattern_core.cli.setup", "init"),
-    "status": ("pattern_core.cli.status", "status"),
-    "doctor": ("pattern_core.cli.doctor", "doctor"),
-    "plugins": ("pattern_core.cli.status", "plugins"),
-    "maintain": ("pattern_core.cli.vectors", "maintain"),
-    "vectors": ("pattern_core.cli.vectors", "vectors"),
-    "reembed": ("pattern_core.cli.reembed", "reembed"),
-    "migrate": ("pattern_core.cli.migrate", "migrate"),
-    "backup": ("pattern_core.cli.backup", "backup"),
-    "restore": ("pattern_core.cli.backup", "restore"),
-    "user": ("pattern_core.cli.user", "user"),
-    "agent": ("pattern_core.cli.agent", "agent"),
-    "memory": ("pattern_core.cli.memory", "memory"),
-    "search": ("pattern_core.cli.search", "search"),
-    "plugin": ("pattern_core.cli.plugin", "plugin"),
+    "init": ("pattern_core.cli.verbs.init", "init"),
+    "status": ("pattern_core.cli.verbs.status", "status"),
+    "doctor": ("pattern_core.cli.verbs.doctor", "doctor"),
+    "plugins": ("pattern_core.cli.verbs.plugins", "plugins"),
+    "maintain": ("pattern_core.cli.verbs.vectors", "maintain"),
+    "vectors": ("pattern_core.cli.verbs.vectors", "vectors"),
+    "reembed": ("pattern_core.cli.verbs.reembed", "reembed"),
+    "migrate": ("pattern_core.cli.verbs.migrate", "migrate"),
+    "backup": ("pattern_core.cli.verbs.backup", "backup"),
+    "restore": ("pattern_core.cli.verbs.backup", "restore"),
+    "user": ("pattern_core.cli.verbs.user", "user"),
+    "agent": ("pattern_core.cli.verbs.agent", "agent"),
+    "memory": ("pattern_core.cli.verbs.memory", "memory"),
+    "search": ("pattern_core.cli.verbs.search", "search"),
+    "conversation": ("pattern_core.cli.verbs.conversation", "conversation"),
+    "message": ("pattern_core.cli.verbs.message", "message"),
+    "tool-call": ("pattern_core.cli.verbs.tool_call", "tool_call"),
+    "task": ("pattern_core.cli.verbs.task", "task"),
+    "plugin": ("pattern_core.cli.verbs.plugin", "plugin"),
 }
 
 
@@ -101,15 +112,15 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for an error, 2 for a wrong command line or configuration, 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # rather than fail on a character that the terminal cannot show
+        if hasattr(stream, "reconfigure"):  # so that a character that the terminal cannot show is no error
             stream.reconfigure(errors="backslashreplace")
     try:
         result: Any = app.main(args, prog_name="pattern", standalone_mode=False, obj=Settings())
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nInterrupted.", err=True)
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - what is no error of ours is raised again
-        from .failure import report
+    except Exception as error:  # noqa: BLE001 - an unexpected error is raised again
+        from .error_report import report
 
         return report(error, sys.argv[1:] if args is None else args)
     return result if isinstance(result, int) else 0

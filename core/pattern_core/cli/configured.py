@@ -1,4 +1,4 @@
-"""The plugins that a configuration names, with their options, before anything is opened."""
+"""The plugins that a configuration names, and their options. Nothing is opened."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ __all__ = [
 
 
 def configured_storage(config: Config) -> tuple[StorageSpec, Any]:
-    """Return what the configured storage says of itself, and its options."""
+    """Return the spec and the options of the configured storage."""
     spec = load_plugin(config.database.provider or "", StorageSpec)
     return spec, _options(config, "database", spec.options)
 
 
 def configured_vectors(config: Config) -> tuple[VectorSpec, Any, str]:
-    """Return what the configured vector search says of itself, its options, and its name."""
+    """Return the spec, the options and the name of the configured vector search."""
     name = config.vectors.provider or configured_storage(config)[0].vectors
     spec = load_plugin(name, VectorSpec)
     return spec, _options(config, "vectors", spec.options), name
 
 
 def configured_embeddings(config: Config) -> tuple[EmbeddingSpec, Any]:
-    """Return what the configured embedding provider says of itself, and its options."""
+    """Return the spec and the options of the configured embedding provider."""
     spec = load_plugin(config.embeddings.provider or "", EmbeddingSpec)
     return spec, _options(config, "embeddings", spec.options)
 
 
 def location_of(config: Config) -> str:
-    """Say where the database is: its path, or its address without user name and password."""
+    """Return the location of the database: its path, or its URL without user name and password."""
     _, options = configured_storage(config)
     if path := getattr(options, "path", None):
         return str(path)
@@ -54,20 +54,20 @@ def location_of(config: Config) -> str:
 
 
 def is_missing(config: Config) -> bool:
-    """Return whether the database is one of a path where nothing stands yet; to open it would make it."""
+    """Return whether the database is a path where nothing exists yet, so that opening would create it."""
     path = getattr(configured_storage(config)[1], "path", None)
     return isinstance(path, Path) and not path.exists()
 
 
 def mismatch_of(config: Config, stored: Signature | None) -> str:
-    """Say why the configured model cannot be used with a database, as far as that shows without loading it.
+    """Return why the configured model cannot be used with a database, as far as is known without loading it.
 
     Args:
         config: The configuration.
-        stored: What made the database's vectors; None where it has none.
+        stored: The signature of the database's vectors; None if it has none.
 
     Returns:
-        The reason; empty where there is none.
+        The reason; empty if there is none.
     """
     try:
         _, options = configured_embeddings(config)

@@ -1,4 +1,4 @@
-"""How a verb gets at the database: open, work, close, in an event loop of its own."""
+"""Access of a verb to the database: it opens, works and closes in an event loop of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pattern_core.config import Config
     from pattern_core.database import Database
 
-    from .base import Settings
+    from .commands import Settings
 
 __all__ = ["use_database", "use_storage"]
 
@@ -21,15 +21,15 @@ T = TypeVar("T")
 
 
 def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *, load_model: bool = False) -> T:
-    """Open the database, do some work, and close it, also after Ctrl-C.
+    """Open the database, run work, and close it, also after Ctrl-C.
 
     Args:
         settings: The shared options.
-        work: What to do with the database.
-        load_model: Whether to load the embedding model at once; False leaves it until it is needed.
+        work: The work, which gets the database.
+        load_model: Whether to load the embedding model at once; False loads it when it is needed.
 
     Returns:
-        What the work returned.
+        The result of the work.
     """
     import asyncio
 
@@ -45,14 +45,14 @@ def use_database(settings: Settings, work: Callable[[Database], Awaitable[T]], *
 
 
 def use_storage(settings: Settings, work: Callable[[Storage, Config], Awaitable[T]]) -> T:
-    """Open just the storage, as it is, do some work, and close it.
+    """Open only the storage, without migrating it, run work, and close it.
 
     Args:
         settings: The shared options.
-        work: What to do with the storage and the configuration.
+        work: The work, which gets the storage and the configuration.
 
     Returns:
-        What the work returned.
+        The result of the work.
     """
     import asyncio
 

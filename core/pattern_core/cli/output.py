@@ -1,4 +1,4 @@
-"""How results are shown: tables and records for people, tab-separated lines for pipes, JSON for programs.
+"""Output: tables and records for people, tab-separated lines for pipes, JSON for programs.
 
 Results go to stdout; notes, progress and errors go to stderr.
 """
@@ -11,35 +11,43 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import click
 
-from .base import Settings
+from .commands import Settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pattern_core.models import Page, Record
+    from pattern_core.models import Hit, Page, Record
 
 __all__ = [
     "Column",
     "as_data",
     "clean",
     "console",
+    "counts_in_words",
     "note",
     "one_line",
     "print_done",
     "print_fields",
+    "print_hits",
     "print_json",
     "print_page",
     "print_record",
     "print_removed",
     "print_table",
+    "record_in_words",
     "shown_time",
+    "table_in_words",
 ]
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+_WIDE: Final = 100
+"""The width of a terminal, in columns, from which wide columns are shown."""
+_ONES: Final = {"memories": "memory"}
+"""The singulars that do not just lose their s."""
 
 
 class Column(NamedTuple):
@@ -47,10 +55,11 @@ class Column(NamedTuple):
 
     Attributes:
         title: Its heading.
-        share: The most that it takes of the terminal's width; what is longer is cut off. 0: whatever it needs.
-        lines: How many lines a cell takes, about, before it is cut off.
+        share: The most that it takes of the terminal's width; longer texts are truncated. 0: the width of its texts.
+        lines: About how many lines a cell takes before it is truncated.
         number: Whether it holds numbers.
-        middle: Whether what is cut off is the middle, as the end tells more than that.
+        middle: Whether to truncate texts in the middle, so that their ends show.
+        wide: Whether to show it only on wide terminals, and outside of terminals.
     """
 
     title: str
@@ -58,10 +67,11 @@ class Column(NamedTuple):
     lines: int = 1
     number: bool = False
     middle: bool = False
+    wide: bool = False
 
 
 def clean(text: str) -> str:
-    """Make control characters visible, so that what somebody remembered cannot command the terminal."""
+    """Make control characters visible, so that stored texts cannot command the terminal."""
     return text.translate(_CONTROLS)
 
 
@@ -71,12 +81,27 @@ def one_line(text: str) -> str:
 
 
 def shown_time(moment: datetime | None) -> str:
-    """Return a time as people read it, in their time zone."""
+    """Return a time for people, in their time zone; empty for None."""
     return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
+def table_in_words(table: str) -> str:
+    """Return the word for the records of a table: ``memories``, ``tool calls``."""
+    return "memories" if table == "memory_blocks" else table.replace("_", " ")
+
+
+def record_in_words(table: str) -> str:
+    """Return the word for one record of a table: ``memory``, ``tool call``."""
+    return _counted(table_in_words(table), 1)
+
+
+def counts_in_words(counts: Mapping[str, int]) -> str:
+    """Return how many records of each table there are: ``1 agent, 3 memories``; empty if there are none."""
+    return ", ".join(f"{count:,} {_counted(table_in_words(table), count)}" for table, count in counts.items() if count)
+
+
 def as_data(value: Any) -> Any:
-    """Return the JSON form of what `json` does not know: records, times, and anything else as a text."""
+    """Return the JSON form of a value that `json` does not know: records, times, and anything else as a text."""
     if fields := getattr(type(value), "__attrs_attrs__", None):
         return {field.name: getattr(value, field.name) for field in fields if field.name != "embedding"}
     if isinstance(value, datetime):
@@ -91,7 +116,7 @@ def print_json(value: Any) -> None:
 
 
 def print_done(settings: Settings, message: str, data: Any) -> None:
-    """Say what was done, or print what came of it as JSON."""
+    """Print a sentence about the result, or the result as JSON."""
     if settings.json:
         print_json(data)
     else:
@@ -99,18 +124,21 @@ def print_done(settings: Settings, message: str, data: Any) -> None:
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows: as a table on a terminal, else as tab-separated lines with nothing cut off."""
+    """Print rows: as a table on a terminal, if there are any; else as tab-separated lines with nothing truncated."""
     if not sys.stdout.isatty():
         for row in ([column.title for column in columns], *rows):
             click.echo("\t".join(one_line(cell) for cell in row))
         return
+    rows = list(rows)
+    if not rows:  # a note says so, and headings alone would say less
+        return
     from rich import box
     from rich.table import Table
-    from rich.text import Text
 
     width = console().width
+    shown = [not column.wide or width >= _WIDE for column in columns]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
+    for column in _only(columns, shown):
         table.add_column(
             column.title,
             justify="right" if column.number else "left",
@@ -119,20 +147,28 @@ def print_table(columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> Non
             max_width=int(width * column.share) or None,
         )
     for row in rows:
-        cells = []
-        for column, cell in zip(columns, row, strict=True):
-            text = one_line(cell)
-            if column.middle:
-                text = _without_middle(text, int(width * column.share))
-            if column.lines > 1 and len(text) > (most := column.lines * width // 2):
-                text = f"{text[:most]}…"
-            cells.append(Text(text, no_wrap=column.lines == 1, overflow="ellipsis"))
-        table.add_row(*cells)
+        table.add_row(*(_cell(*each, width) for each in zip(_only(columns, shown), _only(row, shown), strict=True)))
     console().print(table)
 
 
+def _only(items: Sequence[Any], shown: Sequence[bool]) -> list[Any]:
+    return [item for item, is_shown in zip(items, shown, strict=True) if is_shown]
+
+
+def _cell(column: Column, cell: str, width: int) -> Any:
+    """Return a cell of a table on a terminal that is so many columns wide."""
+    from rich.text import Text
+
+    text = one_line(cell)
+    if column.middle:
+        text = _without_middle(text, int(width * column.share))
+    if column.lines > 1 and len(text) > (most := column.lines * width // 2):
+        text = f"{text[:most]}…"
+    return Text(text, no_wrap=column.lines == 1, overflow="ellipsis")
+
+
 def _without_middle(text: str, most: int) -> str:
-    """Cut a text that is longer than so many cells in the middle, so that its end shows."""
+    """Truncate a text to so many cells, in the middle, so that its end shows."""
     from rich.cells import cell_len, set_cell_size
 
     if cell_len(text) <= most:
@@ -159,32 +195,74 @@ def print_fields(fields: Mapping[str, str]) -> None:
     console().print(grid)
 
 
-def print_page(settings: Settings, page: Page[Any], columns: Sequence[Column], row: Callable[[Any], list[str]]) -> None:
+def print_page(
+    settings: Settings,
+    page: Page[Any],
+    columns: Sequence[Column],
+    row: Callable[[Any], list[str]],
+    *,
+    hidden: str = "",
+) -> None:
     """Print a page of records, and how to see the next one.
 
     Args:
         settings: The shared options.
         page: The records.
         columns: The columns of the table.
-        row: Makes the cells for a record.
+        row: Returns the cells for a record.
+        hidden: The records that ``--all`` would show, in words, if the page is empty.
     """
     if settings.json:
         print_json({"items": list(page), "cursor": page.cursor})
         return
     print_table(columns, [row(record) for record in page])
     if not page:
-        note("There are none.")
+        note(f"There are none. With --all: {hidden}." if hidden else "There are none.")
     if page.cursor:
-        note(f"There are more: --limit {2 * len(page)}, or go on with --cursor {page.cursor}")
+        note(f"There are more: use --limit {2 * len(page)}, or continue with --cursor {page.cursor}")
+
+
+def print_hits(
+    settings: Settings,
+    found: tuple[Sequence[Hit[Any]], float],
+    kind: str,
+    columns: Sequence[Column],
+    row: Callable[[Any], list[str]],
+    *,
+    nothing: str,
+) -> None:
+    """Print the hits of a search, best first, and how long it took.
+
+    Args:
+        settings: The shared options.
+        found: The hits, and the milliseconds that the search took.
+        kind: The kind of the records, for the key in JSON.
+        columns: The columns of the table, except the score and the text.
+        row: Returns the cells for a record; the last one is its text, which the matched passage replaces.
+        nothing: The note for no hits.
+    """
+    hits, milliseconds = found
+    if settings.json:
+        items = [{"score": hit.score, "exact": hit.exact, "passage": hit.passage, kind: hit.record} for hit in hits]
+        print_json({"items": items, "milliseconds": round(milliseconds, 3)})
+        return
+    columns = [Column("score", number=True), *columns, Column("content", share=1, lines=3)]
+    rows = []
+    for hit in hits:
+        *cells, text = row(hit.record)
+        rows.append([f"{hit.score:.3f}", *cells, hit.passage or text])
+    print_table(columns, rows)
+    how = "exact" if all(hit.exact for hit in hits) else "approximate"
+    note(f"{len(hits)} found in {milliseconds:,.1f} ms ({how})." if hits else nothing)
 
 
 def print_record(settings: Settings, record: Record, **more: str | int) -> None:
-    """Print everything that a record holds.
+    """Print all fields of a record.
 
     Args:
         settings: The shared options.
         record: The record.
-        **more: What else is known about it.
+        **more: Further facts about it.
     """
     if settings.json:
         print_json({**as_data(record), **more})
@@ -193,13 +271,13 @@ def print_record(settings: Settings, record: Record, **more: str | int) -> None:
 
 
 def print_removed(settings: Settings, counts: Mapping[str, int]) -> None:
-    """Say how many records of each table were deleted."""
-    shown = ", ".join(f"{count:,} {table.replace('_', ' ')}" for table, count in counts.items())
-    print_done(settings, f"Deleted: {shown}." if counts else "Nothing to delete.", {"deleted": counts})
+    """Print how many records of each table were deleted."""
+    message = f"Deleted: {counts_in_words(counts)}." if counts else "Nothing to delete."
+    print_done(settings, message, {"deleted": counts})
 
 
 def _texts(record: Record) -> dict[str, str]:
-    """Return the fields of a record as texts; those that are empty are left out."""
+    """Return the fields of a record as texts, without empty ones."""
     fields = {}
     for name, value in as_data(record).items():
         if isinstance(value, datetime):
@@ -213,8 +291,12 @@ def _texts(record: Record) -> dict[str, str]:
     return fields
 
 
+def _counted(words: str, count: int) -> str:
+    return words if count != 1 else _ONES.get(words, words.removesuffix("s"))
+
+
 def note(text: str) -> None:
-    """Say something that is not the result."""
+    """Print a text that is not the result."""
     click.echo(_wrapped(clean(text), sys.stderr), err=True)
 
 
@@ -228,7 +310,7 @@ def _wrapped(text: str, stream: TextIO) -> str:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that respects NO_COLOR and shows texts as they are."""
+    """Return a console that respects NO_COLOR and prints texts unchanged."""
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False, emoji=False)

@@ -1,4 +1,4 @@
-"""What a long work is about, and how far it is."""
+"""Progress on a terminal: a spinner while the model loads, a bar for long work."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .base import Settings
+from .commands import Settings
 from .output import console
 
 __all__ = ["loading", "progress"]
@@ -15,7 +15,7 @@ __all__ = ["loading", "progress"]
 
 @contextlib.contextmanager
 def loading(settings: Settings) -> Iterator[None]:
-    """Show that the model is being loaded, where somebody looks at a terminal: it takes seconds.
+    """Show on a terminal that the model is loading; it takes seconds.
 
     Args:
         settings: The shared options.
@@ -29,17 +29,17 @@ def loading(settings: Settings) -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(settings: Settings, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Show how far a long work is, where somebody looks at a terminal.
+    """Show the progress of long work on a terminal, until it ends.
 
     Args:
         settings: The shared options.
-        title: What is being done.
-        total: How many steps there are; None where that is not known.
+        title: The work, in words.
+        total: The number of steps; None if it is not known. No progress is shown for 0.
 
     Yields:
         A function to call with the number of steps done since the last call.
     """
-    if settings.json or not sys.stderr.isatty():
+    if settings.json or total == 0 or not sys.stderr.isatty():
         yield lambda _: None
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -50,6 +50,6 @@ def progress(settings: Settings, title: str, total: int | None) -> Iterator[Call
             return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s", style="dim")
 
     parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*parts, console=console(stderr=True)) as bar:
+    with Progress(*parts, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total)
         yield lambda steps: bar.update(task, advance=steps)

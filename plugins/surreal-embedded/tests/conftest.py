@@ -1,4 +1,4 @@
-"""What the tests of the embedded engine share."""
+"""Fixtures for the tests of the embedded engine."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pattern_surreal_embedded.storage import EmbeddedStorage
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The library runs on asyncio."""
+    """Return the event loop that the library supports."""
     return "asyncio"
 
 
 @pytest.fixture
 async def storage(tmp_path: Path) -> AsyncIterator[EmbeddedStorage]:
-    """A database on disk with all tables, empty."""
+    """Yield a database on disk with all tables, and no records."""
     async with await EmbeddedStorage.open(tmp_path / "pattern.db") as storage:
         for table in KIT_TABLES:
             await storage.apply_schema(CreateTable(table, DIMENSIONS))

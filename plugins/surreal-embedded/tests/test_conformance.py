@@ -1,4 +1,4 @@
-"""The embedded engine keeps the contracts, kept and temporary, with both indexes."""
+"""The conformance kit for the embedded storage, on disk and temporary, and for both indexes."""
 
 from __future__ import annotations
 
@@ -15,64 +15,64 @@ from pattern_surreal_embedded.plugin import StorageOptions, VectorOptions, patte
 
 
 class TestOnDisk(StorageContract):
-    """The storage in a folder."""
+    """A storage in a folder."""
 
     spec = pattern_storage()
 
     @pytest.fixture
     def options(self, tmp_path: Path) -> StorageOptions:
-        """A folder that is not there yet."""
+        """Return options with a new folder."""
         return StorageOptions(path=tmp_path / "pattern.db")
 
 
 class TestTemporary(StorageContract):
-    """The storage that keeps nothing, in strict mode."""
+    """A temporary storage, in strict mode."""
 
     spec = attrs.evolve(pattern_storage(), persistent=False)
 
     @pytest.fixture
     def options(self) -> StorageOptions:
-        """A new database."""
+        """Return options for a temporary database."""
         return StorageOptions(memory=True, strict_mode=True)
 
 
 class TestInProcess(VectorStoreContract):
-    """The index in this process, which is the default."""
+    """The default index, in this process."""
 
     spec = pattern_vectors()
     storage_spec = pattern_storage()
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> StorageOptions:
-        """A folder that is not there yet."""
+        """Return options with a new folder."""
         return StorageOptions(path=tmp_path / "pattern.db")
 
 
 async def _open_when_ready(options: VectorOptions, storage: Storage) -> VectorStore:
-    """Open an index whose `create` waits until the engine's is ready, so that it is that one which is tested."""
+    """Open an index whose `create` waits for the engine's, so that the tests do not use brute force."""
     if not isinstance(storage, SurrealStorage):
         return await pattern_vectors().open(options, storage)
 
-    class Patient(NativeIndex):
+    class WaitingIndex(NativeIndex):
         async def create(self, index: IndexSpec) -> None:
             await super().create(index)
             await self.maintain()
 
-    return Patient(storage, efc=options.efc, m=options.m, ef=options.ef, check_every=5)
+    return WaitingIndex(storage, efc=options.efc, m=options.m, ef=options.ef, check_every=5)
 
 
 class TestNative(VectorStoreContract):
-    """The engine's own HNSW."""
+    """The engine's HNSW index."""
 
     spec = attrs.evolve(pattern_vectors(), open=_open_when_ready)
     storage_spec = pattern_storage()
 
     @pytest.fixture
     def options(self) -> VectorOptions:
-        """The engine's index."""
+        """Return options for the engine's index."""
         return VectorOptions(index="native")
 
     @pytest.fixture
     def storage_options(self, tmp_path: Path) -> StorageOptions:
-        """A folder that is not there yet."""
+        """Return options with a new folder."""
         return StorageOptions(path=tmp_path / "pattern.db")

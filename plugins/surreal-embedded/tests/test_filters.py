@@ -1,4 +1,4 @@
-"""The engine answers every filter and every order as `pattern_core.filters` says, on columns of every kind."""
+"""The engine's results for filters and orders, compared with `pattern_core.filters`, on columns of every kind."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _sorted(rows: list[Row], order: list[Order]) -> list[str]:
 async def test_any_filter_on_any_rows(
     storage: EmbeddedStorage, columns: list[dict[str, Any]], questions: list[tuple[Filter, list[Order]]]
 ) -> None:
-    """Find, count and scan return the rows for which `matches` is true, in the order asked for, values unchanged."""
+    """Find, count and scan return the rows for which `matches` is true, in the requested order, unchanged."""
     ids = ["a", "ab", "b", "😀", "tasks:x"]
     rows = [sample_row(TASKS, id, **values) for id, values in zip(ids, columns, strict=True)]
     await storage.commit([*(Delete(TASKS, id) for id in ids), *(Insert(TASKS, row) for row in rows)])
@@ -144,7 +144,7 @@ async def test_any_filter_on_any_rows(
 
 
 async def test_a_wide_filter(storage: EmbeddedStorage) -> None:
-    """A row of thousands of conditions is answered."""
+    """A filter may combine a thousand conditions."""
     rows = [sample_row(TASKS, f"t{n:04}", title=f"{n}") for n in range(50)]
     await storage.commit([Insert(TASKS, row) for row in rows])
     either = Or(tuple(Compare(("title",), Op.EQ, str(n)) for n in range(0, 3000, 3)))
@@ -153,8 +153,8 @@ async def test_a_wide_filter(storage: EmbeddedStorage) -> None:
     assert await storage.count(TASKS, neither) == 33
 
 
-async def test_a_filter_too_deep_to_read(storage: EmbeddedStorage) -> None:
-    """Beyond the nesting that the engine reads, the filter is refused by name; up to there, it is answered."""
+async def test_a_deeply_nested_filter(storage: EmbeddedStorage) -> None:
+    """A filter nested more deeply than the engine's parser accepts raises `FilterError`; others work."""
     rows = [sample_row(TASKS, f"t{n}", title=f"{n}", metadata={"n": [n]}) for n in range(5)]
     await storage.commit([Insert(TASKS, row) for row in rows])
 
@@ -174,7 +174,7 @@ async def test_a_filter_too_deep_to_read(storage: EmbeddedStorage) -> None:
 
 
 async def test_many_keys_at_once(storage: EmbeddedStorage) -> None:
-    """A filter for many unique keys, which is looked up key by key, means what any filter means."""
+    """A filter for many unique keys, which are looked up one by one, finds the same records as any filter."""
     memories = TABLES["memory_blocks"]
     rows = [
         sample_row(memories, f"{agent}-{label}", agent_id=agent, label=label, is_active=label != "c", metadata={"n": n})

@@ -1,4 +1,4 @@
-"""No text, wherever it stands, becomes part of a statement or misleads what is said about a failure."""
+"""Hostile texts in ids, keys and values: they never become part of a statement, and never change an error."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ TEXTS = [
 
 
 def memory(id: str, **columns: Any) -> dict[str, Any]:
-    """Return a memory block."""
+    """Return the row of a memory."""
     return sample_row(MEMORIES, id, **columns)
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
 async def test_any_text_anywhere(storage: EmbeddedStorage, text: str) -> None:
-    """A text comes back as it was from every place where one can stand, and finds its record there."""
+    """Every column and JSON key returns a text unchanged, and filters find its record."""
     id = text[:400]
     row = memory(id, agent_id=text, label=text, content=text, description=text, metadata={text: {text: [text]}})
     await storage.commit([Insert(USERS, sample_row(USERS, "bystander")), Insert(MEMORIES, row)])
@@ -80,8 +80,8 @@ async def test_any_text_anywhere(storage: EmbeddedStorage, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
-async def test_any_text_in_a_failure(storage: EmbeddedStorage, text: str) -> None:
-    """Whatever stands in a record, the error names the right table, key and record, and nothing was written."""
+async def test_any_text_in_an_error(storage: EmbeddedStorage, text: str) -> None:
+    """Whatever a record contains, the error names the right table, key and record, and nothing is written."""
     id = text[:400]
     await storage.commit([Insert(MEMORIES, memory(id, agent_id=text, label=text))])
     key = {"agent_id": text, "label": text}
@@ -104,7 +104,7 @@ async def test_any_text_in_a_failure(storage: EmbeddedStorage, text: str) -> Non
 
 
 async def test_one_bad_row_among_many(storage: EmbeddedStorage) -> None:
-    """Of a long batch with one bad row nothing is left, and the error names that row."""
+    """A long batch with one invalid row writes nothing, and the error names that row."""
     await storage.commit([Insert(MEMORIES, memory("there", label="taken"))])
     for place in (0, 700, 1499):
         rows = [memory(f"{n:04}", label="taken" if n == place else f"{n}") for n in range(1500)]
@@ -134,7 +134,7 @@ async def test_one_bad_row_among_many(storage: EmbeddedStorage) -> None:
     ],
 )
 async def test_a_value_that_cannot_be_stored(storage: EmbeddedStorage, column: str, value: object) -> None:
-    """A value that the column or the engine cannot hold is a StorageError, and nothing was written."""
+    """A value that the column or the engine cannot store raises `StorageError`, and nothing is written."""
     with pytest.raises(StorageError):
         await storage.commit(
             [Insert(MEMORIES, memory("a")), Insert(MEMORIES, memory("b", label="b") | {column: value})]
@@ -142,8 +142,8 @@ async def test_a_value_that_cannot_be_stored(storage: EmbeddedStorage, column: s
     assert await storage.count(MEMORIES) == 0
 
 
-async def test_columns_have_to_be_those_of_the_table(storage: EmbeddedStorage) -> None:
-    """An unknown column, whatever its name, and a missing one are refused."""
+async def test_rows_have_exactly_the_columns_of_the_table(storage: EmbeddedStorage) -> None:
+    """Unknown columns, whatever their names, and missing ones are rejected."""
     for name in ("unknown", "label` = 'x', `content", "metadata.deep"):
         with pytest.raises(StorageError, match="memory_blocks"):
             await storage.commit([Insert(MEMORIES, memory("a") | {name: 1})])

@@ -12,7 +12,7 @@ from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Vector
 from pattern_core.errors import StorageError
 from pattern_core.schema import CreateTable, DropTable
 from pattern_core.testing import DIMENSIONS, TASKS, sample_row, sample_vector
-from pattern_surreal.derived import State, note
+from pattern_surreal.array_column import State, set_state
 from pattern_surreal.native import NativeIndex
 from pattern_surreal_embedded.plugin import VectorOptions, pattern_vectors
 from pattern_surreal_embedded.storage import EmbeddedStorage
@@ -138,7 +138,7 @@ async def test_what_was_cut_off_is_finished(storage: EmbeddedStorage) -> None:
     await native(storage).create(SPEC)
     await storage.commit(tasks(range(20)))
     await storage.execute("UPDATE kit_tasks SET embedding_native = NONE WHERE title > 'title of t0010'")
-    await storage.execute(note("kit_tasks", State("embedding_native", filled=False)))
+    await storage.execute(set_state("kit_tasks", State("embedding_native", filled=False)))
     index = native(storage)
     await index.create(SPEC)
     assert await index.count(TASKS) == 20

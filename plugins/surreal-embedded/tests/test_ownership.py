@@ -1,4 +1,4 @@
-"""One owner at a time, who can be named; closing lets go; a commit under way is never cut off."""
+"""Ownership, closing and cancellation: one owner, named in errors; a commit that has begun is never interrupted."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ asyncio.run(main())
 """
 
 
-async def test_another_process_is_named(tmp_path: Path) -> None:
-    """A database that another process has open is refused at once, and that process named; after it, it opens."""
+async def test_the_error_names_the_owner_process(tmp_path: Path) -> None:
+    """Opening a database of another process fails at once and names the process. It works after that has ended."""
     folder = tmp_path / "pattern.db"
     command = [sys.executable, "-c", OPEN_AND_WAIT, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
@@ -55,8 +55,8 @@ async def test_another_process_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-async def test_a_killed_owner_holds_nothing(tmp_path: Path) -> None:
-    """A process that was killed no longer owns the database."""
+async def test_a_killed_process_releases_the_database(tmp_path: Path) -> None:
+    """A killed process no longer owns the database."""
     folder = tmp_path / "pattern.db"
     command = [sys.executable, "-c", OPEN_AND_WAIT, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
@@ -67,8 +67,8 @@ async def test_a_killed_owner_holds_nothing(tmp_path: Path) -> None:
         assert (await storage.health()).ok
 
 
-async def test_a_second_opener_in_this_process_is_refused(tmp_path: Path) -> None:
-    """The same process cannot open a database twice; after closing, it can, again and again."""
+async def test_a_second_opener_in_this_process_is_rejected(tmp_path: Path) -> None:
+    """A process cannot open a database twice, but can reopen it after each closing."""
     folder = tmp_path / "pattern.db"
     for _ in range(3):
         async with await EmbeddedStorage.open(folder):
@@ -80,8 +80,8 @@ async def test_a_second_opener_in_this_process_is_refused(tmp_path: Path) -> Non
         assert (folder / "owner.json").read_text() == ""
 
 
-async def test_a_failed_opening_holds_nothing(tmp_path: Path) -> None:
-    """After an opening that failed, or was cancelled at whatever point, the next one succeeds."""
+async def test_a_failed_opening_releases_the_database(tmp_path: Path) -> None:
+    """After an opening that failed, or was cancelled at any point, the next one succeeds."""
     folder = tmp_path / "pattern.db"
     threads = threading.active_count()
     for turns in (0, 1, 2, 5, 10, 50):
@@ -103,8 +103,8 @@ async def test_a_failed_opening_holds_nothing(tmp_path: Path) -> None:
     assert not engines, f"of {threads} threads at first"
 
 
-async def test_closing_at_once_from_two_sides(tmp_path: Path) -> None:
-    """Closing twice, at the same time or later, closes once; whatever is called after that says that it is closed."""
+async def test_concurrent_closing(tmp_path: Path) -> None:
+    """Repeated and concurrent `aclose` calls close once; later calls raise `ClosedError`."""
     storage = await EmbeddedStorage.open(tmp_path / "pattern.db")
     await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
     await asyncio.gather(storage.aclose(), storage.aclose())
@@ -113,8 +113,8 @@ async def test_closing_at_once_from_two_sides(tmp_path: Path) -> None:
         await storage.execute("RETURN 1")
 
 
-async def test_reads_under_way_while_it_closes(tmp_path: Path) -> None:
-    """A read that runs while the database is closed answers, or says that it is closed."""
+async def test_reads_during_closing(tmp_path: Path) -> None:
+    """A read during closing returns its records or raises `ClosedError`."""
     storage = await EmbeddedStorage.open(tmp_path / "pattern.db")
     await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
     await storage.commit([Insert(USERS, sample_row(USERS, f"u{n}")) for n in range(300)])
@@ -125,8 +125,8 @@ async def test_reads_under_way_while_it_closes(tmp_path: Path) -> None:
         assert isinstance(outcome, ClosedError) or (isinstance(outcome, list) and len(outcome) == 300)
 
 
-async def test_a_cancelled_commit_goes_on(storage: EmbeddedStorage) -> None:
-    """A commit whose caller is cancelled takes effect as a whole or not at all, and the next one works."""
+async def test_a_cancelled_commit_is_atomic(storage: EmbeddedStorage) -> None:
+    """A cancelled commit takes effect completely or not at all, and the next one works."""
     for turns in range(12):
         ids = [f"{turns}-{part}" for part in range(40)]
         task = asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, id)) for id in ids]))
@@ -137,11 +137,11 @@ async def test_a_cancelled_commit_goes_on(storage: EmbeddedStorage) -> None:
         await storage.commit([Insert(USERS, sample_row(USERS, f"after {turns}"))])
         found = await storage.get(USERS, ids)
         assert len({row is None for row in found}) == 1
-        assert turns == 0 or found[0] is not None, "a commit that has begun is not cut off"
+        assert turns == 0 or found[0] is not None, "a commit that has begun is not interrupted"
 
 
 async def test_closing_waits_for_a_cancelled_commit(tmp_path: Path) -> None:
-    """What goes on after its caller was cancelled is finished before the database is closed."""
+    """A commit that continues after its caller was cancelled ends before the database is closed."""
     folder = tmp_path / "pattern.db"
     storage = await EmbeddedStorage.open(folder)
     await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -156,7 +156,7 @@ async def test_closing_waits_for_a_cancelled_commit(tmp_path: Path) -> None:
 
 
 async def test_sixteen_writers_lose_nothing(storage: EmbeddedStorage) -> None:
-    """Sixteen writers that count up one record by its revision all count."""
+    """Sixteen writers increment one record, guarded by its revision, and no increment is lost."""
     await storage.commit([Insert(USERS, sample_row(USERS, "counter", settings={"count": 0}))])
     conflicts = 0
 
@@ -178,11 +178,11 @@ async def test_sixteen_writers_lose_nothing(storage: EmbeddedStorage) -> None:
     (row,) = await storage.get(USERS, ["counter"])
     assert row is not None
     assert row["settings"] == {"count": 160}
-    assert conflicts, "they did meet"
+    assert conflicts, "the writers never conflicted"
 
 
-async def test_the_loop_stays_free(storage: EmbeddedStorage) -> None:
-    """While the engine answers with ten thousand rows, other tasks go on."""
+async def test_the_event_loop_is_not_blocked(storage: EmbeddedStorage) -> None:
+    """Other tasks run while the engine returns ten thousand rows."""
     for start in range(0, 10_000, 1000):
         await storage.commit([Insert(USERS, sample_row(USERS, f"{n:05}")) for n in range(start, start + 1000)])
     ticks = 0
@@ -199,8 +199,8 @@ async def test_the_loop_stays_free(storage: EmbeddedStorage) -> None:
     assert ticks >= 5
 
 
-async def test_strict_mode_makes_no_table_by_itself(tmp_path: Path) -> None:
-    """In strict mode the engine refuses to write to a table that is not defined; otherwise it makes one."""
+async def test_strict_mode_creates_no_tables(tmp_path: Path) -> None:
+    """In strict mode the engine rejects writes to undefined tables; otherwise it creates them."""
     folder = tmp_path / "pattern.db"
     for strict in (False, True, False):
         async with await EmbeddedStorage.open(folder, strict=strict) as storage:
@@ -217,7 +217,7 @@ async def test_strict_mode_makes_no_table_by_itself(tmp_path: Path) -> None:
 
 
 async def test_a_temporary_database_leaves_nothing() -> None:
-    """Without a folder of its own, the database is gone when it is closed."""
+    """A temporary database is removed when it is closed."""
     async with await EmbeddedStorage.open(None) as storage:
         path = Path(str((await storage.health()).details["path"]))
         assert path.is_dir()
@@ -226,8 +226,8 @@ async def test_a_temporary_database_leaves_nothing() -> None:
     assert not path.exists()
 
 
-def test_a_process_that_only_opens_and_closes_ends_well(tmp_path: Path) -> None:
-    """The process ends with success, also where it forgets to close: the engine has aborted such processes."""
+def test_a_short_process_exits_without_error(tmp_path: Path) -> None:
+    """The exit code is 0, even if the process does not close: the engine has aborted such processes."""
     program = """
 import asyncio, sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the plugin offers, its options, and what importing it costs."""
+"""The plugin's hooks, its options, and its imports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from pattern_surreal_embedded.storage import EmbeddedStorage
 pytestmark = pytest.mark.anyio
 
 
-async def test_it_is_found_by_its_names(tmp_path: Path) -> None:
-    """The names in the configuration lead to the storage and to its index."""
+async def test_the_plugin_is_found_by_its_names(tmp_path: Path) -> None:
+    """The names in the configuration load the storage and its indexes."""
     storage_spec, vector_spec = load_plugin("embedded", StorageSpec), load_plugin("surreal-embedded", VectorSpec)
     assert storage_spec.vectors == "surreal-embedded"
     given = {"path": "here.db", "strict_mode": True}
@@ -35,8 +35,8 @@ async def test_it_is_found_by_its_names(tmp_path: Path) -> None:
     assert (tmp_path / "here.db").is_dir()
 
 
-async def test_native_needs_its_own_storage() -> None:
-    """The engine's index cannot search another storage's vectors; the one in this process can."""
+async def test_the_native_index_needs_surrealdb() -> None:
+    """The engine's index cannot search the vectors of another storage; the index in this process can."""
     spec = load_plugin("surreal-embedded", VectorSpec)
     async with MemoryStorage() as storage:
         with pytest.raises(ConfigError, match="native") as caught:
@@ -47,13 +47,13 @@ async def test_native_needs_its_own_storage() -> None:
 
 @pytest.mark.parametrize("given", [{"efc": 0}, {"m": 1}, {"ef": 0}, {"ef": 5000}, {"index": "hnsw"}, {"efc": "150"}])
 def test_options_are_checked(given: dict[str, object]) -> None:
-    """A value that the index cannot use is refused, and the option named."""
+    """A value that the index cannot use is rejected, and the error names the option."""
     with pytest.raises(ConfigError, match=next(iter(given))):
         structure_options(VectorOptions, given, section="vectors", base=Path())
 
 
-def test_importing_it_imports_no_engine() -> None:
-    """The module with the hooks is cheap: no SDK, no engine, no Arrow."""
+def test_importing_the_plugin_imports_no_engine() -> None:
+    """The module with the hooks imports no SDK, engine or Arrow."""
     program = (
         "import sys; import pattern_surreal_embedded.plugin as plugin; plugin.pattern_storage(); "
         "plugin.pattern_vectors(); print(*sorted({'surrealdb', 'surrealdb_embedded', 'pyarrow', 'pattern_surreal'} & "

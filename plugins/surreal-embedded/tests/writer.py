@@ -1,4 +1,4 @@
-"""Writes users one after the other, and prints each id once it is acknowledged: a program for tests to kill.
+"""Writes users one by one, and prints each id after its commit: a program for tests to kill.
 
 Usage: writer.py FOLDER FIRST COUNT. After COUNT users it kills itself.
 """
@@ -20,7 +20,7 @@ USERS, MEMORIES = TABLES["users"], TABLES["memory_blocks"]
 
 
 async def main(folder: Path, first: int, count: int) -> None:
-    """Write until the end, or until somebody kills this process."""
+    """Write all users, or until this process is killed."""
     storage = await EmbeddedStorage.open(folder)
     for table in TABLES.values():
         await storage.apply_schema(CreateTable(table, DIMENSIONS))

@@ -13,8 +13,8 @@ from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.fixtures import certificate, own_server, server
+from tests.servers.proxy import Proxy
 from tests.servers.surreal import Server
-from tests.servers.wires import Wire
 
 __all__ = ["NewOptions", "certificate", "own_server", "server"]
 
@@ -42,18 +42,18 @@ def options_on() -> NewOptions:
 
 
 @pytest.fixture
-async def wire(server: Server) -> AsyncIterator[Wire]:
-    """A wire to the server that all share."""
+async def proxy(server: Server) -> AsyncIterator[Proxy]:
+    """A proxy to the server that all share."""
     if not server.port:
         pytest.skip("needs a server on this machine, to stand between it and its clients")
-    async with Wire(server.port) as wire:
-        yield wire
+    async with Proxy(server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture
-async def storage(server: Server, wire: Wire, options_on: NewOptions) -> AsyncIterator[Storage]:
-    """An open storage at the end of the wire, over one connection, with a table."""
-    async with await pattern_storage().open(options_on(server, url=wire.url, pool_size=1, timeout=10.0)) as storage:
+async def storage(server: Server, proxy: Proxy, options_on: NewOptions) -> AsyncIterator[Storage]:
+    """An open storage at the end of the proxy, over one connection, with a table."""
+    async with await pattern_storage().open(options_on(server, url=proxy.url, pool_size=1, timeout=10.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
         yield storage

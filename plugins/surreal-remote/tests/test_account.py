@@ -19,8 +19,8 @@ from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.proxy import Proxy
 from tests.servers.surreal import Server
-from tests.servers.wires import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -85,7 +85,7 @@ async def test_system_users(made: StorageOptions, level: str, user: str) -> None
 )
 async def test_a_wrong_password(made: StorageOptions, wrong: dict[str, Any]) -> None:
     """A sign-in that the server refuses names the options to check, and not what they hold."""
-    with pytest.raises(AccessError, match="username, password and level") as caught:
+    with pytest.raises(AccessError, match="username, password, level") as caught:
         await open_storage(made, **wrong)
     assert caught.value.option == "password"
     assert "wrong" not in str(caught.value)
@@ -165,7 +165,7 @@ async def test_a_token_that_is_not_taken(made: StorageOptions, kind: str) -> Non
     assert forged[:20] not in str(caught.value)
 
 
-async def test_a_session_that_expires(made: StorageOptions, server: Server, wire: Wire) -> None:
+async def test_a_session_that_expires(made: StorageOptions, server: Server, proxy: Proxy) -> None:
     """When the server ends a session, the next call signs in again, and nobody notices."""
     expired = False
 
@@ -176,12 +176,12 @@ async def test_a_session_that_expires(made: StorageOptions, server: Server, wire
         expired = True
         return _session_expired(message)
 
-    async with await open_storage(made, url=wire.url, pool_size=1) as storage:
-        wire.on_response = expire
-        before = wire.connections
+    async with await open_storage(made, url=proxy.url, pool_size=1) as storage:
+        proxy.on_response = expire
+        before = proxy.connections
         assert await ids(storage) == ["there"]
         assert expired
-        assert wire.connections == before + 1
+        assert proxy.connections == before + 1
 
 
 def _session_expired(answer: bytes) -> bytes:
@@ -193,12 +193,14 @@ def _session_expired(answer: bytes) -> bytes:
     return encode({"id": decode(answer)["id"], "error": error})
 
 
-async def test_a_token_that_expires_on_the_way(made: StorageOptions, wire: Wire) -> None:
+async def test_a_token_that_expires_on_the_way(made: StorageOptions, proxy: Proxy) -> None:
     """Where a session ends and its token has expired, a token alone is not enough any more, and the error says so."""
     good = token(made, seconds=2)
-    async with await open_storage(made, url=wire.url, username=None, password=None, token=good, pool_size=1) as storage:
+    async with await open_storage(
+        made, url=proxy.url, username=None, password=None, token=good, pool_size=1
+    ) as storage:
         storage._remote.account.token = token(made, seconds=-30)  # type: ignore[attr-defined]  # time passes
-        wire.cut()
+        proxy.cut()
         with pytest.raises(AccessError, match="expired"):
             await storage.find(USERS)
 
@@ -248,20 +250,20 @@ async def test_a_record_user_with_a_wrong_word(of_records: StorageOptions) -> No
         await open_storage(of_records, access="nobody knows it")
 
 
-async def test_refresh_tokens(of_records: StorageOptions, wire: Wire) -> None:
+async def test_refresh_tokens(of_records: StorageOptions, proxy: Proxy) -> None:
     """A token that has expired is exchanged for another one by its refresh token, each of which is good for once."""
-    async with await open_storage(of_records, url=wire.url, pool_size=1) as storage:
+    async with await open_storage(of_records, url=proxy.url, pool_size=1) as storage:
         account = storage._remote.account  # type: ignore[attr-defined]
         refresh, credentials = account.refresh_token, account.credentials
         assert refresh is not None
         account.credentials = {}
         for _ in range(3):
             account.token = token(of_records, seconds=-30)
-            wire.cut()
+            proxy.cut()
             assert await ids(storage) == []
         assert account.refresh_token not in (None, refresh)
         account.refresh_token = refresh  # which has been used
         account.token = token(of_records, seconds=-30)
         account.credentials = credentials
-        wire.cut()
+        proxy.cut()
         assert await ids(storage) == []

@@ -15,8 +15,8 @@ from pattern_core.errors import ClosedError, StorageError, UnreachableError
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.proxy import UNREADABLE, Proxy
 from tests.servers.surreal import Server, running
-from tests.servers.wires import UNREADABLE, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -45,44 +45,46 @@ async def ids(storage: Storage) -> list[str]:
     return [row["id"] for row in await storage.find(USERS)]
 
 
-async def test_an_answer_that_cannot_be_read(wire: Wire, storage: Storage) -> None:
+async def test_an_answer_that_cannot_be_read(proxy: Proxy, storage: Storage) -> None:
     """Bytes that are no CBOR end the call they answer, with a `StorageError`; the next one has a new connection."""
-    before = wire.connections
-    wire.on_response = once(UNREADABLE)
+    before = proxy.connections
+    proxy.on_response = once(UNREADABLE)
     with pytest.raises(StorageError, match="cannot be read"):
         await storage.find(USERS)
     assert await ids(storage) == ["there"]
-    assert wire.connections == before + 1
+    assert proxy.connections == before + 1
 
 
-async def test_only_one_of_many_calls_suffers_from_an_answer_that_cannot_be_read(wire: Wire, storage: Storage) -> None:
+async def test_only_one_of_many_calls_suffers_from_an_answer_that_cannot_be_read(
+    proxy: Proxy, storage: Storage
+) -> None:
     """Of calls on one connection that becomes unreadable, reads are made again, and succeed."""
-    wire.on_response = once(UNREADABLE)
+    proxy.on_response = once(UNREADABLE)
     assert await asyncio.gather(*(ids(storage) for _ in range(20))) == [["there"]] * 20
 
 
-async def test_the_answer_to_a_write_that_cannot_be_read(wire: Wire, storage: Storage) -> None:
+async def test_the_answer_to_a_write_that_cannot_be_read(proxy: Proxy, storage: Storage) -> None:
     """A write whose answer is unreadable has taken effect; that is found out, and it is not made twice."""
-    wire.on_response = once(UNREADABLE)
+    proxy.on_response = once(UNREADABLE)
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
-async def test_the_answer_to_a_write_is_lost(wire: Wire, storage: Storage) -> None:
+async def test_the_answer_to_a_write_is_lost(proxy: Proxy, storage: Storage) -> None:
     """A write that the server has carried out, and could not say so, is acknowledged once that is found out."""
-    wire.on_response = once(None)
+    proxy.on_response = once(None)
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
-async def test_a_write_does_not_arrive(wire: Wire, storage: Storage) -> None:
+async def test_a_write_does_not_arrive(proxy: Proxy, storage: Storage) -> None:
     """A write that never reached the server is made again."""
-    wire.on_request = once(None, b"COMMIT")
+    proxy.on_request = once(None, b"COMMIT")
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
-async def test_a_write_that_arrives_late_does_nothing(wire: Wire, storage: Storage) -> None:
+async def test_a_write_that_arrives_late_does_nothing(proxy: Proxy, storage: Storage) -> None:
     """A write that was taken for lost and made again fails when it arrives after all, and undoes nothing."""
     late: list[bytes] = []
 
@@ -92,7 +94,7 @@ async def test_a_write_that_arrives_late_does_nothing(wire: Wire, storage: Stora
             return None
         return message
 
-    wire.on_request = hold
+    proxy.on_request = hold
     await storage.commit([Put(USERS, sample_row(USERS, "one", revision=1))])
     await storage.commit([Put(USERS, sample_row(USERS, "one", revision=2))])
     refused = asyncio.Event()
@@ -102,7 +104,7 @@ async def test_a_write_that_arrives_late_does_nothing(wire: Wire, storage: Stora
             refused.set()
         return message
 
-    wire.on_response = listen
+    proxy.on_response = listen
     await storage._remote._channels[0]._socket.send(late[0])  # type: ignore[attr-defined]  # as from a buffer on the way
     async with asyncio.timeout(10):
         await refused.wait()
@@ -111,57 +113,57 @@ async def test_a_write_that_arrives_late_does_nothing(wire: Wire, storage: Stora
     assert row["revision"] == 2
 
 
-async def test_the_server_goes_away_for_good(server: Server, wire: Wire, options_on: NewOptions) -> None:
+async def test_the_server_goes_away_for_good(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
     """Where the server cannot be reached again, a read says so, and a write whether it may have taken effect."""
-    async with await pattern_storage().open(options_on(server, url=wire.url, timeout=1.0)) as storage:
+    async with await pattern_storage().open(options_on(server, url=proxy.url, timeout=1.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
-        await check_that_it_is_gone(wire, storage)
+        await check_that_it_is_gone(proxy, storage)
 
 
-async def check_that_it_is_gone(wire: Wire, storage: Storage) -> None:
+async def check_that_it_is_gone(proxy: Proxy, storage: Storage) -> None:
     """Have a write and a read find out that nobody is there."""
-    await wire.refuse()
-    wire.on_request = once(None, b"COMMIT")
+    await proxy.refuse()
+    proxy.on_request = once(None, b"COMMIT")
     with pytest.raises(UnreachableError) as caught:
         await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert caught.value.may_have_written
     with pytest.raises(UnreachableError) as caught:
         await storage.find(USERS)
     assert not caught.value.may_have_written
-    await wire.open()
+    await proxy.open()
     assert await ids(storage) == ["there"]
 
 
-async def test_a_half_open_connection(server: Server, wire: Wire, options_on: NewOptions) -> None:
+async def test_a_half_open_connection(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
     """Where nothing comes through any more and nobody says so, calls end in time; afterwards the next one works."""
-    options = options_on(server, url=wire.url, pool_size=1, timeout=1.0, idle_timeout=0.5, connect_timeout=0.5)
+    options = options_on(server, url=proxy.url, pool_size=1, timeout=1.0, idle_timeout=0.5, connect_timeout=0.5)
     async with await pattern_storage().open(options) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
-        wire.stall()
+        proxy.stall()
         began = time.monotonic()
         calls = [ids(storage), ids(storage), storage.commit([Insert(USERS, sample_row(USERS, "new"))])]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         assert time.monotonic() - began < 5
         assert [type(outcome) for outcome in outcomes] == [UnreachableError] * 3
         assert [getattr(outcome, "may_have_written", None) for outcome in outcomes][2]
-        wire.flow()
+        proxy.flow()
         assert await ids(storage) in (["there"], ["new", "there"])
 
 
-async def test_a_silent_connection_is_noticed(server: Server, wire: Wire, options_on: NewOptions) -> None:
+async def test_a_silent_connection_is_noticed(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
     """A connection that has broken while nobody used it is replaced; the call that finds it out takes no longer."""
-    async with await pattern_storage().open(options_on(server, url=wire.url, idle_timeout=0.2)) as storage:
-        wire.stall()
+    async with await pattern_storage().open(options_on(server, url=proxy.url, idle_timeout=0.2)) as storage:
+        proxy.stall()
         await storage._remote._channels[0]._reader  # type: ignore[attr-defined]  # ends when no sign of life has come
-        wire.flow()
-        before = wire.connections
+        proxy.flow()
+        before = proxy.connections
         assert await storage.tables() == frozenset()
-        assert wire.connections == before + 1
+        assert proxy.connections == before + 1
 
 
-async def test_every_pending_call_ends(wire: Wire, storage: Storage) -> None:
+async def test_every_pending_call_ends(proxy: Proxy, storage: Storage) -> None:
     """Of many calls that a cut interrupts, reads and writes, all end well once the server is reached again."""
     answers = 0
 
@@ -170,16 +172,16 @@ async def test_every_pending_call_ends(wire: Wire, storage: Storage) -> None:
         answers += 1
         return None if answers == 10 else message
 
-    wire.on_response = cut
+    proxy.on_response = cut
     writes = [storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]) for n in range(20)]
     reads = [storage.count(USERS) for _ in range(20)]
     await asyncio.gather(*writes, *reads)
     assert await ids(storage) == ["there", *sorted(f"u{n}" for n in range(20))]
 
 
-async def test_closing_ends_calls(wire: Wire, storage: Storage) -> None:
+async def test_closing_ends_calls(proxy: Proxy, storage: Storage) -> None:
     """A call that waits for an answer when the storage is closed ends with an error of ours."""
-    wire.stall()
+    proxy.stall()
     reading = asyncio.create_task(ids(storage))
     await asyncio.sleep(0)
     await storage.aclose()
@@ -194,7 +196,7 @@ async def test_a_frame_over_our_limit(server: Server, options_on: NewOptions) ->
         row = sample_row(USERS, "large", settings={"text": "x" * 20_000})
         with pytest.raises(StorageError, match="max_frame") as caught:
             await storage.commit([Insert(USERS, row)])
-        assert "nothing was written" in str(caught.value)
+        assert "Nothing was sent or written" in str(caught.value)
         await storage.commit([Insert(USERS, sample_row(USERS, "small"))])
         assert await ids(storage) == ["small"]
 
@@ -210,7 +212,7 @@ async def test_a_frame_over_the_servers_limit(
         async with await pattern_storage().open(options_on(server)) as storage:
             await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
             row = sample_row(USERS, "large", settings={"text": "x" * 100_000})
-            with pytest.raises(StorageError, match="larger than it takes"):
+            with pytest.raises(StorageError, match="too large for it"):
                 await storage.commit([Insert(USERS, row)])
             await storage.commit([Insert(USERS, sample_row(USERS, "small"))])
             assert await ids(storage) == ["small"]
@@ -280,12 +282,12 @@ async def test_somebody_else_is_there(options_on: NewOptions, server: Server) ->
                 await pattern_storage().open(options_on(server, url=url, connect_timeout=0.5))
 
 
-async def test_a_server_that_is_too_old(server: Server, wire: Wire, options_on: NewOptions) -> None:
+async def test_a_server_that_is_too_old(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
     """A server before version 3 is refused, with the version that it has."""
 
     async def age(message: bytes) -> bytes | None:
         return message.replace(b"surrealdb-3.", b"surrealdb-2.")
 
-    wire.on_response = age
+    proxy.on_response = age
     with pytest.raises(StorageError, match=r"surrealdb-2\..*3\.0"):
-        await pattern_storage().open(options_on(server, url=wire.url))
+        await pattern_storage().open(options_on(server, url=proxy.url))

@@ -15,8 +15,8 @@ from pattern_core.schema import TABLES, CreateTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_core.toolkit import Secret
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.proxy import Proxy
 from tests.servers.surreal import Server
-from tests.servers.wires import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -26,9 +26,9 @@ NewOptions = Callable[..., StorageOptions]
 
 
 @pytest.fixture
-async def storage(server: Server, wire: Wire, options_on: NewOptions) -> AsyncIterator[Storage]:
-    """An open storage over HTTP, at the end of the wire, with a table."""
-    url = wire.url.replace("ws", "http", 1)
+async def storage(server: Server, proxy: Proxy, options_on: NewOptions) -> AsyncIterator[Storage]:
+    """An open storage over HTTP, at the end of the proxy, with a table."""
+    url = proxy.url.replace("ws", "http", 1)
     async with await pattern_storage().open(options_on(server, url=url, timeout=3.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
@@ -51,43 +51,43 @@ async def test_reads_and_writes(storage: Storage) -> None:
     assert (await storage.health()).ok
 
 
-async def test_answers_that_are_lost(wire: Wire, storage: Storage) -> None:
+async def test_answers_that_are_lost(proxy: Proxy, storage: Storage) -> None:
     """Connections that break are replaced; a write whose answer was lost is made once."""
     for n in range(5):
         writing = asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]))
         for _ in range(n):
             await asyncio.sleep(0)
-        wire.cut()
+        proxy.cut()
         await writing
     assert await ids(storage) == ["there", *(f"u{n}" for n in range(5))]
 
 
-async def test_a_server_that_is_not_there(wire: Wire, storage: Storage) -> None:
+async def test_a_server_that_is_not_there(proxy: Proxy, storage: Storage) -> None:
     """Where nobody listens any more, calls end in time, and work again when somebody does."""
-    await wire.refuse()
-    wire.cut()
+    await proxy.refuse()
+    proxy.cut()
     with pytest.raises(UnreachableError) as caught:
         await storage.find(USERS)
     assert not caught.value.may_have_written
-    await wire.open()
+    await proxy.open()
     assert await ids(storage) == ["there"]
 
 
-async def test_a_server_that_is_silent(server: Server, wire: Wire, options_on: NewOptions) -> None:
+async def test_a_server_that_is_silent(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
     """Where nothing comes back, a call ends when its time is up."""
-    url = wire.url.replace("ws", "http", 1)
+    url = proxy.url.replace("ws", "http", 1)
     async with await pattern_storage().open(options_on(server, url=url, timeout=0.5)) as storage:
-        wire.stall()
+        proxy.stall()
         with pytest.raises(UnreachableError):
             await storage.tables()
-        wire.flow()
+        proxy.flow()
         assert await storage.tables() == frozenset()
 
 
 async def test_a_request_over_the_servers_limit(storage: Storage) -> None:
     """A request that the server finds too large is an error that says so; nothing is written, and the next one works."""
     row = sample_row(USERS, "large", settings={"text": "x" * (5 << 20)})
-    with pytest.raises(StorageError, match=r"larger than the server takes over HTTP") as caught:
+    with pytest.raises(StorageError, match=r"larger than the server accepts over HTTP") as caught:
         await storage.commit([Insert(USERS, row)])
     assert not isinstance(caught.value, UnreachableError)
     assert await ids(storage) == ["there"]

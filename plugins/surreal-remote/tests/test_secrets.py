@@ -19,8 +19,8 @@ from pattern_core.config import load_config
 from pattern_core.errors import ConfigError, PatternError
 from pattern_core.toolkit import Secret, structure_options
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
+from tests.servers.proxy import UNREADABLE, Proxy
 from tests.servers.surreal import Server
-from tests.servers.wires import UNREADABLE, Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -82,10 +82,10 @@ async def test_refused_secrets(
 
 
 async def test_secrets_that_are_taken(
-    server: Server, options_on: NewOptions, wire: Wire, logged: pytest.LogCaptureFixture
+    server: Server, options_on: NewOptions, proxy: Proxy, logged: pytest.LogCaptureFixture
 ) -> None:
     """Through a sign-in, calls, breaks and repeated sign-ins, no log shows the password or the token got by it."""
-    options = options_on(server, url=wire.url, pool_size=1)
+    options = options_on(server, url=proxy.url, pool_size=1)
     async with await pattern_storage().open(options) as storage:
         await storage.execute("DEFINE USER keeper ON DATABASE PASSWORD $p ROLES OWNER".replace("$p", f"'{SECRET}'"))
     logged.clear()
@@ -95,7 +95,7 @@ async def test_secrets_that_are_taken(
         account = storage._remote.account  # type: ignore[attr-defined]
         tokens = {account.token.reveal()}
         await storage.tables()
-        wire.cut()
+        proxy.cut()
         await storage.tables()
         tokens.add(account.token.reveal())
         health = await storage.health()
@@ -103,7 +103,7 @@ async def test_secrets_that_are_taken(
         assert not [token for token in tokens if token in logged.text or token in repr(account)]
 
 
-async def test_a_server_that_says_the_password(server: Server, options_on: NewOptions, wire: Wire) -> None:
+async def test_a_server_that_says_the_password(server: Server, options_on: NewOptions, proxy: Proxy) -> None:
     """A server that repeats the password in its error does not get it shown."""
     from surrealdb.data.cbor import decode, encode
 
@@ -120,19 +120,19 @@ async def test_a_server_that_says_the_password(server: Server, options_on: NewOp
             return message
         return encode({"id": id, "error": {"code": -1, "kind": "Internal", "message": f"no match for {SECRET}"}})
 
-    wire.on_request, wire.on_response = note, repeat
+    proxy.on_request, proxy.on_response = note, repeat
     with pytest.raises(PatternError, match=r"\*\*\*") as caught:
-        await pattern_storage().open(attrs.evolve(options_on(server, url=wire.url), password=Secret(SECRET)))
+        await pattern_storage().open(attrs.evolve(options_on(server, url=proxy.url), password=Secret(SECRET)))
     assert_hidden(told(caught.value))
 
 
-async def test_failures_on_the_way(wire: Wire, storage: Storage, logged: pytest.LogCaptureFixture) -> None:
+async def test_failures_on_the_way(proxy: Proxy, storage: Storage, logged: pytest.LogCaptureFixture) -> None:
     """Frames that are cut off or unreadable are not logged with what they hold."""
 
     async def spoil(message: bytes) -> bytes | None:
         return UNREADABLE
 
-    wire.on_response = spoil
+    proxy.on_response = spoil
     with pytest.raises(PatternError) as caught:
         await storage.execute("RETURN $secret", {"secret": SECRET})
     assert_hidden(told(caught.value), logged.text)
@@ -188,7 +188,7 @@ def test_the_doctor(server: Server, tmp_path: Path, right: bool) -> None:
     )
     shown = doctor(config)
     assert_hidden(shown)
-    assert (f"{server.url} (SurrealDB" if right else "username, password and level") in shown.replace("\n", " ")
+    assert (f"{server.url} (SurrealDB" if right else "username, password, level") in shown.replace("\n", " ")
 
 
 def test_options_show_no_secret() -> None:

@@ -16,7 +16,7 @@ from pattern_core.schema import CreateTable, DropTable
 from pattern_core.testing import DIMENSIONS, TASKS, MemoryStorage, sample_row, sample_vector
 from pattern_core.testing.indexed_storage import IndexedStorage
 from pattern_core.toolkit import Secret
-from pattern_surreal.derived import State, note
+from pattern_surreal.array_column import State, set_state
 from pattern_surreal.knn import form
 from pattern_surreal.native import NativeIndex
 from pattern_surreal_remote.plugin import StorageOptions, VectorOptions, pattern_storage, pattern_vectors
@@ -239,7 +239,7 @@ async def test_who_writes_a_column_that_is_gone_goes_on(tasks: RemoteStorage, op
 
 async def being_made(storage: RemoteStorage, server: Server) -> None:
     """Kill the server while it makes its index, and start it again."""
-    await storage.execute(note("kit_tasks", State("embedding_native", filled=True, index=form(SPEC, 150, 12))))
+    await storage.execute(set_state("kit_tasks", State("embedding_native", filled=True, index=form(SPEC, 150, 12))))
     await storage.execute(
         f"DEFINE INDEX by_vector ON kit_tasks FIELDS embedding_native {form(SPEC, 150, 12)} CONCURRENTLY"
     )
@@ -274,7 +274,7 @@ async def test_an_index_that_finds_too_little_is_used_no_more(cut_off: RemoteSto
     """Where an index lacks vectors although it is noted as whole, comparing its answers shows it; health says so."""
     vectors = some(MANY)
     state = State("embedding_native", filled=True, index=form(SPEC, 150, 12), built=True)
-    await cut_off.execute(note("kit_tasks", state))
+    await cut_off.execute(set_state("kit_tasks", state))
     async with await index_over(cut_off, index="native", check_every=1) as index:
         for id in list(vectors)[-8:]:  # made last
             await nearest(index, vectors[id])
@@ -289,7 +289,7 @@ async def test_servers_that_answer_wrongly_are_refused(tasks: RemoteStorage, mon
     for patch in (0, 1):
         monkeypatch.setattr(tasks._remote, "version", (3, 0, patch))
         for kind in ("exact", "native", "auto"):
-            with pytest.raises(ConfigError, match=rf"3\.0\.{patch} leaves out records.*in-process"):
+            with pytest.raises(ConfigError, match=rf"3\.0\.{patch} omits records.*in-process"):
                 await index_over(tasks, index=kind)
         async with await pattern_vectors().open(VectorOptions(), tasks) as index:
             await index.create(SPEC)
@@ -297,5 +297,5 @@ async def test_servers_that_answer_wrongly_are_refused(tasks: RemoteStorage, mon
 
 async def test_it_needs_a_server() -> None:
     """Search on the server over another storage is refused."""
-    with pytest.raises(PatternError, match="has to be the storage"):
+    with pytest.raises(PatternError, match="the storage has to be surreal-remote"):
         await pattern_vectors().open(VectorOptions(index="exact"), MemoryStorage())

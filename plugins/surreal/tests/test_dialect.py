@@ -1,4 +1,4 @@
-"""The dialect without an engine: what becomes text, and what is bound."""
+"""Tests of the dialect without an engine: statements, bound values and errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from pattern_surreal.values import decode_row, encode_row, from_bytes, to_bytes
 
 MEMORIES = TABLES["memory_blocks"]
 MARK = "hostile"
-"""Stands in every value that a test gives, and must stand in no text."""
+"""Part of every value that a test gives; no statement may contain it."""
 
 _texts = st.text(max_size=10).map(lambda text: text + MARK)
 _paths = st.tuples(st.just("metadata"), _texts, _texts) | st.tuples(st.sampled_from(["id", "title", "parent_id"]))
@@ -48,8 +48,8 @@ _filters = st.recursive(
 
 
 @given(where=_filters)
-def test_no_value_of_a_filter_becomes_text(where: Filter) -> None:
-    """Neither keys nor values nor ids of a filter stand in the statement, and what stands there is bound."""
+def test_filters_bind_their_values(where: Filter) -> None:
+    """The statement contains no key, value or id of the filter, and all its parameters are bound."""
     parameters = Parameters()
     at, rest = source(TASKS, where, parameters)
     text = at + where_clause(TASKS, rest, parameters)
@@ -58,8 +58,8 @@ def test_no_value_of_a_filter_becomes_text(where: Filter) -> None:
 
 
 @given(text=_texts, revision=st.integers(1, 9))
-def test_no_value_of_a_write_becomes_text(text: str, revision: int) -> None:
-    """Neither ids nor values of any write stand in a statement."""
+def test_writes_bind_their_values(text: str, revision: int) -> None:
+    """The statements contain no id or value of a write."""
     row = sample_row(MEMORIES, text, label=text, content=text, metadata={text: text})
     batch: list[Write] = [
         Insert(MEMORIES, row),
@@ -80,8 +80,8 @@ def test_no_value_of_a_write_becomes_text(text: str, revision: int) -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "a`b", "a;b", "a.b", "⟩", "1a", "a\0"])
-def test_only_names_become_names(bad: str) -> None:
-    """What is no identifier is no name of a table or column."""
+def test_names_must_be_identifiers(bad: str) -> None:
+    """Other names of tables and columns raise `FilterError`."""
     with pytest.raises(FilterError):
         name(bad)
     with pytest.raises(FilterError):
@@ -90,8 +90,8 @@ def test_only_names_become_names(bad: str) -> None:
         order_by(TASKS, [Order(bad)])
 
 
-def test_inserts_side_by_side_become_one_statement() -> None:
-    """A run of inserts into one table is one statement; anything between them, or another table, ends it."""
+def test_adjacent_inserts_become_one_statement() -> None:
+    """Adjacent inserts into one table are one statement; another write or table starts a new one."""
     users = TABLES["users"]
     inserts = [Insert(users, sample_row(users, f"u{n}")) for n in range(5)]
     memory = Insert(MEMORIES, sample_row(MEMORIES, "m"))
@@ -102,12 +102,12 @@ def test_inserts_side_by_side_become_one_statement() -> None:
     assert plan(batch, {}, grouped=False).writes == list(range(len(batch)))
 
 
-def test_derived_columns_follow_the_vector() -> None:
-    """A column that is made from the vector is written wherever the vector is, and nowhere else."""
-    derived: dict[str, Any] = {VECTORS.name: ("copy", lambda vector: [float(each) for each in vector])}
+def test_array_columns_follow_the_vector() -> None:
+    """A write sets the array column if, and only if, it sets the vector."""
+    columns: dict[str, Any] = {VECTORS.name: ("copy", lambda vector: [float(each) for each in vector])}
     row = sample_row(VECTORS, "m", embedding=np.array([1, 2], dtype=np.float32))
     insert, put, patch, other, none = (
-        plan([write], derived).variables
+        plan([write], columns).variables
         for write in (
             Insert(VECTORS, row),
             Put(VECTORS, row),
@@ -124,8 +124,8 @@ def test_derived_columns_follow_the_vector() -> None:
 
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-def test_rows_come_back(table: Any) -> None:
-    """A row is the same after it was turned into the engine's values and back."""
+def test_rows_survive_a_round_trip(table: Any) -> None:
+    """A row that is encoded and decoded is unchanged."""
     row = sample_row(table, "x")
     if table.column("id") and any(column.kind is Kind.OBJECT for column in table.columns):
         column = next(column.name for column in table.columns if column.kind is Kind.OBJECT)
@@ -140,23 +140,23 @@ def test_rows_come_back(table: Any) -> None:
 
 
 def test_vectors_are_little_endian_float32() -> None:
-    """A vector's bytes are float32, little-endian, whatever the array was; reading gives an array of one's own."""
+    """A vector becomes little-endian float32 bytes, whatever the array's type; decoding returns a writable copy."""
     for array in (np.array([1, -2.5], ">f4"), np.array([1, -2.5], "f8"), np.array([1, 0, -2.5, 0], "f4")[::2]):
         assert to_bytes(array).hex() == "0000803f000020c0"
     again = from_bytes(bytes.fromhex("0000803f000020c0"))
     assert again.dtype == np.float32
-    again[0] = 7  # it is writable
+    again[0] = 7  # fails if the array is read-only
 
 
-def test_an_order_ends_at_the_id() -> None:
-    """Ties sort by id; behind the id nothing can decide any more."""
+def test_orders_end_with_the_id() -> None:
+    """Ties sort by id; keys after the id have no effect and are omitted."""
     assert order_by(TASKS, []) == " ORDER BY `id` ASC"
     keys = [Order("due_at", descending=True), Order("id", descending=True), Order("title")]
     assert order_by(TASKS, keys) == " ORDER BY `due_at` DESC, `id` DESC"
 
 
 def test_a_list_of_ids_is_read_directly() -> None:
-    """A filter that names ids reads those records, each once, and filters them by the rest."""
+    """A filter by ids reads these records, each once, and applies its other conditions to them."""
     parameters = Parameters()
     rest: Filter | None
     at, rest = source(TASKS, Field("id").in_(["b", "a", "b", None]) & (Field("title") == "x"), parameters)
@@ -167,8 +167,8 @@ def test_a_list_of_ids_is_read_directly() -> None:
     assert source(TASKS, ~(Field("id") == "a"), parameters)[0] == "`kit_tasks`"
 
 
-def test_tables_are_defined_in_full() -> None:
-    """Every column, key and index of a table is defined, and only where it is not there."""
+def test_tables_are_defined_completely() -> None:
+    """The statements define all columns, keys and indexes that do not exist."""
     statements = create_table(MEMORIES)
     assert all("IF NOT EXISTS" in each for each in statements)
     assert "DEFINE FIELD IF NOT EXISTS `metadata` ON `memory_blocks` TYPE object FLEXIBLE" in statements
@@ -203,8 +203,10 @@ def thrown(message: str, kind: str = "Thrown") -> dict[str, Any]:
         (5, "Couldn't coerce value for field", "Internal", StorageError("users: ")),
     ],
 )
-def test_a_failure_is_explained(place: int, message: str, kind: str, expected: PatternError, *, counted: bool) -> None:
-    """From what the engine says of one statement follows which write failed, and why."""
+def test_failures_become_errors_of_the_contract(
+    place: int, message: str, kind: str, expected: PatternError, *, counted: bool
+) -> None:
+    """The engine's answers identify the write that failed, and the error."""
     users = TABLES["users"]
     batch: list[Write] = [
         Insert(users, sample_row(users, "a")),
@@ -226,8 +228,8 @@ def test_a_failure_is_explained(place: int, message: str, kind: str, expected: P
     assert str(error).startswith(str(expected))
 
 
-def test_a_text_that_is_refused_names_no_write() -> None:
-    """Where the engine refuses the text as a whole, no write is blamed."""
+def test_a_parse_error_names_no_write() -> None:
+    """If the engine rejects the whole text, no write counts as failed."""
     with pytest.raises(StatementError, match="Parse error") as caught:
         read_answer({"error": {"kind": "Validation", "message": "Parse error: Unexpected token"}})
     assert failed_write(Transaction(["a"], {}, [0]), caught.value) is None

@@ -1,7 +1,7 @@
-"""The embedded engine: the one module here that touches the SDK's connection.
+"""The embedded engine: the only module of this plugin that uses the SDK's connection.
 
-The SDK turns values into CBOR and back in Python, 20,000 rows in a second and a half. So the engine lives on an event
-loop in a thread of its own, and the caller's loop stays free.
+The SDK encodes and decodes CBOR in Python: 20,000 rows take 1.5 seconds. So the engine has an event loop in a thread of its
+own, and does not block the caller's.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ T = TypeVar("T")
 _NAMESPACE: Final = "pattern"
 _DATABASE: Final = "main"
 _SETTLE: Final = 0.02
-"""Seconds between the end of the last call and the end of the thread.
+"""The pause between the end of the last call and the end of the thread, in seconds.
 
-The engine's own threads still hold Python objects for a moment after a call has returned. A process that ends in that
-moment is aborted by the engine: so ended 6 of 25 processes that used the SDK alone, closed it and did nothing else.
+The engine's threads hold Python objects for a moment after a call has returned. If the process ends in that moment, the
+engine aborts it. This happened to 6 of 25 processes that used only the SDK, and closed it.
 """
 
 
@@ -52,11 +52,11 @@ class EmbeddedEngine:
 
     @classmethod
     async def open(cls, url: str, *, strict: bool = False) -> EmbeddedEngine:
-        """Open a database, new or existing.
+        """Open a database, or create it.
 
         Args:
             url: ``surrealkv://`` and an absolute path.
-            strict: Whether the engine refuses to make a table that is not defined.
+            strict: Whether the engine rejects writes to undefined tables.
 
         Raises:
             StorageError: The engine cannot open it.
@@ -70,11 +70,11 @@ class EmbeddedEngine:
         return engine
 
     async def query(self, text: str, variables: Mapping[str, Any]) -> list[Any]:
-        """Run statements, as `pattern_surreal.Connection` says. A call that is cancelled may still take effect."""
+        """Run statements; see `pattern_surreal.Connection`. A cancelled call may still take effect."""
         return await self._call(self._query(text, dict(variables)))
 
     async def aclose(self) -> None:
-        """Close the database, flush it, and let go of its files. A second call does nothing."""
+        """Flush and close the database, and release its files. A second call does nothing."""
         if self._thread.is_alive():
             await asyncio.to_thread(self._stop)
 
@@ -89,7 +89,7 @@ class EmbeddedEngine:
         self._loop.close()
 
     async def _connect(self, *, strict: bool) -> None:
-        from surrealdb import AsyncSurreal  # takes half a second to import
+        from surrealdb import AsyncSurreal  # importing takes half a second
 
         try:
             database: Any = AsyncSurreal(self._url)
@@ -106,7 +106,7 @@ class EmbeddedEngine:
             self.engine = f"{await database.version()} (embedded)".replace("surrealdb-", "SurrealDB ")
         except StatementError:
             raise
-        except Exception as error:  # the engine's failures have no class in common
+        except Exception as error:  # the engine's errors have no common class
             raise StorageError(f"the embedded engine cannot open {self._url}: {error}") from error
 
     async def _query(self, text: str, variables: dict[str, Any]) -> list[Any]:
@@ -115,17 +115,17 @@ class EmbeddedEngine:
             raise closed()
         try:
             answer = await database.query_raw(text, variables)
-        except (TypeError, ValueError, RecursionError) as error:  # before anything has reached the engine
-            raise StorageError(f"a value cannot be sent to SurrealDB, and nothing was written: {error}") from error
+        except (TypeError, ValueError, RecursionError) as error:  # nothing has reached the engine
+            raise StorageError(f"a value cannot be sent to SurrealDB: {error}. Nothing was written.") from error
         except Exception as error:
             if self._database is None:
                 raise ClosedError("the database was closed while the statement ran") from error
-            message = f"the embedded engine failed; whether the statement took effect is not known: {error}"
+            message = f"the embedded engine failed: {error}. The statement may have taken effect."
             raise StorageError(message) from error
         return read_answer(answer)
 
     def _stop(self) -> None:
-        """End the thread; called from another one."""
+        """Stop the thread. Called from another one."""
         try:
             asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
         finally:
@@ -142,6 +142,6 @@ class EmbeddedEngine:
 
 @atexit.register
 def _stop_all() -> None:
-    """Stop what was left open: the engine aborts a process that ends while one of its threads works for Python."""
+    """Stop engines that were not closed: the engine aborts a process that ends while its threads hold Python objects."""
     for engine in list(EmbeddedEngine._open):  # noqa: SLF001 - its own module
         engine._stop()  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""The folder of an embedded database, and who owns it."""
+"""The folder of an embedded database, and its owner."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["Folder"]
 
 _CHECK_PREFIX: Final = "check-"
 _LOCKED_BYTE: Final = 1 << 30
-"""Behind the text of the owner's file: on Windows, what is locked cannot be read."""
+"""A byte after the text of the owner file: on Windows, locked bytes cannot be read."""
 
 
 class Folder:
-    """A database's folder, owned by this object until it is closed.
+    """The folder of a database, owned by this object until `release`.
 
     Attributes:
         path: The folder.
-        engine: The engine's files.
-        ledger: The record of what was acknowledged.
+        engine: The folder of the engine's files.
+        ledger: The ledger file.
     """
 
     def __init__(self, path: Path, owner: IO[bytes], *, temporary: bool) -> None:
@@ -39,23 +39,25 @@ class Folder:
 
     @classmethod
     def acquire(cls, path: Path | None) -> Self:
-        """Become the owner of a folder; make it where it is not there.
+        """Become the owner of a folder. A missing folder is created.
 
         Args:
-            path: The folder; None makes one for temporary files, and `release` removes it.
+            path: The folder; None creates a temporary one, which `release` removes.
 
         Raises:
-            DatabaseLockedError: Somebody else owns it, here or in another process.
+            DatabaseLockedError: This process or another one has it open.
             OSError: It cannot be used as a folder.
-            StorageError: The engine does not take its path.
+            StorageError: The engine does not support its path.
         """
         temporary = path is None
         path = Path(tempfile.mkdtemp(prefix="pattern-")) if path is None else path.absolute()
         file = path / "owner.json"
         if any(sign in str(path) for sign in "?\0"):
-            raise StorageError(f"the embedded engine cannot open {path}: its path holds a sign that it does not take")
+            raise StorageError(
+                f"the embedded engine cannot open {path}: the path contains ? or a null character. Choose another one."
+            )
         path.mkdir(parents=True, exist_ok=True)
-        # Made or opened in one step: a second opener must not empty what the first one has written.
+        # Created or opened in one step: a second opener must not truncate the first one's file.
         owner = os.fdopen(os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b", buffering=0)
         try:
             _lock(owner)
@@ -67,7 +69,7 @@ class Folder:
         return cls(path, owner, temporary=temporary)
 
     def release(self) -> None:
-        """Let go of the folder. A second call does nothing."""
+        """Release the folder. A second call does nothing."""
         if not self._owner.closed:
             self._owner.seek(0)
             self._owner.truncate()
@@ -76,11 +78,11 @@ class Folder:
             if self._temporary:
                 shutil.rmtree(self.path, ignore_errors=True)
 
-    def rehearsal(self) -> Path:
-        """Return a copy of the engine's files to try them with.
+    def recovery_copy(self) -> Path:
+        """Return a copy of the engine's files for a recovery check.
 
-        The engine repairs its files when it opens them, and what it takes for a torn log is gone after that. So they
-        are tried in a copy first. Tables and values are written once and never changed, so they are linked, not copied.
+        The engine repairs its files when it opens them, and drops what it takes for a torn log. So it first opens a copy.
+        Tables and value logs are written once and never changed, so they are linked, not copied.
         """
         self.clear()
         copy = Path(tempfile.mkdtemp(prefix=_CHECK_PREFIX, dir=self.path))
@@ -93,7 +95,7 @@ class Folder:
         return copy
 
     def clear(self) -> None:
-        """Remove what rehearsals have left."""
+        """Remove the copies of interrupted recovery checks."""
         for copy in self.path.glob(f"{_CHECK_PREFIX}*"):
             shutil.rmtree(copy, ignore_errors=True)
 
@@ -113,7 +115,7 @@ def _myself() -> dict[str, str | int]:
     return {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "command": Path(sys.argv[0]).name,  # not its arguments, which may hold secrets
+        "command": Path(sys.argv[0]).name,  # without its arguments, which may hold secrets
         "opened_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -124,7 +126,7 @@ def _describe(file: Path) -> str:
         where = "this process" if owner["pid"] == os.getpid() else f"process {owner['pid']} ({owner['command']})"
         return f"{where} on {owner['host']} opened it at {owner['opened_at']}"
     except (OSError, ValueError, LookupError, TypeError):
-        return "its owner is not known"
+        return "its owner is unknown"
 
 
 if sys.platform == "win32":

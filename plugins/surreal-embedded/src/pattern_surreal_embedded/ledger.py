@@ -1,11 +1,11 @@
-"""An independent record of what was acknowledged.
+"""The ledger: the number of the last acknowledged transaction, outside the engine's files.
 
-The engine cannot tell lost data from data that never was: where a bit of its log has flipped, it drops what comes
-after; where the log is missing, it starts empty. So every transaction counts up a number in the database, and once the
-engine has acknowledged it, the number is written here too. A database that is behind its ledger has lost something.
+The engine does not detect lost data: after a damaged byte in its log it drops everything, and without a log it starts
+empty. So every transaction increments a number in the database. After the engine has acknowledged it, the number is
+also written here. A database that is behind its ledger has lost data.
 
-The ledger may lag behind, and must never lead: it is written after the engine's own sync, and not synced itself. Two
-slots are written in turn, each with a checksum, so that one of them is whole whenever the power goes.
+The ledger may lag behind, but never leads: it is written after the engine's sync, and is not synced. It has two slots
+with checksums, which are written in turn, so that one of them is complete after a power failure.
 """
 
 from __future__ import annotations
@@ -29,12 +29,11 @@ _DIGEST: Final = hashlib.sha256().digest_size * 2
 
 @attrs.frozen
 class Entry:
-    """What the ledger knows.
+    """An entry of the ledger.
 
     Attributes:
-        sequence: The number of the last transaction that was acknowledged.
-        counts: How many records each table held when the database was closed; None while it is open, or has not been
-            closed.
+        sequence: The number of the last acknowledged transaction.
+        counts: The number of records of each table when the database was closed; None if it is open, or was not closed.
     """
 
     sequence: int
@@ -46,11 +45,11 @@ class Ledger:
 
     Args:
         path: The file.
-        entry: What it says at first. This much is synced.
+        entry: The first entry, which is synced.
     """
 
     def __init__(self, path: Path, entry: Entry) -> None:
-        # Unbuffered: what is written has reached the operating system, and survives this process.
+        # Unbuffered, so that a write reaches the operating system, and survives this process.
         self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
         self._turn = max((int(slot["turn"]) for slot in _slots(self._file.read())), default=0)
         self.write(entry)
@@ -60,7 +59,7 @@ class Ledger:
         """Replace the older slot."""
         self._turn += 1
         slot = self._slot(entry)
-        if len(slot) > _SLOT:  # too many tables to count
+        if len(slot) > _SLOT:  # too many tables
             slot = self._slot(Entry(entry.sequence))
         self._file.seek(self._turn % 2 * _SLOT)
         self._file.write(slot.ljust(_SLOT))
@@ -75,7 +74,7 @@ class Ledger:
 
     @staticmethod
     def read(path: Path, database: Path) -> Entry | None:
-        """Return what a ledger says; None where there is no file.
+        """Return the newest entry of a ledger; None if there is no file.
 
         Args:
             path: The file.
@@ -92,15 +91,15 @@ class Ledger:
         if not slots:
             raise DataLossError(
                 str(database),
-                f"{path} is damaged, so it cannot be told whether the database {database} lacks anything. It was left "
-                f"as it is. Restore the folder from a backup; or, to go on with what is there, delete {path.name}.",
+                f"{path} is damaged, so it is unknown whether the database {database} has lost data. Nothing was "
+                f"changed. Restore the folder from a backup; or, to continue with the present data, delete {path.name}.",
             )
         newest = max(slots, key=lambda slot: int(slot["turn"]))
         return Entry(newest["sequence"], newest["counts"])
 
 
 def _slots(content: bytes) -> list[dict[str, Any]]:
-    """Return the slots that are whole."""
+    """Return the complete slots."""
     whole = []
     for slot in (content[:_SLOT], content[_SLOT : 2 * _SLOT]):
         digest, entry = slot[:_DIGEST], slot[_DIGEST:].rstrip()

@@ -1,4 +1,4 @@
-"""Storage in the embedded engine: one owner, one writer at a time, and a ledger of what was acknowledged."""
+"""The storage on the embedded engine: one owner, one transaction at a time, and a ledger."""
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
 
@@ -16,9 +16,9 @@ from pattern_core.abc import Append, Changes, Health, Insert, Position, Write
 from pattern_core.errors import DataLossError, StorageError
 from pattern_core.schema import COMMIT_LOG, DropTable, SchemaStep
 from pattern_surreal import SurrealStorage
+from pattern_surreal.array_column import adopt_array_columns
 from pattern_surreal.commit import Transaction
 from pattern_surreal.connection import closed
-from pattern_surreal.derived import adopt_native_columns
 
 from .engine import EmbeddedEngine
 from .folder import Folder
@@ -41,7 +41,7 @@ class EmbeddedStorage(SurrealStorage):
 
     Args:
         engine: The open engine.
-        folder: The folder it stands in.
+        folder: Its folder.
         ledger: The open ledger.
         sequence: The number of the last transaction.
     """
@@ -63,28 +63,28 @@ class EmbeddedStorage(SurrealStorage):
 
     @classmethod
     async def open(cls, path: Path | None, *, strict: bool = False) -> Self:
-        """Open a database, new or existing.
+        """Open a database, or create it.
 
         Args:
-            path: Its folder; None makes one for temporary files, which goes away with the storage.
-            strict: Whether the engine refuses to make a table that is not defined.
+            path: The folder; None creates a temporary one, which is removed with the storage.
+            strict: Whether the engine rejects writes to undefined tables.
 
         Raises:
-            DatabaseLockedError: Somebody else has it open.
-            DataLossError: It lacks what was acknowledged. It is left as it was.
+            DatabaseLockedError: This process or another one has it open.
+            DataLossError: Acknowledged writes are missing. Nothing was changed.
             StorageError: The engine cannot open it.
         """
         opening = asyncio.create_task(cls._open(path, strict=strict))
         try:
             return await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # What is being opened holds files and a thread: it is opened to the end, and closed.
+            # The opening holds files and a thread, so it is completed, and then closed.
             await asyncio.wait([opening])
             if not opening.cancelled() and opening.exception() is None:
                 await opening.result().aclose()
             raise
         except OSError as error:
-            raise StorageError(f"cannot use {path} as the folder of a database: {error}") from error
+            raise StorageError(f"{path} cannot be used as the folder of a database: {error}") from error
 
     @classmethod
     async def _open(cls, path: Path | None, *, strict: bool) -> Self:
@@ -99,7 +99,7 @@ class EmbeddedStorage(SurrealStorage):
             ledger = await asyncio.to_thread(Ledger, folder.ledger, Entry(sequence))
             undo.callback(ledger.close)
             storage = cls(engine, folder, ledger, sequence)
-            await adopt_native_columns(storage)
+            await adopt_array_columns(storage)
             undo.pop_all()
             return storage
         raise AssertionError  # an exit stack swallows nothing
@@ -143,7 +143,7 @@ class EmbeddedStorage(SurrealStorage):
         return await super().changes_since(position, limit=limit)
 
     async def transact(self, make: Callable[[], Transaction]) -> list[Any]:
-        return await self._uncut(self._transact(make))
+        return await self._shielded(self._transact(make))
 
     async def _transact(self, make: Callable[[], Transaction]) -> list[Any]:
         def counted() -> Transaction:
@@ -155,19 +155,19 @@ class EmbeddedStorage(SurrealStorage):
             results = await super().transact(counted)
             self._newest = self._numbered or self._newest
             self._sequence = int(results[-2])  # the last one is that of COMMIT
-            with contextlib.suppress(OSError):  # the write was acknowledged, and the ledger may lag behind
+            with contextlib.suppress(OSError):  # the transaction is acknowledged, and the ledger may lag behind
                 self._ledger.write(Entry(self._sequence))
             return results
 
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
-        return await self._uncut(self._execute(statement, parameters))
+        return await self._shielded(self._execute(statement, parameters))
 
     async def _execute(self, statement: str, parameters: Mapping[str, Any] | None) -> Any:
-        async with self._turn:  # it may write
+        async with self._turn:  # the statement may write
             return await super().execute(statement, parameters)
 
-    async def _uncut(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await a write that goes on to its end when the caller is cancelled."""
+    async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a write that continues if the caller is cancelled."""
         task = asyncio.create_task(work)
         self._writes.add(task)
         task.add_done_callback(self._writes.discard)
@@ -197,26 +197,26 @@ class EmbeddedStorage(SurrealStorage):
 
 
 async def _verify(folder: Folder) -> None:
-    """Compare the database with its ledger, in a copy, so that nothing is changed where something is missing."""
+    """Compare a copy of the database with its ledger, so that nothing is changed if data are missing."""
     folder.clear()
     ledger = Ledger.read(folder.ledger, folder.path)
-    if ledger is None:  # it is new, or its making was cut off
+    if ledger is None:  # it is new, or its creation was interrupted
         return
     if not folder.engine.is_dir():
-        raise _loss(folder, f"its data, {folder.engine.name}, are missing")
-    found = await _rehearse(folder, counting=ledger.counts is not None)
+        raise _loss(folder, f"the folder of its data, {folder.engine.name}, is missing")
+    found = await _check_recovery(folder, counting=ledger.counts is not None)
     if found.sequence < ledger.sequence:
         raise _loss(folder, f"transaction {ledger.sequence} was acknowledged, and the data end at {found.sequence}")
     if found.sequence == ledger.sequence and found.counts != ledger.counts:
         now, then = found.counts or {}, ledger.counts or {}
         differing = sorted(table for table in {*now, *then} if now.get(table) != then.get(table))
         shown = ", ".join(f"{now.get(each, 0):,} of {then.get(each, 0):,} {each}" for each in differing)
-        raise _loss(folder, f"not the records that it was closed with are there: {shown}")
+        raise _loss(folder, f"it has other record counts than when it was closed: {shown}")
 
 
-async def _rehearse(folder: Folder, *, counting: bool) -> Entry:
-    """Open a copy of the engine's files, and return what the database says of itself."""
-    copy = await asyncio.to_thread(folder.rehearsal)
+async def _check_recovery(folder: Folder, *, counting: bool) -> Entry:
+    """Open a copy of the engine's files, and return the sequence and the counts that the database has."""
+    copy = await asyncio.to_thread(folder.recovery_copy)
     async with contextlib.AsyncExitStack() as end:
         end.push_async_callback(asyncio.to_thread, folder.clear)
         try:
@@ -231,7 +231,7 @@ async def _rehearse(folder: Folder, *, counting: bool) -> Entry:
 def _loss(folder: Folder, what: str) -> DataLossError:
     message = (
         f"the database {folder.path} has lost data: {what}. Nothing was changed. Restore the whole folder from a backup; "
-        f"or, to go on with what is left, delete {folder.ledger.name} in it."
+        f"or, to continue with the remaining data, delete {folder.ledger.name} in it."
     )
     return DataLossError(str(folder.path), message)
 

@@ -1,4 +1,4 @@
-"""Who signs in, and where to: credentials, tokens, and what the server says to them."""
+"""Accounts: signing in with credentials or tokens, and the errors of it."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Account:
         database: The database.
         username: The name of a system user; None for others.
         password: The user's password.
-        level: Where the user is defined: ``root``, ``namespace`` or ``database``.
+        level: The level on which the user is defined: ``root``, ``namespace`` or ``database``.
         access: The access method of a record user; None for others.
-        credentials: What the access method asks for.
-        token: The token to present; given, or handed out at the last sign-in.
-        refresh_token: What another token is had for, once.
+        credentials: The credentials for the access method.
+        token: The token to use; given, or from the last sign-in.
+        refresh_token: A token to exchange for another one, once.
     """
 
     namespace: str
@@ -51,28 +51,28 @@ class Account:
 
     @property
     def is_record(self) -> bool:
-        """Whether it is a record user, of whom the database's permissions say what to see and to change."""
+        """Whether it is a record user, whose rights are the permissions of the database."""
         return self.access is not None
 
     @property
     def place(self) -> str:
-        """The database, for people."""
+        """The name of the database, to show to people."""
         return f"{self.namespace}/{self.database}"
 
     async def enter(self, channel: Channel, *, within: float) -> Version:
-        """Sign in on a way to the server, and go to the database; make it where it is not there.
+        """Sign in on a channel, and select the database. A missing one is created.
 
         Args:
-            channel: The way.
+            channel: The channel.
             within: How long each step may take, in seconds.
 
         Returns:
             The server's version.
 
         Raises:
-            AccessError: The server refuses the account, or what it may do is too little.
+            AccessError: The server rejects the account, or it lacks rights.
             StorageError: The server is too old.
-            UnreachableError: It has gone away.
+            UnreachableError: The connection was lost.
         """
         version = _read_version(await channel.call("version", [], within=within))
         await self._identify(channel, within)
@@ -86,11 +86,11 @@ class Account:
             refused = f"the account may not use the database {self.place}: {self.scrub(error)}"
         else:
             return version
-        # Here and below outside the `except`, so that what the server has said does not come along as the context.
+        # Here and below outside of `except`, so that the server's message is not the context of the error.
         raise AccessError(refused, option="database" if self.level == "database" else "namespace")
 
     async def _identify(self, channel: Channel, within: float) -> None:
-        """Present the token that there is, or sign in; with neither, the server has to let everybody in."""
+        """Authenticate with the token, or sign in; without either, the server has to accept everybody."""
         can_sign_in = self.username is not None or self.access is not None
         if self.token is not None:
             try:
@@ -112,7 +112,7 @@ class Account:
             await self._sign_in(channel, within)
 
     async def _sign_in(self, channel: Channel, within: float) -> None:
-        refresh, self.refresh_token = self.refresh_token, None  # each is taken once
+        refresh, self.refresh_token = self.refresh_token, None  # it is valid once
         if refresh is not None:
             self._past.append(refresh)
         try:
@@ -132,7 +132,7 @@ class Account:
         raise refused
 
     def _keep(self, channel: Channel, answer: Any) -> None:
-        """Keep the tokens that a sign-in was answered with."""
+        """Keep the tokens of a sign-in."""
         access = answer if isinstance(answer, str) else None
         if isinstance(answer, dict):
             access = answer.get("access") or answer.get("token")
@@ -153,9 +153,9 @@ class Account:
         return {**places, "user": self.username, "pass": self.password.reveal() if self.password else ""}
 
     async def _look(self, channel: Channel, within: float) -> None:
-        """See whether the database is there and open to the account; make it where it is not there."""
+        """Check that the database exists and the account may use it. A missing one is created."""
         if self.is_record:
-            return  # who signed in to it, and may not look at it as a whole
+            return  # a record user may not read the definitions
         try:
             await _query(channel, "INFO FOR DB", within)
         except StatementError as error:
@@ -174,29 +174,29 @@ class Account:
             return AccessError(message, option="namespace" if "namespace" in detail else "database")
         if self.access is not None:
             return AccessError(
-                f"the server refuses the credentials for the access method {self.access!r} of {self.place}: {detail}. "
+                f"the server rejects the credentials for the access method {self.access!r} of {self.place}: {detail}. "
                 f"Check access and credentials under [database].",
                 option="credentials",
             )
         where = {"root": "", "namespace": f" of {self.namespace}"}.get(self.level, f" of {self.place}")
         return AccessError(
-            f"the server refuses the password of the {self.level} user {self.username!r}{where}, or knows no such user or "
-            f"place: {detail}. Check username, password and level, namespace and database under [database].",
+            f"the server rejects the password of the {self.level} user {self.username!r}{where}, or there is no such user: "
+            f"{detail}. Check username, password, level, namespace and database under [database].",
             option="password",
         )
 
     def _token_refused(self, error: StorageError) -> AccessError:
         if isinstance(error, TokenExpiredError):
             return TokenExpiredError(
-                "the token has expired, and there are no credentials to get another one with. Give a new token under "
+                "the token has expired, and there are no credentials to get another one. Set a new token under "
                 "[database], or username and password.",
                 option="token",
             )
         detail = self.scrub(error.detail if isinstance(error, StatementError) else error)
-        return AccessError(f"the server does not take the token under [database]: {detail}", option="token")
+        return AccessError(f"the server rejects the token under [database]: {detail}", option="token")
 
     def scrub(self, text: object) -> str:
-        """Return a text without the secrets of the account, whoever has put them there."""
+        """Return a text without the secrets of the account."""
         shown = str(text)
         secrets = [self.password, self.token, self.refresh_token, *self.credentials.values(), *self._past]
         for secret in sorted({each.reveal() for each in secrets if each} - {""}, key=len, reverse=True):
@@ -205,7 +205,7 @@ class Account:
 
 
 async def _query(channel: Channel, text: str, within: float) -> None:
-    """Run statements; raise what the first one that failed says."""
+    """Run statements; raise the error of the first that failed."""
     read_statements(await channel.call("query", [text, {}], within=within))
 
 

@@ -1,4 +1,4 @@
-"""A few connections to one server: opened when they are needed, signed in, and replaced when they break."""
+"""A pool of connections to one server: opened on demand, signed in, and replaced when they break."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from .protocol import Channel, Limits, TokenExpiredError, UnreadableError, is_co
 __all__ = ["Open", "RemoteConnection"]
 
 Open = Callable[[float], Awaitable[Channel]]
-"""Opens a way to the server: ``await open(within)``."""
+"""Opens a channel to the server: ``await open(within)``."""
 
 _FIRST_PAUSE: Final = 0.05
 _LONGEST_PAUSE: Final = 2.0
 
 
 class RemoteConnection:
-    """A small pool of connections, in the form that the dialect knows.
+    """A pool of connections; the `pattern_surreal.Connection` of this plugin.
 
     Args:
-        open: Opens a way to the server.
-        account: Who signs in on it.
-        limits: How long, how much, and how many.
-        url: The server's URL, without a user's name or password.
+        open: Opens a channel.
+        account: The account to sign in with.
+        limits: The limits of the options.
+        url: The server's URL, without user name and password.
 
     Attributes:
-        version: The server's version, as of the last time that it was reached.
-        account: Who signs in.
-        limits: How long, how much, and how many.
+        version: The server's version, as of the last connection.
+        account: The account.
+        limits: The limits of the options.
         url: The server's URL.
     """
 
@@ -59,26 +59,26 @@ class RemoteConnection:
 
     @property
     def size(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return sum(each.usable for each in self._channels)
 
     async def connect(self) -> None:
-        """Reach the server for the first time; do not wait for one that is not there.
+        """Connect for the first time, without retries.
 
         Raises:
-            AccessError: It refuses the account.
-            UnreachableError: It cannot be reached.
-            StorageError: It is too old.
+            AccessError: The server rejects the account.
+            UnreachableError: The server cannot be reached.
+            StorageError: The server is too old.
         """
         async with self._opening:
             await self._add(self.limits.connect_timeout)
 
     async def query(self, text: str, variables: Mapping[str, Any]) -> list[Any]:
-        """Run statements that only read, as `pattern_surreal.Connection` says; again where a connection breaks."""
+        """Run statements that only read; repeat them if a connection breaks."""
         return await self.send(text, variables, deadline=self.deadline(), repeat=True)
 
     def deadline(self) -> float:
-        """Return when a call that begins now has to have ended, by the loop's clock."""
+        """Return the deadline of a call that begins now, by the loop's clock."""
         return asyncio.get_running_loop().time() + self.limits.timeout
 
     async def send(
@@ -88,19 +88,19 @@ class RemoteConnection:
 
         Args:
             text: The statements.
-            variables: The values that are bound in them.
-            deadline: When to give up.
-            repeat: Whether they may be run again where it is not known whether they were.
+            variables: The bound values.
+            deadline: The deadline, by the loop's clock.
+            repeat: Whether they may be repeated if it is unknown whether they ran.
             alone: Whether to use a connection that no other call uses.
 
         Returns:
             The result of each statement.
 
         Raises:
-            UnreachableError: The server cannot be reached, or was lost; says whether the statements may have been run.
-            UnreadableError: The answer cannot be read; they may have been run.
-            AccessError: The account may not do that.
-            StatementError: The server refused one of them.
+            UnreachableError: The server cannot be reached, or the connection was lost; ``may_have_written`` tells more.
+            UnreadableError: The answer cannot be decoded; the statements may have run.
+            AccessError: The account lacks the right.
+            StatementError: The server rejected a statement.
             ClosedError: This object is closed.
         """
         expired = False
@@ -116,19 +116,19 @@ class RemoteConnection:
                 self._retire(channel)
                 if expired:
                     raise
-                expired = True  # nothing was done; the next one signs in
+                expired = True  # nothing was done; the next connection signs in
             except UnreadableError as error:
                 self._retire(channel)
                 if error.alone or not repeat:
                     raise
-                alone = True  # it is some call's answer, and next time one will know whose
+                alone = True  # the answer may belong to another call; alone, it is known
             except UnreachableError as error:
                 if not channel.usable:
                     self._retire(channel)
                 if self._closed:
                     raise closed() from error
                 if error.may_have_written and not repeat:
-                    message = f"{error}; whether what was asked for was done is not known"
+                    message = f"{error}. The statements may have taken effect."
                     raise UnreachableError(message, may_have_written=True) from error
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 if not await _pause(pause if channel.usable else 0, deadline):
@@ -138,7 +138,7 @@ class RemoteConnection:
                     self._retire(channel)
 
     async def _channel(self, deadline: float, *, alone: bool) -> Channel:
-        """Return a connection for a call: one that is there, or a new one where there is none."""
+        """Return an open connection, or a new one if there is none."""
         if self._closed:
             raise closed()
         if not alone and (found := self._usable()) is not None:
@@ -156,7 +156,7 @@ class RemoteConnection:
             self._opening.release()
 
     def _usable(self) -> Channel | None:
-        """Return the connection that has least to do; where none has nothing to do, let there soon be one more."""
+        """Return the least busy connection. If all are busy, open one more in the background."""
         for each in [each for each in self._channels if not each.usable]:
             self._retire(each)
         least = min(self._channels, key=lambda each: each.load, default=None)
@@ -167,13 +167,13 @@ class RemoteConnection:
     async def _grow(self) -> None:
         try:
             async with self._opening:
-                with contextlib.suppress(StorageError):  # who needs it will find out for himself
+                with contextlib.suppress(StorageError):  # a call that needs a connection gets the error
                     await self._add(self.limits.connect_timeout)
         finally:
             self._growth = None
 
     async def _reach(self, deadline: float, *, pooled: bool) -> Channel:
-        """Open a connection, however often it takes, with pauses that grow."""
+        """Open a connection, with growing pauses between attempts."""
         pause = _FIRST_PAUSE
         while True:
             left = _left(deadline)
@@ -199,7 +199,7 @@ class RemoteConnection:
             raise UnreachableError(f"{self.url} did not answer within {within:.3g} s") from error
         except UnreachableError as error:
             self._retire(channel)
-            raise UnreachableError(str(error)) from error  # nothing was asked for yet
+            raise UnreachableError(str(error)) from error  # nothing was sent yet
         except BaseException:
             self._retire(channel)
             raise
@@ -215,18 +215,18 @@ class RemoteConnection:
             try:
                 return await self.account.enter(channel, within=within)
             except UnreadableError as error:
-                raise StorageError(f"the server does not answer as a SurrealDB server does: {error}") from error
+                raise StorageError(f"the server does not speak SurrealDB's protocol: {error}") from error
             except StatementError as error:
                 if not is_conflict(error):
                     raise
-            # Several came at once to a database that is not there, and each would make it.
+            # Several connections try to create a missing database at once.
             await asyncio.sleep(random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - no secret depends on it
 
     def _late(self) -> UnreachableError:
         return UnreachableError(f"{self.url} was not reached within {self.limits.timeout:g} s")
 
     def _retire(self, channel: Channel | None) -> None:
-        """Make no new calls there, and wait for its end when this object is closed."""
+        """Make no new calls on a channel; `aclose` waits for its end."""
         if channel is not None:
             channel.retire()
             self._channels = [each for each in self._channels if each is not channel]
@@ -248,7 +248,7 @@ def _left(deadline: float) -> float:
 
 
 async def _pause(bound: float, deadline: float) -> bool:
-    """Wait before the next attempt; return whether there is time for one, else do not wait."""
+    """Wait before the next attempt, and return True; return False at once if there is no time for one."""
     seconds = random.uniform(bound / 2, bound)  # noqa: S311 - no secret depends on it
     if _left(deadline) <= seconds:
         return False

@@ -1,6 +1,6 @@
-"""HTTP to a server: each call is a request of its own, and says anew who asks, and where.
+"""Calls over HTTP: each is a request with the token, the namespace and the database.
 
-The one module here that touches the HTTP client.
+The only module that uses the HTTP client.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _LARGE: Final = 1 << 20
 
 
 class HttpChannel:
-    """A client that keeps a few connections. `HttpChannel.open` makes one.
+    """A channel over HTTP, with a few kept connections. `HttpChannel.open` makes one.
 
     Args:
         url: The server's URL.
         session: The client.
-        limits: How large requests and answers may be.
+        limits: The limits of the options.
     """
 
     def __init__(self, url: str, session: aiohttp.ClientSession, limits: Limits) -> None:
@@ -46,19 +46,19 @@ class HttpChannel:
 
     @classmethod
     async def open(cls, url: str, limits: Limits, tls: ssl.SSLContext | None) -> Self:
-        """Make a client; the first call shows whether somebody answers.
+        """Make the client. The first call connects.
 
         Args:
             url: The server's URL.
-            limits: How large requests and answers may be.
-            tls: Whom to trust, where the connection is encrypted.
+            limits: The limits of the options.
+            tls: The TLS settings; None for an unencrypted connection.
         """
         connector = aiohttp.TCPConnector(ssl=tls if tls is not None else True, limit=16)
         return cls(url, aiohttp.ClientSession(connector=connector, trust_env=True), limits)
 
     @property
     def load(self) -> int:
-        return 0  # of calls, it makes as many side by side as there are
+        return 0  # it makes any number of calls at once
 
     @property
     def usable(self) -> bool:
@@ -80,25 +80,25 @@ class HttpChannel:
         except aiohttp.ClientConnectorError as error:
             raise UnreachableError(f"{self._url} cannot be reached: {error}") from error
         except (aiohttp.ClientError, OSError) as error:
-            message = f"the connection to the server has ended before an answer came: {type(error).__name__}"
+            message = f"the connection was lost before an answer came: {type(error).__name__}"
             raise UnreachableError(message, may_have_written=True) from error
         finally:
             self._load -= 1
             self._leave_if_done()
 
     async def _post(self, frame: bytes) -> bytes:
-        # A server that finds a request too large may not read all of it, and then not understand the next one there.
+        # A server that rejects a large request may not read all of it, and then misread the next request.
         headers = {**self._headers, "Connection": "close"} if len(frame) > _LARGE else self._headers
         body = io.BytesIO(frame)
         async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
             if response.status == HTTPStatus.UNAUTHORIZED:
-                raise TokenExpiredError("the server no longer takes the token", option="token")
+                raise TokenExpiredError("the token has expired", option="token")
             if response.status == HTTPStatus.FORBIDDEN:
                 raise AccessError("the server does not allow it (HTTP 403)")
             if response.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 raise StorageError(
-                    f"a request of {len(frame):,} bytes is larger than the server takes over HTTP, and nothing was "
-                    f"written. Write less at once; or use ws:// or wss://, which take more."
+                    f"a request of {len(frame):,} bytes is larger than the server accepts over HTTP. Nothing was "
+                    f"written. Write less at once, or use ws:// or wss://, which accept more."
                 )
             if response.status != HTTPStatus.OK:
                 message = f"{self._url} answers HTTP {response.status}"
@@ -108,7 +108,7 @@ class HttpChannel:
                 answer += chunk
                 if len(answer) > self._limits.max_answer:
                     raise UnreadableError(
-                        f"an answer is larger than max_answer, {self._limits.max_answer:,} bytes. Ask for less at once, "
+                        f"an answer is larger than max_answer, {self._limits.max_answer:,} bytes. Read less at once, "
                         f"or raise max_answer under [database]."
                     )
             return bytes(answer)

@@ -1,4 +1,4 @@
-"""From the options to an open storage."""
+"""Opens the storage that options describe."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import ssl
 from urllib.parse import urlsplit
 
 from pattern_core.abc import Storage
-from pattern_surreal.derived import adopt_native_columns
+from pattern_surreal.array_column import adopt_array_columns
 
 from .account import Account
 from .connection import Open, RemoteConnection
-from .plugin import StorageOptions
+from .options import StorageOptions
 from .protocol import Channel
 from .storage import RemoteStorage
 from .tls import tls_context
@@ -25,10 +25,10 @@ async def open_storage(options: StorageOptions) -> Storage:
         options: The options.
 
     Raises:
-        AccessError: The server refuses the account.
-        ConfigError: A file that the options name cannot be used.
+        AccessError: The server rejects the account.
+        ConfigError: A file of the options cannot be used.
         UnreachableError: The server cannot be reached.
-        StorageError: It is too old.
+        StorageError: The server is too old.
     """
     address = urlsplit(options.url)
     url = address._replace(path="/rpc").geturl()
@@ -36,8 +36,8 @@ async def open_storage(options: StorageOptions) -> Storage:
     storage = RemoteStorage(connection)
     try:
         await connection.connect()
-        if not connection.account.is_record:  # who may not ask for them
-            await adopt_native_columns(storage)
+        if not connection.account.is_record:  # record users may not read the definitions
+            await adopt_array_columns(storage)
     except BaseException:
         await storage.aclose()
         raise

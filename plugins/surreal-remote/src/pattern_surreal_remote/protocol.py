@@ -1,6 +1,6 @@
-"""Requests and answers as SurrealDB's RPC protocol has them, in CBOR: the one module here that touches the SDK's codec.
+"""SurrealDB's RPC protocol: requests and answers in CBOR. The only module that uses the SDK's codec.
 
-The codec is written in Python, and takes a second for 15,000 rows; what is large is left to a thread.
+The codec is written in Python, and takes a second for 15,000 rows. Large messages are handled in a thread.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ __all__ = [
 ]
 
 _INLINE_BYTES: Final = 1 << 15
-"""How large an answer is that is decoded on the event loop, in about a millisecond."""
+"""Answers up to this size are decoded on the event loop, in about a millisecond."""
 _INLINE_ROWS: Final = 100
-"""How many rows are encoded on the event loop."""
+"""Up to so many rows are encoded on the event loop."""
 
 
 class UnreadableError(StorageError):
-    """Raised when a message is too large, or cannot be read. The connection that it came by is given up.
+    """Raised when an answer is too large, or cannot be decoded. Its connection is closed.
 
     Attributes:
-        alone: Whether no other call was waiting for an answer there, so that it was this one's.
+        alone: Whether no other call was waiting on the connection, so that the answer was for this call.
     """
 
     def __init__(self, message: str, *, alone: bool = True) -> None:
@@ -45,11 +45,11 @@ class UnreadableError(StorageError):
 
 
 class TokenExpiredError(AccessError):
-    """Raised when the server no longer takes the token of a connection. Nothing was done."""
+    """Raised when the token of a connection has expired. Nothing was done."""
 
 
 class Limits(Protocol):
-    """How long and how much, as the options say."""
+    """The limits that the options set."""
 
     @property
     def connect_timeout(self) -> float: ...
@@ -66,19 +66,19 @@ class Limits(Protocol):
 
 
 class Channel(Protocol):
-    """A way to a server, on which calls are made."""
+    """A channel to a server, for calls."""
 
     @property
     def load(self) -> int:
-        """How many calls wait for an answer."""
+        """The number of calls that wait for an answer."""
 
     @property
     def usable(self) -> bool:
-        """Whether new calls may be made."""
+        """Whether the channel accepts new calls."""
 
     @property
     def ended(self) -> bool:
-        """Whether nothing of it is left."""
+        """Whether the channel is closed."""
 
     async def call(self, method: str, params: Sequence[Any], *, within: float) -> Any:
         """Make a call.
@@ -92,28 +92,28 @@ class Channel(Protocol):
             The result.
 
         Raises:
-            UnreachableError: The way has ended, or no answer came in time.
-            UnreadableError: The answer cannot be read.
+            UnreachableError: The connection was lost, or no answer came in time.
+            UnreadableError: The answer cannot be decoded.
             AccessError: The server does not allow it.
-            StatementError: The server refuses it.
-            StorageError: It cannot be sent.
+            StatementError: The server rejects it.
+            StorageError: The request cannot be encoded, or is too large.
         """
 
     def present(self, token: str) -> None:
-        """Present a token with each call from now on, where the way does not remember who has signed in."""
+        """Send a token with each call, if the channel does not keep the sign-in."""
 
     def enter(self, namespace: str, database: str) -> None:
-        """Name a namespace and a database with each call from now on, where the way does not remember them."""
+        """Name the namespace and the database in each call, if the channel does not keep them."""
 
     def retire(self) -> None:
-        """Make no new calls; end when those that there are have ended."""
+        """Accept no new calls, and close when the running ones have ended."""
 
     async def aclose(self) -> None:
-        """End the way."""
+        """Close the channel."""
 
 
 async def encode_request(id: str, method: str, params: Sequence[Any], *, limit: int) -> bytes:
-    """Return a request as bytes; raise `StorageError`, before anything has left, where it cannot be sent."""
+    """Encode a request; raise `StorageError`, before anything is sent, if that is not possible."""
 
     def work() -> bytes:
         return encode({"id": id, "method": method, "params": list(params)})
@@ -121,17 +121,17 @@ async def encode_request(id: str, method: str, params: Sequence[Any], *, limit: 
     try:
         frame = work() if _is_small(params) else await asyncio.to_thread(work)
     except (TypeError, ValueError, RecursionError) as error:
-        raise StorageError(f"a value cannot be sent to SurrealDB, and nothing was written: {error}") from error
+        raise StorageError(f"a value cannot be sent to SurrealDB: {error}. Nothing was written.") from error
     if len(frame) > limit:
         raise StorageError(
-            f"a request of {len(frame):,} bytes is larger than max_frame, {limit:,} bytes, and was not sent; nothing was "
-            f"written. Write less at once, or raise max_frame under [database], and the server's limit with it."
+            f"a request of {len(frame):,} bytes is larger than max_frame, {limit:,} bytes. Nothing was sent or written. "
+            f"Write less at once, or raise max_frame under [database], and the server's limit as well."
         )
     return frame
 
 
 def _is_small(params: Iterable[Any]) -> bool:
-    """Say whether something is encoded quickly, without looking at all of it."""
+    """Return whether values are encoded quickly, without visiting all of them."""
     left = _INLINE_ROWS
     stack: list[Any] = list(params)
     while stack:
@@ -148,20 +148,20 @@ def _is_small(params: Iterable[Any]) -> bool:
 
 
 async def decode_answer(frame: bytes) -> Mapping[str, Any]:
-    """Return an answer: ``id``, and ``result`` or ``error``; raise `UnreadableError` where it is none."""
+    """Decode an answer: ``id``, and ``result`` or ``error``; raise `UnreadableError` if that is not possible."""
     try:
         answer = decode(frame) if len(frame) <= _INLINE_BYTES else await asyncio.to_thread(decode, frame)
-    except Exception as error:  # whatever the codec makes of bytes that are no CBOR, or hold what it does not know
+    except Exception as error:  # the codec raises any error for bytes that are not CBOR
         raise UnreadableError(f"an answer of {len(frame):,} bytes cannot be read: {error}") from error
     if not isinstance(answer, dict):
         raise UnreadableError(
-            f"an answer of {len(frame):,} bytes cannot be read: it is none of SurrealDB's RPC protocol"
+            f"an answer of {len(frame):,} bytes cannot be read: it does not follow SurrealDB's RPC protocol"
         )
     return answer
 
 
 def read_result(answer: Mapping[str, Any]) -> Any:
-    """Return the result in an answer, or raise what the server says went wrong."""
+    """Return the result of an answer, or raise its error."""
     error = answer.get("error")
     if error is None:
         return answer.get("result")
@@ -172,26 +172,28 @@ def read_result(answer: Mapping[str, Any]) -> Any:
 
 
 def read_statements(result: Any) -> list[Any]:
-    """Return the results of the statements of a query, or raise what the one that failed says."""
+    """Return the results of the statements of a query, or raise the error of the one that failed."""
     if not isinstance(result, list):
-        raise UnreadableError("an answer to a query cannot be read: it is none of SurrealDB's RPC protocol")
+        raise UnreadableError("an answer to a query cannot be read: it does not follow SurrealDB's RPC protocol")
     try:
         return read_answer({"result": result})
     except StatementError as error:
         _check_access(error.kind, error.detail)
         raise
     except (LookupError, TypeError, AttributeError) as error:
-        raise UnreadableError("an answer to a query cannot be read: it is none of SurrealDB's RPC protocol") from error
+        raise UnreadableError(
+            "an answer to a query cannot be read: it does not follow SurrealDB's RPC protocol"
+        ) from error
 
 
 def _check_access(kind: str, message: str, details: Any = None) -> None:
-    """Raise `AccessError` for what the server does not allow."""
+    """Raise `AccessError` for a call that the server does not allow."""
     if kind == "NotAllowed":
         if "Expired" in str(details) or "has expired" in message:
-            raise TokenExpiredError("the token has expired, and the server no longer takes it", option="token")
+            raise TokenExpiredError("the token has expired", option="token")
         raise AccessError(f"the server does not allow it: {message}")
 
 
 def is_conflict(error: StatementError) -> bool:
-    """Say whether the server refused a transaction only because another one came first."""
+    """Return whether the server rejected a transaction because another one came first."""
     return "can be retried" in error.detail or "ransaction conflict" in error.detail

@@ -1,4 +1,4 @@
-"""Storage on a server: transactions that are carried out once, and conditions that hold when they are."""
+"""The storage on a server."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from pattern_surreal.connection import closed
 
 from .account import Version
 from .commit_log import HEADS, CommitLog
-from .committing import INTERNAL_TABLES, Committer, ContendedError
+from .committer import INTERNAL_TABLES, Committer, ContendedError
 from .connection import RemoteConnection
-from .locks import LOCKS, hold, lock, locks_of_new_table, locks_of_old_table
+from .write_conditions import LOCKS, hold, lock, locks_of_new_table, locks_of_old_table
 
 __all__ = ["RemoteStorage"]
 
@@ -61,7 +61,7 @@ class RemoteStorage(SurrealStorage):
     async def tables(self) -> frozenset[str]:
         if not self._remote.account.is_record:
             return await super().tables()
-        # A record user may not ask for the tables. Each that was made here has rows among the locks.
+        # A record user may not list tables. Each table of this plugin has lock rows.
         [rows] = await self.query(f"SELECT VALUE id FROM {LOCKS}")  # noqa: S608 - a constant
         self._known = frozenset(str(row.id[0]) for row in rows)
         return self._known
@@ -78,7 +78,7 @@ class RemoteStorage(SurrealStorage):
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
         distrust = self._remote.account.is_record
         rest = [write for write in batch if not isinstance(write, Append)]
-        transaction = plan(rest, self.derived, grouped=grouped, guard=hold(distrust=distrust))
+        transaction = plan(rest, self.array_columns, grouped=grouped, guard=hold(distrust=distrust))
         transaction = lock(transaction, rest, distrust=distrust)
         for place, write in enumerate(batch):
             if isinstance(write, Append):
@@ -114,7 +114,7 @@ class RemoteStorage(SurrealStorage):
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
         if "pattern denied" in error.detail:
             return AccessError(
-                f"the account may not write this record of {batch[place].table.name}; nothing was written"
+                f"the account may not write this record of {batch[place].table.name}. Nothing was written."
             )
         if "pattern gone" not in error.detail:
             return await super()._explain(batch, place, error)

@@ -1,4 +1,4 @@
-"""Whom to trust, and what to show, where a connection is encrypted."""
+"""TLS settings."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["tls_context"]
 def tls_context(
     *, ca_file: Path | None, certificate: Path | None, key: Path | None, key_password: Secret | None
 ) -> ssl.SSLContext:
-    """Return the settings of encrypted connections. The server's certificate and name are always verified.
+    """Return the TLS settings. The server's certificate and host name are always verified.
 
     Args:
         ca_file: The certificates to trust besides the system's.
-        certificate: The certificate that this client shows.
-        key: The certificate's key, where it is in a file of its own.
+        certificate: The certificate of this client.
+        key: The certificate's key, if it is in another file.
         key_password: The key's password.
 
     Raises:
-        ConfigError: A file cannot be used; says which option names it.
+        ConfigError: A file cannot be used; the message names the option.
     """
     context = ssl.create_default_context()
     if ca_file is not None:
@@ -32,7 +32,7 @@ def tls_context(
         except OSError as error:
             raise _unusable("ca_file", ca_file, error) from None
     if certificate is not None:
-        # Without a password, a key that needs one would have OpenSSL ask at the terminal.
+        # Without a password, OpenSSL would ask for one on the terminal.
         password = key_password.reveal() if key_password else ""
         try:
             context.load_cert_chain(certificate, key, lambda: password)

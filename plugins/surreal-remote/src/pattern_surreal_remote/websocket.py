@@ -1,7 +1,7 @@
-"""A WebSocket to a server: the one module here that touches the driver.
+"""Calls over a WebSocket. The only module that uses the driver.
 
-One task reads. A call leaves a future behind, and the task gives it its answer; when the connection ends, however it
-ends, every future that is left gets an error.
+One task reads the answers, and resolves the future of each call. When the connection ends, all remaining futures get an
+error.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ __all__ = ["WebSocketChannel"]
 
 
 class _End(Protocol):
-    """Makes the error for a call that was under way when the connection ended, or came later."""
+    """Makes the error for a call that was running when the connection ended, or came later."""
 
     def __call__(self, *, sent: bool) -> StorageError: ...
 
 
 _TOO_BIG: Final = 1009
 _LOGGER: Final = logging.getLogger(f"{__name__}.driver")
-"""What the driver logs of each frame would show passwords: it is never let to."""
+"""The driver's log of each frame would show passwords, so it is off."""
 _LOGGER.setLevel(logging.ERROR)
 
 
 class _Connect(connect):
-    """A connection that stays with the server that was named: a password must not follow a redirection."""
+    """A connection that follows no redirection: the password is for the named server only."""
 
     def process_redirect(self, exc: Exception) -> Exception:
         return exc
 
 
 class WebSocketChannel:
-    """An open WebSocket. `WebSocketChannel.open` makes one.
+    """A channel over a WebSocket. `WebSocketChannel.open` makes one.
 
     Args:
         socket: The driver's connection.
-        limits: How large frames may be.
+        limits: The limits of the options.
     """
 
     def __init__(self, socket: ClientConnection, limits: Limits) -> None:
@@ -66,12 +66,12 @@ class WebSocketChannel:
 
         Args:
             url: The server's URL.
-            limits: How large frames may be, and how long the connection may be silent.
-            tls: Whom to trust, where the connection is encrypted.
-            within: How long it may take, in seconds.
+            limits: The limits of the options.
+            tls: The TLS settings; None for an unencrypted connection.
+            within: The time limit, in seconds.
 
         Raises:
-            UnreachableError: Nobody answers there, or not as a SurrealDB server does.
+            UnreachableError: Nothing answers, or no SurrealDB server.
         """
         try:
             socket = await _Connect(
@@ -93,7 +93,7 @@ class WebSocketChannel:
         except OSError as error:
             raise UnreachableError(f"{url} cannot be reached: {error}") from error
         except (InvalidHandshake, InvalidURI, EOFError) as error:
-            raise UnreachableError(f"{url} does not answer as a SurrealDB server does: {error}") from error
+            raise UnreachableError(f"{url} is not a SurrealDB server: {error}") from error
         return cls(socket, limits)
 
     @property
@@ -120,16 +120,16 @@ class WebSocketChannel:
                 try:
                     await self._socket.send(frame)
                 except ConnectionClosed:
-                    await asyncio.wait([self._reader])  # it says why, to this call as well
+                    await asyncio.wait([self._reader])  # it sets the error of this call as well
                 return read_result(await future)
         except TimeoutError as error:
-            self.retire()  # it may be half-open
+            self.retire()  # the connection may be half-open
             message = f"no answer came within {within:.3g} s"
             raise UnreachableError(message, may_have_written=True) from error
         finally:
             del self._pending[id]
             if future.done() and not future.cancelled():
-                future.exception()  # it is told, or was of no use any more
+                future.exception()  # mark the error as retrieved
             self._leave_if_done()
 
     async def _read(self) -> None:
@@ -137,7 +137,7 @@ class WebSocketChannel:
         try:
             async for frame in self._socket:
                 if isinstance(frame, str):
-                    raise UnreadableError("an answer is text where CBOR was agreed on")  # noqa: TRY301 - told to all below
+                    raise UnreadableError("an answer is text instead of CBOR")  # noqa: TRY301 - told to all below
                 answer = await decode_answer(frame)
                 future = self._pending.get(str(answer.get("id")))
                 if future is not None and not future.done():
@@ -147,14 +147,14 @@ class WebSocketChannel:
         except ConnectionClosed as error:
             if error.sent is not None and error.sent.code == _TOO_BIG and not error.rcvd_then_sent:
                 message = (
-                    f"an answer is larger than max_answer, {self._limits.max_answer:,} bytes. Ask for less at once, or "
+                    f"an answer is larger than max_answer, {self._limits.max_answer:,} bytes. Read less at once, or "
                     f"raise max_answer under [database]."
                 )
                 ended = _unreadable(message, alone=self.load == 1)
             elif error.rcvd is not None and error.rcvd.code == _TOO_BIG:
                 message = (
-                    "the server has ended the connection over a request that is larger than it takes. Write less at "
-                    "once; or lower max_frame under [database], so that this is known before, or raise the server's limit."
+                    "the server closed the connection because a request is too large for it. Write less at once, or raise "
+                    "the server's limit. With a lower max_frame under [database], this is detected before sending."
                 )
                 ended = _unreadable(message, alone=self.load == 1)
         finally:
@@ -168,10 +168,10 @@ class WebSocketChannel:
                 self._socket.transport.abort()
 
     def present(self, token: str) -> None:
-        """Do nothing: the server remembers who has signed in."""
+        """Do nothing: the connection keeps the sign-in."""
 
     def enter(self, namespace: str, database: str) -> None:
-        """Do nothing: the server remembers where one is."""
+        """Do nothing: the connection keeps the database."""
 
     def retire(self) -> None:
         self._retired = True
@@ -182,7 +182,7 @@ class WebSocketChannel:
             self._leave()
 
     def _leave(self) -> None:
-        if not self._left:  # once: the second time would cut off the farewell
+        if not self._left:  # only once: a second cancellation would interrupt the closing handshake
             self._left = True
             self._reader.cancel()
 
@@ -190,13 +190,13 @@ class WebSocketChannel:
         self._retired = True
         self._leave()
         await asyncio.wait([self._reader])
-        self._socket.transport.abort()  # it has not been begun where the reader was never let to begin
+        self._socket.transport.abort()  # if the reader never started, it has not closed the socket
 
 
 def _lost(*, sent: bool) -> StorageError:
     if not sent:
-        return UnreachableError("the connection to the server has ended")
-    return UnreachableError("the connection to the server has ended before an answer came", may_have_written=True)
+        return UnreachableError("the connection was lost")
+    return UnreachableError("the connection was lost before an answer came", may_have_written=True)
 
 
 def _unreadable(message: str, *, alone: bool) -> _End:

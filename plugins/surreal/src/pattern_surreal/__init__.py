@@ -1,4 +1,4 @@
-"""What pattern-core's SurrealDB plugins share: the dialect."""
+"""The SurrealQL dialect that pattern-core's SurrealDB plugins share."""
 
 from .connection import Connection, StatementError, read_answer
 from .storage import SurrealStorage

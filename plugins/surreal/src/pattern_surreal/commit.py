@@ -1,4 +1,4 @@
-"""A batch of writes as the statements of one transaction, and what it means when one of them fails."""
+"""Translates a batch of writes into the statements of one transaction, and failures into errors."""
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
 
@@ -18,18 +18,18 @@ from .connection import StatementError
 from .dialect import Parameters, index_columns, name, where_clause
 from .values import encode_row, encode_value, record
 
-__all__ = ["Derived", "Guard", "Transaction", "explain", "failed_write", "is_thrown", "plan"]
+__all__ = ["ArrayColumns", "Guard", "Transaction", "explain", "failed_write", "is_thrown", "plan"]
 
-Derived = Mapping[str, tuple[str, Callable[[Vector], Any]]]
-"""By table: a column that is made from the vector wherever that is written, and how."""
+ArrayColumns = Mapping[str, tuple[str, Callable[[Vector], Any]]]
+"""By table: the array column, and the function that makes its value from a vector."""
 
 Guard = Callable[[str, Write, int, Parameters], str]
-"""Adds something to the statement of a write: ``guard(statement, write, place, parameters)``."""
+"""Extends the statement of a write: ``guard(statement, write, place, parameters)``."""
 
 _MAX_INSERT: Final = 1000
-"""How many rows one INSERT holds at most."""
+"""The most rows in one INSERT."""
 _MAX_TURNS: Final = 500
-"""How many turns a loop takes at most."""
+"""The most iterations of a loop."""
 _THROWN: Final = re.compile(r"(?:An error occurred: )?pattern (conflict|missing) (\d+)")
 _TAKEN: Final = re.compile(r"Database index `([a-z0-9_]+)` already contains ")
 
@@ -40,8 +40,8 @@ class Transaction:
 
     Attributes:
         statements: The statements.
-        variables: The values that are bound in them.
-        writes: For each statement, the place in the batch of the first write that it carries out.
+        variables: The bound values.
+        writes: For each statement, the place in the batch of its first write.
     """
 
     statements: list[str]
@@ -50,7 +50,7 @@ class Transaction:
 
 
 class _Turn(Parameters):
-    """The values of one turn of a loop, where statements call them ``$turn.v0`` and so on."""
+    """The bound values of one iteration of a loop, which statements name ``$turn.v0`` and so on."""
 
     def bind(self, value: Any) -> str:
         key = f"v{len(self.values)}"
@@ -58,15 +58,17 @@ class _Turn(Parameters):
         return f"$turn.{key}"
 
 
-def plan(batch: Sequence[Write], derived: Derived, *, grouped: bool = True, guard: Guard | None = None) -> Transaction:
+def plan(
+    batch: Sequence[Write], columns: ArrayColumns, *, grouped: bool = True, guard: Guard | None = None
+) -> Transaction:
     """Return the statements that apply a batch.
 
     Args:
         batch: The writes.
-        derived: The columns that are made from vectors.
-        grouped: Whether writes that stand side by side and differ in nothing but their values become one statement: an
-            INSERT, or with a guard a loop. That is many times as fast; where it fails, it is not known at which write.
-        guard: Adds something to each statement but an INSERT.
+        columns: The array columns.
+        grouped: Whether adjacent writes that differ only in their values become one statement: an INSERT, or with a guard
+            a loop. That is many times as fast. If it fails, the failing write is not known.
+        guard: Extends each statement except INSERTs.
     """
     parameters = Parameters()
     statements: list[str] = []
@@ -74,18 +76,18 @@ def plan(batch: Sequence[Write], derived: Derived, *, grouped: bool = True, guar
     for kind, run in groupby(enumerate(batch), key=lambda each: _group(each, grouped=grouped)):
         members = list(run)
         if isinstance(members[0][1], Insert):
-            rows = [_row(write, derived) for _, write in members]
+            rows = [_row(write, columns) for _, write in members]
             for start in range(0, len(rows), _MAX_INSERT):
                 chunk = parameters.bind(rows[start : start + _MAX_INSERT])
                 statements.append(f"INSERT INTO {name(kind[0])} {chunk} RETURN NONE")
                 writes.append(members[start][0])
         elif grouped and guard is not None:
-            for place, statement in _loops(members, parameters, derived, guard):
+            for place, statement in _loops(members, parameters, columns, guard):
                 statements.append(statement)
                 writes.append(place)
         else:
             for place, write in members:
-                statements.append(_guarded(place, write, parameters, derived, guard))
+                statements.append(_guarded(place, write, parameters, columns, guard))
                 writes.append(place)
     return Transaction(statements, parameters.values, writes)
 
@@ -97,36 +99,36 @@ def _group(each: tuple[int, Write], *, grouped: bool) -> tuple[str, bool, int]:
 
 
 def _loops(
-    members: Sequence[tuple[int, Write]], parameters: Parameters, derived: Derived, guard: Guard
+    members: Sequence[tuple[int, Write]], parameters: Parameters, columns: ArrayColumns, guard: Guard
 ) -> Iterator[tuple[int, str]]:
-    """Yield statements, and the place of the first write that each carries out.
+    """Yield statements, each with the place of its first write.
 
-    What a statement takes grows with the number of variables, in SurrealDB 3.0, so many statements with variables of their
-    own take their square.
+    In SurrealDB 3.0, the cost of a statement grows with the number of variables of the transaction. Many statements with
+    variables of their own would take quadratic time, so alike ones become a loop over their values.
     """
     turns = [(place, write, _Turn()) for place, write in members]
-    made = [(_guarded(place, write, turn, derived, guard), place, write, turn) for place, write, turn in turns]
+    made = [(_guarded(place, write, turn, columns, guard), place, write, turn) for place, write, turn in turns]
     for statement, run in groupby(made, key=lambda each: each[0]):
         alike = list(run)
         for start in range(0, len(alike), _MAX_TURNS):
             some = alike[start : start + _MAX_TURNS]
             _, place, write, _ = some[0]
             if len(some) == 1:
-                yield place, _guarded(place, write, parameters, derived, guard)
+                yield place, _guarded(place, write, parameters, columns, guard)
             else:
                 turns_bound = parameters.bind([each[-1].values for each in some])
                 yield place, f"FOR $turn IN {turns_bound} {{ {statement} }}"
 
 
-def _guarded(place: int, write: Write, parameters: Parameters, derived: Derived, guard: Guard | None) -> str:
-    statement = _statement(place, write, parameters, derived)
+def _guarded(place: int, write: Write, parameters: Parameters, columns: ArrayColumns, guard: Guard | None) -> str:
+    statement = _statement(place, write, parameters, columns)
     return guard(statement, write, place, parameters) if guard else statement
 
 
-def _statement(place: int, write: Write, parameters: Parameters, derived: Derived) -> str:
+def _statement(place: int, write: Write, parameters: Parameters, columns: ArrayColumns) -> str:
     match write:
         case Put():
-            content = _row(write, derived)
+            content = _row(write, columns)
             at = parameters.bind(content.pop("id"))
             return f"UPSERT {at} CONTENT {parameters.bind(content)} RETURN NONE"
         case Patch(table, id, changes, revision):
@@ -134,7 +136,7 @@ def _statement(place: int, write: Write, parameters: Parameters, derived: Derive
                 return _check(place, Check(table, id, revision), parameters)
             at = parameters.bind(record(table, id))
             values = {each: encode_value(table, each, value) for each, value in changes.items()}
-            _derive(table.name, table.vector.name if table.vector else None, changes, values, derived)
+            _set_array(table.name, table.vector.name if table.vector else None, changes, values, columns)
             settings = ", ".join(f"{name(each)} = {parameters.bind(value)}" for each, value in values.items())
             where, kind = _expect(revision, parameters)
             return _unless(
@@ -155,14 +157,14 @@ def _statement(place: int, write: Write, parameters: Parameters, derived: Derive
 
 
 def _unless(failed: str, kind: str, place: int, parameters: Parameters) -> str:
-    """Return the statement that fails, and says at which write, where a condition is met."""
+    """Return a statement that fails if a condition is true, and names the write."""
     said = f"pattern {kind} {place}"
     return f"IF {failed} {{ THROW {parameters.bind(said) if isinstance(parameters, _Turn) else repr(said)} }}"
 
 
 def _check(place: int, write: Check, parameters: Parameters) -> str:
     at = parameters.bind(record(write.table, write.id))
-    # Not `record::exists`, which does not see what the transaction itself has written, in SurrealDB 3.0.
+    # In SurrealDB 3.0, `record::exists` does not see earlier writes of the same transaction.
     absent = f"(SELECT VALUE true FROM ONLY {at}) = NONE"
     if write.revision is None:
         return _unless(absent, "missing", place, parameters)
@@ -178,43 +180,43 @@ def _expect(revision: int | None, parameters: Parameters) -> tuple[str, str]:
     return f" WHERE `revision` = {parameters.bind(revision)}", "conflict"
 
 
-def _row(write: Write, derived: Derived) -> dict[str, Any]:
+def _row(write: Write, columns: ArrayColumns) -> dict[str, Any]:
     if not isinstance(write, Insert | Put):
-        raise TypeError(f"no whole row in {write!r}")
+        raise TypeError(f"{write!r} has no row")
     encoded = encode_row(write.table, write.row)
     vector = write.table.vector
-    _derive(write.table.name, vector.name if vector else None, write.row, encoded, derived)
+    _set_array(write.table.name, vector.name if vector else None, write.row, encoded, columns)
     return encoded
 
 
-def _derive(table: str, vector: str | None, given: Row, values: dict[str, Any], derived: Derived) -> None:
-    if table in derived and vector in given:
-        column, make = derived[table]
+def _set_array(table: str, vector: str | None, given: Row, values: dict[str, Any], columns: ArrayColumns) -> None:
+    if table in columns and vector in given:
+        column, make = columns[table]
         values[column] = None if given[vector] is None else make(given[vector])
 
 
 def is_thrown(error: StatementError) -> bool:
-    """Say whether an error tells itself at which write it came."""
+    """Return whether an error names the failing write."""
     return _THROWN.fullmatch(error.detail) is not None
 
 
 def failed_write(transaction: Transaction, error: StatementError) -> int | None:
-    """Return the place in the batch of the write that failed, or of the first one that may have; None if unknown."""
+    """Return the place in the batch of the write that failed, or the first that may have; None if unknown."""
     if thrown := _THROWN.fullmatch(error.detail):
         return int(thrown[2])
-    # Some engines answer BEGIN and COMMIT too.
+    # Some engines also answer BEGIN and COMMIT.
     place = error.position - (1 if error.answers > len(transaction.statements) else 0)
     return transaction.writes[place] if 0 <= place < len(transaction.writes) else None
 
 
 def explain(batch: Sequence[Write], place: int, error: StatementError, before: Row | None) -> PatternError:
-    """Return the error that tells the caller why a batch failed.
+    """Return the error of the contract for a failed batch.
 
     Args:
         batch: The writes.
-        place: Which of them failed.
-        error: What the engine said.
-        before: The record that this write changes, as it was before the batch; None if there was none.
+        place: The place of the failing one.
+        error: The error of the engine.
+        before: The record of that write before the batch; None if there was none.
     """
     write = batch[place]
     table, id = write.table, _id(write)
@@ -222,7 +224,7 @@ def explain(batch: Sequence[Write], place: int, error: StatementError, before: R
         if thrown[1] == "missing":
             return NotFoundError(table.name, id)
         return ConflictError(table.name, id, getattr(write, "revision", None) or None)
-    # Behind its start, the message holds values of the record; only the start is read.
+    # Only the start of the message is parsed: the rest holds values of the record.
     if isinstance(write, Insert) and error.kind == "AlreadyExists":
         return AlreadyExistsError(table.name, {"id": id})
     if taken := _TAKEN.match(error.detail):

@@ -1,4 +1,4 @@
-"""What the dialect needs of a connection, so that each transport touches the SDK in one module of its own."""
+"""The connection that the dialect needs. Each transport implements it, and uses the SDK in one module only."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Connection", "StatementError", "closed", "read_answer"]
 
 
 class StatementError(StorageError):
-    """Raised when the engine refuses a statement. A transaction that it stands in has no effect.
+    """Raised when the engine rejects a statement. Its transaction has no effect.
 
     Attributes:
-        position: Which of the answers it was, counted from 0; -1 where the text as a whole was refused.
-        answers: How many answers there were.
-        kind: The engine's word for the kind of error.
-        detail: The engine's own message. It can hold values of records.
+        position: The number of the failing answer, from 0; -1 if the whole text was rejected.
+        answers: The number of answers.
+        kind: The kind of error, as the engine names it.
+        detail: The message of the engine. It can hold values of records.
     """
 
     def __init__(self, detail: str, *, kind: str, position: int = -1, answers: int = 0) -> None:
-        super().__init__(f"SurrealDB refused a statement, and nothing of its transaction took effect: {detail}")
+        super().__init__(f"SurrealDB rejected a statement, and nothing of its transaction took effect: {detail}")
         self.position = position
         self.answers = answers
         self.kind = kind
@@ -44,13 +44,13 @@ class Connection(Protocol):
 
         Args:
             text: The statements.
-            variables: The values that are bound in them.
+            variables: The bound values.
 
         Returns:
             The result of each statement.
 
         Raises:
-            StatementError: The engine refused one of them.
+            StatementError: The engine rejected one of them.
             ClosedError: The connection is closed.
             StorageError: The engine failed, or cannot be reached.
         """
@@ -60,10 +60,10 @@ class Connection(Protocol):
 
 
 def read_answer(answer: Mapping[str, Any]) -> list[Any]:
-    """Return the results in an answer of the SDK's ``query_raw``, or raise what went wrong.
+    """Return the results in an answer of the SDK's ``query_raw``, or raise `StatementError`.
 
-    Where a statement of a transaction fails, the engine reports all others as not executed: the one that says
-    something else is the cause.
+    If a statement of a transaction fails, the engine reports all others as not executed. The one with another message is
+    the cause.
     """
     if "error" in answer:
         error = answer["error"]
@@ -82,5 +82,5 @@ def read_answer(answer: Mapping[str, Any]) -> list[Any]:
 
 
 def closed() -> ClosedError:
-    """Return the error for a call after the end."""
-    return ClosedError("the database is closed; open it again")
+    """Return the error for a call after `aclose`."""
+    return ClosedError("the database is closed. Open it again.")

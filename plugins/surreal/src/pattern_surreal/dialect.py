@@ -1,7 +1,7 @@
-"""Filters, orders and tables as SurrealQL: names come from the schema, and every value is bound.
+"""Translates filters, orders and tables into SurrealQL. Names come from the schema, and every value is bound.
 
-The engine compares across types (a number is less than any text, NONE is less than everything) and has two nothings;
-`pattern_core.filters` says what a filter means here, so comparisons are guarded where the value can be of another kind.
+The engine compares values of different types (a number is less than any text, NONE is less than everything), and has both
+NONE and NULL. `pattern_core.filters` defines the meaning of a filter, so comparisons also check the type if it can differ.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ __all__ = [
 ]
 
 _MAX_DEPTH: Final = 16
-"""How deep parentheses may be nested: the engine's parser takes 19 levels."""
+"""The deepest nesting of parentheses; the engine's parser accepts 19 levels."""
 _MAX_ROW: Final = 100
-"""How many conditions stand in one row: the engine's parser takes 125 operators."""
+"""The most conditions in a row; the engine's parser accepts 125 operators."""
 _COMPARISONS: Final = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 _OPPOSITES: Final = {Op.LT: ">=", Op.LE: ">", Op.GT: "<=", Op.GE: "<"}
 _TYPES: Final = {
@@ -53,25 +53,25 @@ _INT64: Final = range(-(2**63), 2**63)
 
 
 class Parameters:
-    """The values bound in a text, and the names under which they stand there."""
+    """The bound values of a statement, and their names."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self._let: list[str] = []
 
     def bind(self, value: Any) -> str:
-        """Bind a value and return its name for the text."""
+        """Bind a value, and return its name."""
         key = f"p{len(self.values)}"
         self.values[key] = value
         return f"${key}"
 
     def let(self, expression: str) -> str:
-        """Name the value of an expression and return its name; `statement` has to be used then."""
+        """Name an expression, and return the name. The statement then has to be made with `statement`."""
         self._let.append(expression)
         return f"$let{len(self._let)}"
 
     def statement(self, select: str) -> str:
-        """Return a SELECT as one statement, and so one transaction, together with the expressions that it names."""
+        """Return a SELECT and its named expressions as one statement, which is one transaction."""
         if not self._let:
             return select
         named = " ".join(f"LET $let{place} = {each};" for place, each in enumerate(self._let, 1))
@@ -79,17 +79,17 @@ class Parameters:
 
 
 def name(schema_name: str) -> str:
-    """Return the name of a table or column as SurrealQL; it has to be one from a schema."""
+    """Return the name of a table or column of the schema as SurrealQL."""
     if not schema_name.isidentifier():
-        raise FilterError(f"{schema_name!r} is no name for a table or column")
+        raise FilterError(f"{schema_name!r} is not a valid name of a table or column")
     return f"`{schema_name}`"
 
 
 def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[str, Filter | None]:
     """Choose what a SELECT reads.
 
-    The engine looks for ``id IN …`` through the whole table, and goes straight to records that it is told to read. Of a
-    unique key whose last column is IN a list, it uses the columns before only; asked for one key at a time, all.
+    For ``id IN …`` the engine scans the whole table, but it reads listed records directly. For a unique key whose last
+    column is IN a list, it uses only the columns before; for one key at a time, it uses all.
 
     Returns:
         The text for behind FROM, and what is left to be filtered.
@@ -110,7 +110,7 @@ def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[
 
 
 def _keys(table: Table, columns: Sequence[str], parts: Sequence[Filter | None], parameters: Parameters) -> str | None:
-    """Return the records of many unique keys that differ in the last column, where a filter asks for just those."""
+    """Return the records of many unique keys that differ in the last column, if a filter asks for these."""
     compared = {part.path[0]: part for part in parts if isinstance(part, Compare) and len(part.path) == 1}
     *first, last = columns
     if not all(each in compared and compared[each].op is Op.EQ for each in first):
@@ -124,10 +124,10 @@ def _keys(table: Table, columns: Sequence[str], parts: Sequence[Filter | None], 
 
 
 def where_clause(table: Table, where: Filter | None, parameters: Parameters) -> str:
-    """Return a filter as ``WHERE …``, or nothing where there is none.
+    """Return a filter as ``WHERE …``; empty for None.
 
     Raises:
-        FilterError: It is nested too deeply for the engine.
+        FilterError: The filter is nested too deeply for the engine.
     """
     return "" if where is None else f" WHERE {_condition(table, where, parameters).text}"
 
@@ -138,8 +138,8 @@ class _Condition:
 
     Attributes:
         text: The text.
-        operator: The operator that binds it together: ``OR``, ``AND``, or nothing.
-        depth: How many parentheses it is nested in, roughly.
+        operator: The operator at its top: ``OR``, ``AND``, or none.
+        depth: About how many levels of parentheses it has.
     """
 
     text: str
@@ -147,7 +147,7 @@ class _Condition:
     depth: int = 0
 
     def inside(self, operator: str) -> _Condition:
-        """Return it as a part of a row that another operator binds together."""
+        """Return it as an operand of another operator."""
         if not self.operator or (self.operator == "AND" and operator == "OR"):
             return self
         return _Condition(f"({self.text})", depth=self.depth + 1)
@@ -156,7 +156,7 @@ class _Condition:
 def _condition(table: Table, where: Filter, parameters: Parameters, *, negated: bool = False) -> _Condition:
     """Translate a filter, or its opposite.
 
-    The engine's parser takes few levels of parentheses, so ``~`` moves inwards, down to the comparisons.
+    The engine's parser accepts few levels of parentheses, so ``~`` moves inwards to the comparisons.
     """
     match where:
         case Not(part):
@@ -173,7 +173,7 @@ def _condition(table: Table, where: Filter, parameters: Parameters, *, negated: 
 
 
 def _leaves(where: Filter, operator: str, *, negated: bool) -> Iterator[tuple[Filter, bool]]:
-    """Yield the parts of a row of ANDs, or of ORs, however it was put together, and which of them are negated."""
+    """Yield the operands of nested ANDs, or of ORs, and whether each is negated."""
     stack = [(where, negated)]
     while stack:
         each, opposite = stack.pop()
@@ -249,7 +249,7 @@ def _equals_any(place: str, values: Sequence[Any], parameters: Parameters, *, in
     elif present:
         tests.append(_Condition(f"{place} IN {parameters.bind(present)}"))
     if None in values:
-        # A column is never NULL, and an index answers `= NONE`.
+        # A column is never NULL, and `= NONE` uses an index.
         tests.append(_Condition(f"{place} IN [NONE, NULL]" if inside else f"{place} = NONE"))
     return _row(tests, "OR")
 
@@ -265,15 +265,15 @@ def _ordered(place: str, op: Op, value: Any, parameters: Parameters) -> str:
         return "false"
     bound = _storable(value)
     if isinstance(value, int) and bound != value:
-        # No number in the database lies between the integer and the float next to it.
+        # No number in the database is between the integer and the nearest float.
         op = (Op.LE if bound < value else Op.LT) if op in (Op.LT, Op.LE) else (Op.GT if bound < value else Op.GE)
-    # Written as an opposite, which keeps the engine from looking it up in an index of several columns, where it takes
-    # `<=` on the first of them for `<`.
+    # Written as a negation, so that the engine does not use an index of several columns, where it treats `<=` on the
+    # first of them as `<`.
     return f"!({place} {_OPPOSITES[op]} {parameters.bind(bound)})"
 
 
 def _storable(value: Any) -> Any:
-    """Return a value that can be bound: of an integer of more than 64 bits, the float next to it."""
+    """Return a value that can be bound; for an integer of more than 64 bits, the nearest float."""
     if isinstance(value, datetime):
         return value.astimezone(UTC)
     if not isinstance(value, int) or value in _INT64:
@@ -290,7 +290,7 @@ def _has_equal(value: Any) -> bool:
 
 
 def order_by(table: Table, order: Iterable[Order]) -> str:
-    """Return an order as ``ORDER BY …``; ties, and everything where there is no key, sort by id."""
+    """Return an order as ``ORDER BY …``; ties sort by id, and so does everything without a key."""
     keys = []
     for key in order:
         keys.append(f"{name(table.column(key.column).name)} {'DESC' if key.descending else 'ASC'}")
@@ -302,7 +302,7 @@ def order_by(table: Table, order: Iterable[Order]) -> str:
 
 
 def create_table(table: Table) -> list[str]:
-    """Return the statements that define a table, its columns, unique keys and indexes, where they are not there."""
+    """Return the statements that create what is missing of a table: its columns, unique keys and indexes."""
     at = name(table.name)
     statements = [f"DEFINE TABLE IF NOT EXISTS {at} TYPE NORMAL SCHEMAFULL"]
     statements += [each for column in table.columns if column.name != "id" for each in define_field(table, column)]
@@ -315,12 +315,12 @@ def create_table(table: Table) -> list[str]:
 
 
 def define_field(table: Table, column: Column) -> list[str]:
-    """Return the statements that define a column of a table, where it is not there."""
+    """Return the statements that create a column of a table if it is missing."""
     at, of = name(table.name), name(column.name)
     free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
     kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
     statements = [f"DEFINE FIELD IF NOT EXISTS {of} ON {at} TYPE {kind}{free}"]
-    if column.kind is Kind.OBJECTS:  # SurrealDB 3.0 leaves the objects in an array as they are, not free
+    if column.kind is Kind.OBJECTS:  # in SurrealDB 3.0, FLEXIBLE does not extend to objects in an array
         statements.append(f"DEFINE FIELD OVERWRITE {of}.* ON {at} TYPE object FLEXIBLE")
     return statements
 
@@ -331,7 +331,7 @@ def drop_table(table: Table) -> list[str]:
 
 
 def index_columns(table: Table, index: str) -> tuple[str, ...] | None:
-    """Return the columns of the unique key that an index of `create_table` keeps."""
+    """Return the columns of the unique key that an index belongs to."""
     return next((columns for columns in table.unique if _index_name(columns) == index), None)
 
 

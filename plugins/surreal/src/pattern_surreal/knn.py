@@ -1,12 +1,12 @@
-"""What is asked of the engine to find the closest vectors, and what has to be true of its answers.
+"""The KNN statements, and the checks of their answers.
 
-Three ways, none of which is believed at its word:
+There are three statements. None of their answers is trusted without a check:
 
-- `compare`: a distance for each record, in order. Right on every version, ties by id; the slowest.
-- `closest`: the engine's KNN over all records of the partitions, three times as fast or more. Of those that are equally
-  far, which come is left to the engine.
-- `by_index`: its HNSW, over the whole table, whatever partition: the caller asks for more than it needs. Where there is
-  no such index, the engine answers with any records, and null for their distances.
+- `compare` computes a distance for each record, and sorts. Correct on every version, ties by id; the slowest.
+- `closest` uses the engine's KNN over all records of the partitions, at least three times as fast. Of equally distant
+  records, the engine chooses any.
+- `by_index` uses the engine's HNSW index over the whole table, all partitions together, so the caller over-fetches.
+  Without such an index, the engine returns arbitrary records with null as their distances.
 """
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
@@ -21,7 +21,7 @@ import attrs
 from pattern_core.abc import IndexSpec
 from pattern_core.errors import ConfigError, nearest
 
-from .derived import INDEX, native_column, partition_column, vector_column
+from .array_column import INDEX, array_column, partition_column, vector_column
 from .dialect import Parameters, name
 from .values import record
 
@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 BROKEN: Final = frozenset({(3, 0, 0), (3, 0, 1)})
-"""The versions of SurrealDB whose KNN leaves out what is there (surrealdb/surrealdb#6994)."""
+"""The versions of SurrealDB whose KNN omits records (surrealdb/surrealdb#6994)."""
 MAX_NEAREST: Final = 4096
-"""How many neighbours are asked of the engine's KNN at most; for more, all are compared."""
+"""The most neighbors that the engine's KNN is asked for; for more, all vectors are compared."""
 _ROUNDING: Final = 1e-3
 _FUNCTIONS: Final = {
     "cosine": "1 - vector::similarity::cosine",
@@ -53,11 +53,11 @@ _FUNCTIONS: Final = {
 
 @attrs.frozen(order=True)
 class Near:
-    """A record that was found.
+    """A match.
 
     Attributes:
-        distance: How far it is from the query.
-        id: Its id.
+        distance: The distance from the query.
+        id: The record.
     """
 
     distance: float
@@ -66,12 +66,12 @@ class Near:
 
 @attrs.frozen
 class Query:
-    """A question: the closest vectors in some partitions.
+    """A query for the closest vectors in some partitions.
 
     Attributes:
-        spec: What the index is for.
-        vector: The query, as the engine takes it.
-        partitions: The partitions to look in, each once.
+        spec: The spec of the index.
+        vector: The query vector, as an array.
+        partitions: The partitions to search, each once.
         limit: The most matches to return.
     """
 
@@ -81,7 +81,7 @@ class Query:
     limit: int
 
     def scope(self, parameters: Parameters) -> str:
-        """Return the condition that a record is in the partitions."""
+        """Return the condition that limits a statement to the partitions."""
         column = name(partition_column(self.spec.table))
         if len(self.partitions) == 1:
             return f"{column} = {parameters.bind(self.partitions[0])}"
@@ -89,22 +89,22 @@ class Query:
 
 
 def compare(query: Query, parameters: Parameters, ids: Sequence[str] | None = None) -> str:
-    """Return the statement that compares all records of the partitions, or of those the ones with some ids."""
+    """Return the statement that compares all records of the partitions, or those of them with some ids."""
     table = query.spec.table
-    at, column = name(table.name), name(native_column(table))
+    at, column = name(table.name), name(array_column(table))
     if ids is not None:
         at = parameters.bind([record(table, id) for id in dict.fromkeys(ids)])
     each = (
         f"SELECT {_FUNCTIONS[query.spec.metric]}({column}, {parameters.bind(query.vector)}) AS distance, "
         f"record::id(`id`) AS id FROM {at} WHERE {query.scope(parameters)} AND {column} != NONE"
     )
-    # Of a list of records, SurrealDB 3.0 takes no ORDER BY.
+    # SurrealDB 3.0 rejects ORDER BY on a list of records.
     return f"SELECT distance, id FROM ({each}) ORDER BY distance, id LIMIT {parameters.bind(query.limit)}"
 
 
 def closest(query: Query, parameters: Parameters, limit: int) -> str:
-    """Return the statement that asks the engine's KNN for the closest of all records of the partitions."""
-    column = name(native_column(query.spec.table))
+    """Return the statement for the engine's KNN over the partitions."""
+    column = name(array_column(query.spec.table))
     return (
         f"SELECT vector::distance::knn() AS distance, record::id(`id`) AS id FROM {name(query.spec.table.name)} "
         f"WHERE {query.scope(parameters)} AND {column} <|{limit:d},{query.spec.metric.upper()}|> "
@@ -113,27 +113,27 @@ def closest(query: Query, parameters: Parameters, limit: int) -> str:
 
 
 def by_index(query: Query, parameters: Parameters, limit: int, ef: int) -> str:
-    """Return the statement that asks the engine's index for the closest records of the table, with their partitions."""
+    """Return the statement for the engine's index over the whole table; it also returns the partitions."""
     table = query.spec.table
     return (
         f"SELECT vector::distance::knn() AS distance, record::id(`id`) AS id, "
         f"{name(partition_column(table))} AS partition FROM {name(table.name)} "
-        f"WHERE {name(native_column(table))} <|{limit:d},{max(ef, limit):d}|> {parameters.bind(query.vector)}"
+        f"WHERE {name(array_column(table))} <|{limit:d},{max(ef, limit):d}|> {parameters.bind(query.vector)}"
     )
 
 
 def agree(given: float, true: float) -> bool:
-    """Return whether the engine's index, which calculates in float32, may have measured a distance."""
+    """Return whether two distances are equal within the float32 precision of the engine's index."""
     return abs(given - true) <= _ROUNDING * max(1.0, abs(true))
 
 
 def lacking(rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether some of what KNN has found has no distance: then the answer means nothing."""
+    """Return whether some match has no distance, which makes the answer worthless."""
     return any(row["distance"] is None or row["distance"] != row["distance"] for row in rows)
 
 
 def form(spec: IndexSpec, efc: int, m: int) -> str:
-    """Return how the engine's index has to be defined, as the engine itself writes it.
+    """Return the definition of the engine's index, as the engine itself writes it.
 
     Raises:
         ConfigError: There is no such metric.
@@ -145,7 +145,7 @@ def form(spec: IndexSpec, efc: int, m: int) -> str:
 
 
 def definition(spec: IndexSpec, form: str) -> str:
-    """Return the statement that has the engine make its index in the background."""
+    """Return the statement that makes the engine build its index in the background."""
     table = spec.table
     vector_column(table)
-    return f"DEFINE INDEX {INDEX} ON {name(table.name)} FIELDS {name(native_column(table))} {form} CONCURRENTLY"
+    return f"DEFINE INDEX {INDEX} ON {name(table.name)} FIELDS {name(array_column(table))} {form} CONCURRENTLY"

@@ -1,12 +1,11 @@
-"""Vector search inside SurrealDB: all vectors of a partition compared, or its HNSW, which is never trusted alone.
+"""Vector search in SurrealDB: by brute force over a partition, or by its HNSW index, whose answers are checked.
 
-The vectors stay what they are, bytes in the vector's column. The engine compares arrays only, so next to it stands a
-column that `SurrealStorage` writes in the same commits, made from the vector. It makes writing several times slower.
+Vectors are stored as bytes. The engine compares only arrays, so `SurrealStorage` also writes an array column, in the same
+commits. That makes writes several times slower.
 
-Comparing costs what reading the partition costs. The engine's index is over the whole table: it is asked for more
-neighbours than are wanted, until enough of them are of the partition, and read are all of them. So it pays only where
-the partition is big; where it does not, where it is not ready, and where its answer is not what it should be, vectors
-are compared.
+Brute force costs as much as reading the partition. The engine's index covers the whole table: a search over-fetches until
+enough neighbors are of the partition, and reads all of them. So the index pays off only for a large partition. For a small
+one, while the index is being built, and if its answer fails a check, vectors are compared by brute force.
 """
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
@@ -24,42 +23,42 @@ from pattern_core.errors import ClosedError, PatternError, StorageError
 from pattern_core.schema import Table
 from pattern_core.toolkit import ExactIndex, as_vector
 
-from .column import make_column
-from .comparing import Comparison
-from .derived import (
-    drop_derived,
-    native_column,
+from .array_backfill import backfill
+from .array_column import (
+    array_column,
+    drop_array_column,
     read_state,
     state_of,
     to_array,
 )
+from .brute_force import BruteForce
 from .dialect import Parameters, name
+from .index_builder import IndexBuilder
 from .knn import MAX_NEAREST, Near, Query, agree, by_index, compare, form, lacking
-from .reach import Partition
+from .over_fetch import Partition
 from .recall import Recall
 from .storage import SurrealStorage
-from .tending import Tending
 
 __all__ = ["NativeIndex"]
 
 _PATIENCE_S: Final = 2.0
-"""How long the engine's index is waited for in a search, in seconds, before vectors are compared instead."""
+"""How long a search waits for the engine's index, in seconds, before it falls back to brute force."""
 _PARTITIONS: Final = 10_000
-"""About how many partitions something is remembered of."""
+"""About how many partitions have statistics."""
 
 
 class NativeIndex(VectorStore):
-    """Vector search by SurrealDB itself, over the storage's own tables.
+    """Vector search by SurrealDB, over the tables of the storage.
 
     Args:
-        storage: Where the vectors are. It is not closed with the index.
-        efc: How many candidates the engine's index weighs when it adds a vector.
-        m: How many neighbours it links a vector to.
-        ef: How many candidates it weighs in a search, at least.
-        exact_rows: Up to how many vectors a partition is compared as a whole; 0 always asks the engine's index, None
-            never does, and makes none.
-        check_every: One in so many answers of the index is compared with the exact one.
-        least_recall: The share of the true neighbours that it has to find on average; else it is used no more.
+        storage: The storage. It is not closed with the index.
+        efc: How many candidates the engine's index considers when it adds a vector.
+        m: How many neighbors it links a vector to.
+        ef: The fewest candidates that it considers in a search.
+        exact_rows: The largest partition that is searched by brute force; 0 always uses the engine's index, None never
+            builds one.
+        check_every: One of so many answers of the index is compared with the exact one.
+        least_recall: The average recall below which the index is no longer used.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class NativeIndex(VectorStore):
         least_recall: float = 0.9,
     ) -> None:
         self._storage = storage
-        self._comparison = Comparison(storage)
+        self._brute_force = BruteForce(storage)
         self._efc = efc
         self._m = m
         self._ef = ef
@@ -82,7 +81,7 @@ class NativeIndex(VectorStore):
         self._check_every = check_every
         self._least_recall = least_recall
         self._specs: dict[str, IndexSpec] = {}
-        self._indexes: dict[str, Tending] = {}
+        self._indexes: dict[str, IndexBuilder] = {}
         self._recalls: dict[str, Recall] = {}
         self._partitions: dict[tuple[str, tuple[str, ...]], Partition] = {}
         self._answers = 0
@@ -93,11 +92,11 @@ class NativeIndex(VectorStore):
         self._check_open()
         table = index.table
         wanted = form(index, self._efc, self._m)
-        await self._let_go(table.name)
-        state = await make_column(self._storage, index)
+        await self._forget(table.name)
+        state = await backfill(self._storage, index)
         self._specs[table.name] = index
         if self._exact_rows is not None:
-            self._indexes[table.name] = Tending(self._storage, index, wanted, self._ef)
+            self._indexes[table.name] = IndexBuilder(self._storage, index, wanted, self._ef)
             self._recalls[table.name] = Recall(self._least_recall)
             if self._exact_rows == 0 or state.index:
                 self._indexes[table.name].start()
@@ -108,7 +107,7 @@ class NativeIndex(VectorStore):
         return state_of(result) is not None
 
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:  # noqa: ARG002 - see below
-        self._spec(table)  # the commit itself has changed the column
+        self._spec(table)  # the commit has written the array column
 
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
@@ -122,12 +121,12 @@ class NativeIndex(VectorStore):
         if ids is None and (found := await self._by_index(query)) is not None:
             self._sample(query, found)
             return _matches(spec, found, exact=False)
-        if (exact := await self._comparison.nearest(query, ids)) is not None:
+        if (exact := await self._brute_force.nearest(query, ids)) is not None:
             return _matches(spec, exact, exact=True)
         return await self._streamed(spec, given, names, limit, ids)
 
     async def _by_index(self, query: Query) -> list[Near] | None:
-        """Ask the engine's index; None where it is not asked, or has no answer to be used."""
+        """Search with the engine's index; None if it is not used, or its answer fails a check."""
         index = self._indexes.get(query.spec.table.name)
         if index is None:
             return None
@@ -145,26 +144,26 @@ class NativeIndex(VectorStore):
             try:
                 rows = await asyncio.wait_for(self._ask(query, asked), _PATIENCE_S)
             except TimeoutError:
-                index.unsettle()
+                index.warm_up()
                 return None
             if lacking(rows):
                 index.distrust("the engine answers without distances")
                 return None
-            if len(rows) < asked:  # it has no more: comparing the partition is less work
+            if len(rows) < asked:  # it has no more: brute force is cheaper
                 if len(rows) < await self.count(query.spec.table):
                     self._note_recall(query.spec.table, [], [Near(0.0, "")])
                 return None
             found = [Near(row["distance"], row["id"]) for row in rows if row["partition"] in query.partitions]
-            partition.learn(asked, len(found))
+            partition.adapt(asked, len(found))
             if len(found) >= query.limit:
                 return await self._measured(query, heapq.nsmallest(query.limit, found))
             asked = partition.more(asked, len(found), query.limit)
         return None
 
     async def _measured(self, query: Query, found: list[Near]) -> list[Near] | None:
-        """Return what was found with true distances, in order; None where the index has measured something else.
+        """Return the matches with their true distances, in order; None if the index returned other distances.
 
-        SurrealDB 3.0.2 takes an index of another database for this one, if their numbers are the same; its metric, too
+        SurrealDB 3.0.2 confuses indexes of two databases with the same internal number, and their metrics
         (surrealdb/surrealdb#7077).
         """
         parameters = Parameters()
@@ -173,7 +172,7 @@ class NativeIndex(VectorStore):
         true = {row["id"]: float(row["distance"]) for row in rows}
         if any(each.id in true and not agree(each.distance, true[each.id]) for each in found):
             self._indexes[query.spec.table.name].distrust(
-                f"the engine gives distances that are not {query.spec.metric}"
+                f"the engine returns distances that are not {query.spec.metric}"
             )
             return None
         return sorted(Near(true[each.id], each.id) for each in found) if len(true) == len(found) else None
@@ -184,7 +183,7 @@ class NativeIndex(VectorStore):
         return list(rows)
 
     def _partition(self, query: Query) -> Partition:
-        """Return what is known of the partitions of a query; their records are counted from time to time."""
+        """Return the statistics of the partitions of a query; their records are counted from time to time."""
         key = (query.spec.table.name, query.partitions)
         if key not in self._partitions and len(self._partitions) >= _PARTITIONS:
             self._partitions.clear()
@@ -194,24 +193,24 @@ class NativeIndex(VectorStore):
         return partition
 
     async def _count_partition(self, query: Query, partition: Partition) -> None:
-        partition.size = await self._comparison.count(query)
+        partition.size = await self._brute_force.count(query)
 
     async def _streamed(
         self, spec: IndexSpec, vector: Vector, names: Sequence[str], limit: int, ids: Sequence[str] | None
     ) -> Matches:
-        """Read the vectors themselves and compare them here: what is right whatever the engine holds besides."""
+        """Read the vectors and compare them in this process, which is right whatever state the array column is in."""
         async with ExactIndex(self._storage) as index:
             await index.create(spec)
             return await index.search(spec.table, vector, partitions=names, limit=limit, ids=ids)
 
     def _sample(self, query: Query, found: list[Near]) -> None:
-        """Compare one in some answers of the engine's index with the exact one, later."""
+        """Schedule a comparison with the exact answer, for a sample of the answers."""
         self._answers += 1
         if self._answers % self._check_every == 1 % self._check_every and not self._tasks:
             self._later(lambda: self._check(query, found))
 
     async def _check(self, query: Query, found: list[Near]) -> None:
-        truth = await self._comparison.nearest(query)
+        truth = await self._brute_force.nearest(query)
         if truth is not None:
             self._note_recall(query.spec.table, found, truth)
 
@@ -221,11 +220,11 @@ class NativeIndex(VectorStore):
             return
         recall.add(found, truth)
         if recall.is_low and index.status != "distrusted":
-            index.distrust(f"it finds {recall.share:.0%} of the nearest vectors")
+            index.distrust(f"its recall is {recall.share:.0%}")
 
     def _later(self, work: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
-            with contextlib.suppress(PatternError):  # it is done again with a later search
+            with contextlib.suppress(PatternError):  # a later search repeats it
                 await work()
 
         task = asyncio.create_task(run())
@@ -235,16 +234,16 @@ class NativeIndex(VectorStore):
     async def count(self, table: Table) -> int:
         self._spec(table)
         [found] = await self._storage.query(
-            f"SELECT count() FROM {name(table.name)} WHERE {name(native_column(table))} != NONE GROUP ALL"
+            f"SELECT count() FROM {name(table.name)} WHERE {name(array_column(table))} != NONE GROUP ALL"
         )
         return int(found[0]["count"]) if found else 0
 
     async def drop(self, table: Table) -> None:
         self._check_open()
-        await self._let_go(table.name)
-        await drop_derived(self._storage, table.name, fence=table)
+        await self._forget(table.name)
+        await drop_array_column(self._storage, table.name, fence=table)
 
-    async def _let_go(self, table: str) -> None:
+    async def _forget(self, table: str) -> None:
         self._specs.pop(table, None)
         self._recalls.pop(table, None)
         if (index := self._indexes.pop(table, None)) is not None:
@@ -252,7 +251,7 @@ class NativeIndex(VectorStore):
         self._partitions = {key: each for key, each in self._partitions.items() if key[0] != table}
 
     async def maintain(self) -> Mapping[str, Detail]:
-        """Wait for what is done in the background."""
+        """Wait for the work in the background."""
         self._check_open()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
@@ -279,18 +278,18 @@ class NativeIndex(VectorStore):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for table in list(self._specs):
-            await self._let_go(table)
+            await self._forget(table)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ClosedError("the vector index is closed; open the database again")
+            raise ClosedError("the vector index is closed. Open the database again.")
 
     def _spec(self, table: Table) -> IndexSpec:
         self._check_open()
         try:
             return self._specs[table.name]
         except KeyError:
-            raise StorageError(f"{table.name} has no vector index; create it first") from None
+            raise StorageError(f"{table.name} has no vector index. Create it first.") from None
 
 
 def _matches(spec: IndexSpec, found: list[Near], *, exact: bool) -> Matches:

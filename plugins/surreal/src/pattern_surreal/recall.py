@@ -1,4 +1,4 @@
-"""How good the answers of an approximate index are: some are compared with the exact ones."""
+"""Recall checks: a sample of an approximate index's answers is compared with the exact ones."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ __all__ = ["Recall"]
 _WINDOW: Final = 20
 _FEWEST: Final = 3
 _SLACK: Final = 1e-5
-"""By how much, in relation to the distance, the engine's index may differ: it calculates in float32."""
+"""The relative difference of distances that the engine's float32 arithmetic may cause."""
 
 
 class Recall:
-    """The recall of the last answers that were looked at.
+    """The average recall of the last checked answers.
 
     Args:
-        least: The share of the true neighbours that the answers have to hold on average.
+        least: The least acceptable recall.
     """
 
     def __init__(self, least: float) -> None:
@@ -28,9 +28,9 @@ class Recall:
         self._shares: deque[float] = deque(maxlen=_WINDOW)
 
     def add(self, found: Sequence[Near], truth: Sequence[Near]) -> None:
-        """Compare an answer with the exact one. What is as close as the exact answer's last one counts as found.
+        """Compare an answer with the exact one. A match as close as the last exact one counts as found.
 
-        An answer with wrong distances counts as none.
+        An answer with wrong distances counts as empty.
         """
         if truth:
             edge = truth[-1].distance + _SLACK * max(1.0, abs(truth[-1].distance))
@@ -41,10 +41,10 @@ class Recall:
 
     @property
     def share(self) -> float | None:
-        """The share of true neighbours, on average; None before anything was looked at."""
+        """The average recall; None before the first check."""
         return sum(self._shares) / len(self._shares) if self._shares else None
 
     @property
     def is_low(self) -> bool:
-        """Whether it is too low to go on with."""
+        """Whether the recall is too low."""
         return len(self._shares) >= _FEWEST and (self.share or 0.0) < self._least

@@ -1,4 +1,4 @@
-"""Storage in SurrealDB, whatever the transport."""
+"""The storage on SurrealDB, for every transport."""
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
 
@@ -13,9 +13,17 @@ from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
 from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, SchemaStep, Table
 
-from .commit import Derived, Transaction, explain, failed_write, is_thrown, plan
+from .array_column import (
+    ID_BLOCK,
+    clear_and_remove,
+    drop_array_column,
+    is_outdated,
+    reload_columns,
+    set_state,
+    with_column_check,
+)
+from .commit import ArrayColumns, Transaction, explain, failed_write, is_thrown, plan
 from .connection import Connection, StatementError, closed
-from .derived import ID_BLOCK, drop_derived, empty_and_remove, expecting, is_outdated, learn, note
 from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
 from .values import decode_row, record, record_batch, record_range
 
@@ -25,11 +33,11 @@ if TYPE_CHECKING:
 __all__ = ["SurrealStorage"]
 
 _ANY: Final = " WHERE `id` != NONE"
-"""Stands behind a list of records that has no other condition: SurrealDB 3.0 answers with an error without one."""
-_LESSONS: Final = 3
-"""How often a commit is made again because others have just changed which columns are made from vectors."""
+"""Follows a list of records without a condition, which SurrealDB 3.0 rejects."""
+_RELOADS: Final = 3
+"""How often a commit is repeated because another process has just added or removed an array column."""
 _INLINE_ROWS: Final = 200
-"""How many rows are decoded on the event loop, in about a millisecond. A thread takes what is more."""
+"""Up to so many rows are decoded on the event loop, in about a millisecond; more in a thread."""
 
 
 class SurrealStorage(Storage):
@@ -39,21 +47,21 @@ class SurrealStorage(Storage):
         connection: The connection. It is closed with the storage.
 
     Attributes:
-        derived: The columns that each commit makes from the vectors that it writes.
+        array_columns: The array columns that commits write.
     """
 
     _internal_tables: frozenset[str] = frozenset()
     _shared = False
-    """Whether others may write at the same time, and change which columns are made from vectors."""
+    """Whether other processes may write, and add or remove array columns."""
 
     def __init__(self, connection: Connection) -> None:
-        self.derived: Derived = {}
+        self.array_columns: ArrayColumns = {}
         self._connection = connection
         self._closed = False
         self._known: frozenset[str] = frozenset()
 
     async def query(self, text: str, variables: Mapping[str, Any] | None = None) -> list[Any]:
-        """Run statements that read, and return the result of each."""
+        """Run statements that read, and return their results."""
         if self._closed:
             raise closed()
         return await self._connection.query(text, variables or {})
@@ -62,10 +70,10 @@ class SurrealStorage(Storage):
         """Run one transaction.
 
         Args:
-            make: Says what is to be done. It is asked when this transaction's turn has come.
+            make: Makes the transaction. It is called when the transaction's turn has come.
 
         Returns:
-            What the engine answered.
+            The answers of the engine.
         """
         transaction = make()
         text = ";\n".join(["BEGIN", *transaction.statements, "COMMIT"]) + ";"
@@ -85,18 +93,18 @@ class SurrealStorage(Storage):
         def make() -> Transaction:
             if isinstance(step, CreateTable):
                 return self._creation(table)
-            self.derived = {each: made for each, made in self.derived.items() if each != table.name}
+            self.array_columns = {each: made for each, made in self.array_columns.items() if each != table.name}
             return self._removal(table)
 
         await self.transact(make)
         self._known -= {table.name}
 
     def _creation(self, table: Table) -> Transaction:
-        """Return what makes a table; a transport may have something to add, here and in the next two."""
+        """Return the statements that create a table; a transport may extend this and the next two."""
         return Transaction(create_table(table), {}, [])
 
     def _removal(self, table: Table) -> Transaction:
-        return Transaction([*drop_table(table), note(table.name, None)], {}, [])
+        return Transaction([*drop_table(table), set_state(table.name, None)], {}, [])
 
     def _number(self, write: Append) -> Insert:
         """Return an appended row with its number. Called when this transaction's turn has come."""
@@ -104,15 +112,15 @@ class SurrealStorage(Storage):
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
         numbered = [self._number(write) if isinstance(write, Append) else write for write in batch]
-        return plan(numbered, self.derived, grouped=grouped)
+        return plan(numbered, self.array_columns, grouped=grouped)
 
     async def _alter(self, step: AlterTable) -> None:
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
         gone = [column for name, column in before.items() if name not in after]
         if any(column.kind is Kind.VECTOR for column in gone):
-            await drop_derived(self, step.table.name, fence=step.before)
+            await drop_array_column(self, step.table.name, fence=step.before)
         for column in gone:
-            await empty_and_remove(self, step.table.name, column.name)
+            await clear_and_remove(self, step.table.name, column.name)
         new = [column for name, column in after.items() if name not in before]
         added = [each for column in new for each in define_field(step.table, column)]
         if added:
@@ -126,7 +134,7 @@ class SurrealStorage(Storage):
         bound = [record(table, id) for id in dict.fromkeys(ids)]
         [found] = await self.query(f"SELECT {_names(columns)} FROM $ids{_ANY}", {"ids": bound})
         rows = {row["id"].id: row for row in found}
-        wanted = [rows.get(id) for id in ids]  # a record asked for twice is decoded twice: rows belong to the caller
+        wanted = [rows.get(id) for id in ids]  # rows belong to the caller, so a repeated id is decoded again
         decoded = iter(await _decode(columns, [row for row in wanted if row is not None]))
         return [None if row is None else next(decoded) for row in wanted]
 
@@ -155,7 +163,7 @@ class SurrealStorage(Storage):
         await self._check_table(table)
         parameters = Parameters()
         selected = _source(table, where, parameters)
-        if selected.startswith("FROM $"):  # `count() … GROUP ALL` counts tables only
+        if selected.startswith("FROM $"):  # `count() … GROUP ALL` counts only tables
             [found] = await self.query(parameters.statement(f"SELECT VALUE `id` {selected}"), parameters.values)
             return len(found)
         [groups] = await self.query(f"SELECT count() {selected} GROUP ALL", parameters.values)
@@ -169,8 +177,8 @@ class SurrealStorage(Storage):
         columns: Sequence[str] | None = None,
         batch_rows: int = 1024,
     ) -> AsyncIterator[pa.RecordBatch]:
-        # The engine reads a bounded range of ids, or a list of them, at once, while `id > x LIMIT n` goes through all
-        # that is before x. So a scan asks for the ids first, and then for the records.
+        # The engine reads a range or a list of ids directly, but scans everything before x for `id > x LIMIT n`. So a
+        # scan first reads the ids, then the records.
         await self._check_table(table)
         names = [column.name for column in table.columns if columns is None or column.name in columns]
         picked = ", ".join("record::id(`id`) AS `id`" if each == "id" else name(each) for each in names)
@@ -187,7 +195,7 @@ class SurrealStorage(Storage):
                     at = parameters.bind([record(table, id) for id in page])
                 condition = where_clause(table, where, parameters)
                 [rows] = await self.query(f"SELECT {wanted} FROM {at}{condition} ORDER BY `id`", parameters.values)
-                known = set(page)  # a range may hold records that have come since
+                known = set(page)  # the range may hold new records
                 rows = [row for row in rows if row["id"] in known]
                 if rows:
                     yield await asyncio.to_thread(record_batch, table, columns, rows)
@@ -214,8 +222,8 @@ class SurrealStorage(Storage):
             return await self.query("RETURN NONE")
         answers, failure = await self._apply(batch, grouped=True)
         if failure is not None and len(batch) > 1 and not is_thrown(failure[1]):
-            # One of the rows of an INSERT was refused, say, and the engine does not say which. Nothing has happened, so
-            # the batch is tried again with a statement for each.
+            # The engine does not tell which row of an INSERT it rejected. Nothing was written, so the batch is repeated
+            # with a statement for each write.
             answers, failure = await self._apply(batch, grouped=False)
         if failure is not None:
             raise await self._explain(batch, *failure) from failure[1]
@@ -228,15 +236,15 @@ class SurrealStorage(Storage):
 
         def make() -> Transaction:
             transaction = self._plan(batch, grouped=grouped)
-            planned.append(expecting(transaction, batch, self.derived) if self._shared else transaction)
+            planned.append(with_column_check(transaction, batch, self.array_columns) if self._shared else transaction)
             return planned[-1]
 
-        for lesson in range(_LESSONS + 1):
+        for attempt in range(_RELOADS + 1):
             try:
                 return await self.transact(make), None
             except StatementError as error:
-                if is_outdated(error) and lesson < _LESSONS:
-                    await learn(self, (write.table.name for write in batch))
+                if is_outdated(error) and attempt < _RELOADS:
+                    await reload_columns(self, (write.table.name for write in batch))
                     continue
                 place = failed_write(planned[-1], error) if planned else None
                 if place is None:
@@ -263,11 +271,11 @@ class SurrealStorage(Storage):
             await self._connection.aclose()
 
     async def _check_table(self, table: Table) -> None:
-        """Refuse a table that is not there: the engine would make one without a schema on the first write."""
+        """Raise `StorageError` for a missing table: the engine would create one without a schema on the first write."""
         if self._closed or table.name not in self._known:
             await self.tables()
             if table.name not in self._known:
-                raise StorageError(f"there is no table {table.name}; create it with apply_schema")
+                raise StorageError(f"there is no table {table.name}. Create it with apply_schema.")
 
 
 def _columns(table: Table, *, vectors: bool) -> list[Column]:
@@ -285,7 +293,7 @@ def _source(table: Table, where: Filter | None, parameters: Parameters) -> str:
 
 
 def _selected(columns: str, table: Table, where: Filter | None, parameters: Parameters) -> str:
-    """Return what can be ordered: of a list of records, SurrealDB 3.0 takes no ORDER BY."""
+    """Return a FROM clause that can be ordered: SurrealDB 3.0 rejects ORDER BY on a list of records."""
     chosen = _source(table, where, parameters)
     return f"FROM (SELECT {columns} {chosen})" if chosen.startswith("FROM $") else chosen
 

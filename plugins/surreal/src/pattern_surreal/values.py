@@ -40,14 +40,14 @@ _FLOAT32: Final = np.dtype("<f4")
 
 
 def record(table: Table, id: str) -> RecordID:
-    """Return a record's id as the value to bind. Ids are never written into a statement."""
+    """Return the value to bind for a record's id. Ids are never part of a statement."""
     if not isinstance(id, str):
         raise StorageError(f"{table.name} has texts as ids, got {shorten(id)}")
     return RecordID(table.name, id)
 
 
 def record_range(table: Table, first: str, last: str) -> RecordID:
-    """Return all ids from the first to the last one, both included, as the value to bind."""
+    """Return the value to bind for all ids from the first to the last, both included."""
     return RecordID(table.name, Range(BoundIncluded(first), BoundIncluded(last)))
 
 
@@ -62,7 +62,7 @@ def from_bytes(data: bytes) -> Vector:
 
 
 def to_json_value(value: Any) -> Any:
-    """Turn a JSON value into the engine's: None, at any depth, becomes NULL."""
+    """Convert a JSON value for the engine: None, at any depth, becomes NULL."""
     if value is None:
         return Null
     if isinstance(value, dict):
@@ -87,7 +87,7 @@ def _to_time(value: datetime) -> datetime:
 
 
 def _from_time(value: datetime) -> datetime:
-    # The SDK's datetimes carry nanoseconds; ours are plain.
+    # The SDK's datetimes have nanoseconds.
     day = (value.year, value.month, value.day)
     return datetime(*day, value.hour, value.minute, value.second, value.microsecond, tzinfo=UTC)
 
@@ -126,13 +126,13 @@ def encode_value(table: Table, name: str, value: Any) -> Any:
         raise StorageError(f"{table.name} has no column {shorten(name)}")
     if value is None:
         if not column.optional:
-            raise StorageError(f"{table.name}.{name} holds {column.kind.value} and is never null")
+            raise StorageError(f"{table.name}.{name} is of kind {column.kind.value}, and never null")
         return None
     encode = _ENCODE.get(column.kind)
     try:
         return encode(value) if encode else value
     except (TypeError, ValueError, AttributeError) as error:
-        raise StorageError(f"{table.name}.{name} holds {column.kind.value}, got {shorten(value)}") from error
+        raise StorageError(f"{table.name}.{name} is of kind {column.kind.value}, got {shorten(value)}") from error
 
 
 def encode_row(table: Table, row: Row) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def encode_row(table: Table, row: Row) -> dict[str, Any]:
     names = {column.name for column in table.columns}
     if row.keys() != names:
         raise StorageError(
-            f"{table.name} takes every column and no other; missing: {sorted(names - row.keys())}, unknown: "
+            f"a row of {table.name} has exactly its columns. Missing: {sorted(names - row.keys())}, unknown: "
             f"{shorten(sorted(map(str, row.keys() - names)))}"
         )
     encoded = {name: encode_value(table, name, value) for name, value in row.items()}
@@ -153,11 +153,11 @@ def encode_row(table: Table, row: Row) -> dict[str, Any]:
 
 
 def decode_row(columns: Iterable[Column], raw: Mapping[str, Any]) -> Row:
-    """Return a row from what the engine answered.
+    """Convert an answer of the engine to a row.
 
     Args:
-        columns: The columns that were asked for.
-        raw: The engine's values by column. What is absent is null.
+        columns: The requested columns.
+        raw: The engine's values by column. A missing one is null.
     """
     row: Row = {}
     for column in columns:
@@ -173,17 +173,17 @@ def decode_row(columns: Iterable[Column], raw: Mapping[str, Any]) -> Row:
 
 
 def record_batch(table: Table, columns: Sequence[str] | None, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
-    """Return what the engine answered as an Arrow batch.
+    """Convert an answer of the engine to an Arrow batch.
 
     Args:
         table: The table.
-        columns: The columns that were asked for; None for all.
+        columns: The requested columns; None for all.
         rows: The engine's values by column.
 
     Returns:
         The batch, with the schema ``table.arrow_schema(columns)``.
     """
-    import pyarrow as pa  # costs 0.1 s; most programs never stream
+    import pyarrow as pa  # importing takes 0.1 s, and most programs never stream
 
     schema = table.arrow_schema(columns)
     arrays = [_arrow_array(table.column(field.name), field.type, rows) for field in schema]
@@ -193,7 +193,7 @@ def record_batch(table: Table, columns: Sequence[str] | None, rows: Sequence[Map
 def _arrow_array(column: Column, kind: pa.DataType, rows: Sequence[Mapping[str, Any]]) -> pa.Array:
     import pyarrow as pa
 
-    if column.kind is Kind.VECTOR:  # straight from the bytes, without an object for every float
+    if column.kind is Kind.VECTOR:  # from the bytes, without an object for each float
         chunks = [row.get(column.name) for row in rows]
         offsets = list(accumulate((len(chunk) // _FLOAT32.itemsize if chunk else 0 for chunk in chunks), initial=0))
         floats = np.frombuffer(b"".join(chunk for chunk in chunks if chunk), dtype=_FLOAT32)

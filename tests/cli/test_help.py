@@ -40,7 +40,7 @@ VERBS = list(_verbs())
 def test_the_verbs() -> None:
     """The verbs of the issue are there."""
     wanted = {
-        "init status doctor plugins maintain vectors migrate user agent memory search backup restore",
+        "init status doctor plugins maintain vectors migrate user agent memory search changes backup restore",
         "vectors status, vectors verify, vectors rebuild",
         "reembed, reembed plan, reembed run, reembed resume, reembed status, reembed rollback, reembed drop",
         "migrate status, migrate plan, migrate up, migrate down",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from subprocess import CompletedProcess
 
 import click
@@ -17,6 +19,8 @@ from pattern_core.cli.options import ENERGIES, PRIORITIES, ROLES
 from pattern_core.models import Energy, Priority, Role
 
 Pattern = Callable[..., CompletedProcess[str]]
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 HEAVY = (
     "asyncio attrs cattrs numpy pluggy pyarrow rich torch transformers sentence_transformers surrealdb "
@@ -61,6 +65,14 @@ def test_the_verbs() -> None:
 def test_the_table_of_short_helps() -> None:
     """The help of the program, which imports no verb, tells of each verb there is."""
     assert [name for section in SECTIONS.values() for name in section] == list(MODULES)
+
+
+@pytest.mark.parametrize("verb", VERBS, ids=" ".join)
+def test_reference_page(verb: tuple[str, ...]) -> None:
+    """The reference page names every verb."""
+    rows = [line for line in REFERENCE.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+
+    assert any(f"`{verb[0]}" in row and all(re.search(rf"\b{each}\b", row) for each in verb) for row in rows)
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])

@@ -12,7 +12,7 @@ from pattern_core.errors import ValidationError, shorten
 
 from .base import Row
 
-__all__ = ["Change", "Changes", "Commit", "Position"]
+__all__ = ["Change", "Changes", "Commit", "Position", "encode_changes"]
 
 
 @attrs.frozen

@@ -28,7 +28,7 @@ from pattern_core.schema import COMMIT_LOG
 from pattern_surreal.commit import Transaction
 from pattern_surreal.values import decode_row, encode_row
 
-__all__ = ["DEFINE", "HEADS", "TIDY", "CommitLog"]
+__all__ = ["DEFINE", "HEADS", "TIDY", "CommitLog", "row_id"]
 
 HEADS: Final = "pattern_log"
 """The table with the last number of each writer."""

@@ -24,7 +24,8 @@ from pattern_core.schema import TABLES, Kind, Order
 from pattern_core.testing import TASKS, VECTORS, sample_row
 from pattern_surreal import StatementError, read_answer
 from pattern_surreal.commit import Transaction, explain, failed_write, plan
-from pattern_surreal.dialect import Parameters, create_table, name, order_by, source, where_clause
+from pattern_surreal.dialect import Parameters, name, order_by, source, where_clause
+from pattern_surreal.tables import create_table
 from pattern_surreal.values import decode_row, encode_row, from_bytes, to_bytes
 
 MEMORIES = TABLES["memory_blocks"]
@@ -203,7 +204,9 @@ def thrown(message: str, kind: str = "Thrown") -> dict[str, Any]:
         (5, "Couldn't coerce value for field", "Internal", StorageError("users: ")),
     ],
 )
-def test_failures_become_errors_of_the_contract(place: int, message: str, kind: str, expected: PatternError, *, counted: bool) -> None:
+def test_failures_become_errors_of_the_contract(
+    place: int, message: str, kind: str, expected: PatternError, *, counted: bool
+) -> None:
     """The engine's answers identify the write that failed, and the error."""
     users = TABLES["users"]
     batch: list[Write] = [

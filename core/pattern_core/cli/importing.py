@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -32,6 +31,7 @@ TEXTS: Final = SUFFIXES | {".txt", ".text"}
 """The suffixes of the files that are imported from a folder."""
 SOURCE: Final = "source"
 """The entry of a memory's metadata that names the file."""
+_COUNTED: Final = ("added", "changed", "unchanged", "older", "pruned")
 
 Labeled = tuple[str, str]
 """A label and a content."""
@@ -76,7 +76,7 @@ class _File(NamedTuple):
     "--max-chars", type=click.IntRange(min=40), default=MAX_CHARS, show_default=True, help="Length of a memory."
 )
 @click.option("--prefix", help="The beginning of the labels. [default: the file's name]")
-@click.option("--prune", is_flag=True, help="Delete what an earlier import of a file wrote and the file no longer has.")
+@click.option("--prune", is_flag=True, help="Delete memories of earlier imports whose text the file no longer has.")
 @click.pass_obj
 def import_files(
     settings: Settings,
@@ -114,14 +114,10 @@ def import_files(
         return done
 
     done = use_database(settings, work, load_model=any(each.blocks for each in prepared))
-    counts = dict(sum(map(Counter, done), Counter(dict.fromkeys(_COUNTED, 0))))
-    counts = {name: counts.get(name, 0) for name in _COUNTED}
+    counts = {name: sum(each[name] for each in done) for name in _COUNTED}
     what = paths[0] if len(paths) == 1 else f"{len(paths):,} files"
     data = counts if len(paths) == 1 else {"files": len(paths), **counts}
     print_done(settings, f"Imported {what} into {agent}: {_in_words(counts)}{_about_older(counts, prune=prune)}.", data)
-
-
-_COUNTED: Final = ("added", "changed", "unchanged", "older", "pruned")
 
 
 def _expand(files: Sequence[str]) -> Iterator[str]:
@@ -174,7 +170,7 @@ async def _import(
 
     start = await _choose_prefix(db, agent_id, file)
     if start != file.label:
-        note(f'Another file has the prefix "{file.label}": the labels of this one begin with "{start}".')
+        note(f'Another file has the prefix "{file.label}", so labels of {file.path} begin with "{start}".')
     before = await _imported(db, agent_id, file.source)
     counts = {"added": 0, "changed": 0, "unchanged": 0}
     kept: set[str] = set()

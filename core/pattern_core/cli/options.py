@@ -116,7 +116,7 @@ def confirm(question: str) -> None:
         Exit: The answer is no.
     """
     if not sys.stdin.isatty():
-        raise click.UsageError("This asks before it deletes, and there is no terminal to ask on. Add --yes.")
+        raise click.UsageError("This needs a confirmation, and there is no terminal to ask on. Add --yes to confirm.")
     if not click.confirm(question, err=True):
         click.echo("Nothing was changed.", err=True)
         click.get_current_context().exit(1)

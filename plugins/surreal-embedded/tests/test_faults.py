@@ -1,4 +1,4 @@
-"""What was acknowledged is there after a crash; where it is not, that is said, and nothing is made worse."""
+"""Crashes and damaged files: acknowledged writes survive, or opening raises `DataLossError` and changes nothing."""
 
 from __future__ import annotations
 
@@ -28,37 +28,37 @@ Damage = Callable[[Path], None]
 
 
 def write_and_die(folder: Path, count: int) -> None:
-    """Let another process write some users and die, so that they stand in the engine's log."""
+    """Let another process write some users and die, so that they are in the engine's log."""
     subprocess.run([*WRITER, str(folder), "0", str(count)], check=False, capture_output=True)
 
 
 def only_file(folder: Path, kind: str) -> Path:
-    """Return the one file of a kind among the engine's files."""
+    """Return the only file in a folder of the engine's files."""
     (file,) = (folder / "surreal" / kind).iterdir()
     return file
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return what the files of a database hold."""
+    """Return the contents of a database's files."""
     files = (each for each in folder.rglob("*") if each.is_file() and each.name not in {"owner.json", "LOCK"})
     return {str(each.relative_to(folder)): each.read_bytes() for each in files}
 
 
 def flip(file: Path, share: float) -> None:
-    """Flip one bit at some place in a file."""
+    """Flip one bit of a file."""
     content = bytearray(file.read_bytes())
     content[int(len(content) * share)] ^= 1
     file.write_bytes(content)
 
 
 def truncate(file: Path, share: float) -> None:
-    """Cut a file off."""
+    """Truncate a file."""
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * share)])
 
 
-async def test_nothing_acknowledged_is_lost_by_kill(tmp_path: Path) -> None:
-    """After kill -9 at any moment, what was acknowledged is there, whole, and nothing else but whole batches."""
+async def test_kill_loses_no_acknowledged_write(tmp_path: Path) -> None:
+    """After kill -9 at any moment, every acknowledged batch is there, and every batch is complete."""
     folder = tmp_path / "pattern.db"
     acknowledged: set[str] = set()
     first = 0
@@ -87,15 +87,15 @@ async def test_nothing_acknowledged_is_lost_by_kill(tmp_path: Path) -> None:
     [
         pytest.param(lambda folder: flip(only_file(folder, "wal"), 0.3), id="a bit in the log flips"),
         pytest.param(lambda folder: flip(only_file(folder, "wal"), 0.999), id="a bit at the end of the log flips"),
-        pytest.param(lambda folder: truncate(only_file(folder, "wal"), 0.6), id="the log is cut off"),
+        pytest.param(lambda folder: truncate(only_file(folder, "wal"), 0.6), id="the log is truncated"),
         pytest.param(lambda folder: truncate(only_file(folder, "wal"), 0), id="the log is empty"),
-        pytest.param(lambda folder: only_file(folder, "wal").unlink(), id="the log is gone"),
-        pytest.param(lambda folder: shutil.rmtree(folder / "surreal" / "wal"), id="the log's folder is gone"),
-        pytest.param(lambda folder: shutil.rmtree(folder / "surreal"), id="all data are gone"),
+        pytest.param(lambda folder: only_file(folder, "wal").unlink(), id="the log is missing"),
+        pytest.param(lambda folder: shutil.rmtree(folder / "surreal" / "wal"), id="the folder of the log is missing"),
+        pytest.param(lambda folder: shutil.rmtree(folder / "surreal"), id="all data are missing"),
     ],
 )
-async def test_loss_after_a_crash_is_noticed(tmp_path: Path, damage: Damage) -> None:
-    """A database that lacks what was acknowledged is refused, again and again, and left as it was."""
+async def test_loss_after_a_crash_is_detected(tmp_path: Path, damage: Damage) -> None:
+    """Opening a database that lacks acknowledged writes fails each time, and changes nothing."""
     folder = tmp_path / "pattern.db"
     write_and_die(folder, 30)
     damage(folder)
@@ -111,15 +111,15 @@ async def test_loss_after_a_crash_is_noticed(tmp_path: Path, damage: Damage) -> 
     "damage",
     [
         pytest.param(lambda folder: flip(only_file(folder, "sstables"), 0.3), id="a bit in a table flips"),
-        pytest.param(lambda folder: truncate(only_file(folder, "sstables"), 0.5), id="a table is cut off"),
-        pytest.param(lambda folder: only_file(folder, "sstables").unlink(), id="a table is gone"),
-        pytest.param(lambda folder: only_file(folder, "manifest").unlink(), id="the manifest is gone"),
-        pytest.param(lambda folder: truncate(only_file(folder, "manifest"), 0.5), id="the manifest is cut off"),
-        pytest.param(lambda folder: shutil.rmtree(folder / "surreal"), id="all data are gone"),
+        pytest.param(lambda folder: truncate(only_file(folder, "sstables"), 0.5), id="a table is truncated"),
+        pytest.param(lambda folder: only_file(folder, "sstables").unlink(), id="a table is missing"),
+        pytest.param(lambda folder: only_file(folder, "manifest").unlink(), id="the manifest is missing"),
+        pytest.param(lambda folder: truncate(only_file(folder, "manifest"), 0.5), id="the manifest is truncated"),
+        pytest.param(lambda folder: shutil.rmtree(folder / "surreal"), id="all data are missing"),
     ],
 )
-async def test_loss_after_a_clean_end_is_noticed(tmp_path: Path, damage: Damage) -> None:
-    """The same holds for a database that was closed, whose records stand in the engine's tables."""
+async def test_loss_after_closing_is_detected(tmp_path: Path, damage: Damage) -> None:
+    """The same holds for a closed database, whose records are in the engine's tables."""
     folder = tmp_path / "pattern.db"
     async with await EmbeddedStorage.open(folder) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -132,8 +132,8 @@ async def test_loss_after_a_clean_end_is_noticed(tmp_path: Path, damage: Damage)
     assert contents(folder) == before
 
 
-async def test_records_that_vanish_are_noticed(tmp_path: Path) -> None:
-    """A database that was closed with more records than it has now is refused, the tables and counts named."""
+async def test_missing_records_are_detected(tmp_path: Path) -> None:
+    """Opening a database that was closed with more records fails, and the error names tables and counts."""
     folder, copy = tmp_path / "pattern.db", tmp_path / "copy.db"
     async with await EmbeddedStorage.open(folder) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -146,8 +146,8 @@ async def test_records_that_vanish_are_noticed(tmp_path: Path) -> None:
         await EmbeddedStorage.open(copy)
 
 
-async def test_opening_tries_a_copy_and_leaves_none(tmp_path: Path) -> None:
-    """What opening tries first does not touch the files, large values included, and is removed."""
+async def test_the_recovery_check_leaves_no_copy(tmp_path: Path) -> None:
+    """The recovery check does not change the files, even with large values, and removes its copy."""
     folder = tmp_path / "pattern.db"
     async with await EmbeddedStorage.open(folder) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -155,7 +155,7 @@ async def test_opening_tries_a_copy_and_leaves_none(tmp_path: Path) -> None:
             await storage.commit(
                 [Insert(USERS, sample_row(USERS, f"u{n}", settings={"large": os.urandom(300_000).hex()}))]
             )
-    assert list((folder / "surreal" / "vlog").iterdir()), "values of this size stand in files of their own"
+    assert list((folder / "surreal" / "vlog").iterdir()), "values of this size should be in files of their own"
     for n in range(5, 8):
         stable = {name: held for name, held in contents(folder).items() if name.endswith((".sst", ".vlog"))}
         async with await EmbeddedStorage.open(folder) as storage:
@@ -168,8 +168,8 @@ async def test_opening_tries_a_copy_and_leaves_none(tmp_path: Path) -> None:
     assert {each.name for each in folder.iterdir()} == {"surreal", "ledger", "owner.json"}
 
 
-async def test_a_damaged_ledger_is_refused(tmp_path: Path) -> None:
-    """A ledger that cannot be read vouches for nothing; one slot is enough; without a file the data are believed."""
+async def test_a_damaged_ledger_is_rejected(tmp_path: Path) -> None:
+    """Opening fails with an unreadable ledger. One valid slot is enough. Without a file, the data are trusted."""
     folder = tmp_path / "pattern.db"
     async with await EmbeddedStorage.open(folder) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -206,8 +206,8 @@ async def test_a_restored_backup_opens(tmp_path: Path) -> None:
         assert [row["id"] for row in await storage.find(USERS)] == ["u1"]
 
 
-async def test_an_older_copy_of_the_data_is_noticed(tmp_path: Path) -> None:
-    """The engine's files of yesterday with today's ledger are refused."""
+async def test_an_older_copy_of_the_data_is_detected(tmp_path: Path) -> None:
+    """Opening older files of the engine with a newer ledger fails."""
     folder, backup = tmp_path / "pattern.db", tmp_path / "backup.db"
     for n in range(2):
         async with await EmbeddedStorage.open(folder) as storage:
@@ -222,7 +222,7 @@ async def test_an_older_copy_of_the_data_is_noticed(tmp_path: Path) -> None:
 
 
 async def test_a_folder_that_cannot_be_used(tmp_path: Path) -> None:
-    """A path that is a file, or that the engine does not take, is a clear error."""
+    """A path that is a file, or that the engine does not support, raises a clear error."""
     file = tmp_path / "file"
     file.write_text("here already")
     with pytest.raises(StorageError, match="file"):

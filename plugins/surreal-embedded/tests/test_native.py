@@ -1,4 +1,4 @@
-"""The engine's own index: its parameters, its upkeep, and what happens where it does not answer."""
+"""The engine's index: its parameters, its array column, and the fallback to brute force."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.anyio
 SPEC = IndexSpec(TASKS, DIMENSIONS, "cosine")
 
 
-class Patient(NativeIndex):
-    """An index that is not used before the engine's is ready: what is tested is that one, not what stands in for it."""
+class WaitingIndex(NativeIndex):
+    """An index whose `create` waits for the engine's, so that the tests do not use brute force."""
 
     async def create(self, index: IndexSpec) -> None:
-        """Make it, and wait."""
+        """Create the index, and wait until it is ready."""
         await super().create(index)
         await self.maintain()
 
 
 def native(storage: EmbeddedStorage, **parameters: Any) -> NativeIndex:
     """Return an index with some parameters."""
-    return Patient(storage, **{"efc": 150, "m": 12, "ef": 150, **parameters})
+    return WaitingIndex(storage, **{"efc": 150, "m": 12, "ef": 150, **parameters})
 
 
 def tasks(names: range, user: str = "ada") -> list[Insert]:
@@ -43,23 +43,23 @@ def tasks(names: range, user: str = "ada") -> list[Insert]:
 
 
 async def definition(storage: EmbeddedStorage) -> str:
-    """Return how the engine says the index is defined."""
+    """Return the engine's definition of the index."""
     return str((await storage.execute("INFO FOR TABLE kit_tasks"))["indexes"]["by_vector"])
 
 
 async def held(storage: EmbeddedStorage) -> dict[str, Any]:
-    """Return the native column by record."""
+    """Return the array column by record."""
     rows = await storage.execute("SELECT record::id(id) AS id, embedding_native AS held FROM kit_tasks")
     return {row["id"]: row["held"] for row in rows}
 
 
 def array(vector: Vector) -> list[float]:
-    """Return a vector as the native column holds it."""
+    """Return a vector as the array column holds it."""
     return [float(each) for each in vector]
 
 
 async def test_the_parameters_reach_the_engine(storage: EmbeddedStorage) -> None:
-    """Dimensions, metric, EFC and M stand in the engine's definition; changed ones make the index anew."""
+    """The engine's definition has the dimensions, metric, EFC and M; changed ones rebuild the index."""
     await storage.commit(tasks(range(30)))
     for metric, efc, m in [("cosine", 150, 12), ("cosine", 90, 12), ("cosine", 90, 20), ("manhattan", 90, 20)]:
         index = native(storage, efc=efc, m=m)
@@ -73,7 +73,7 @@ async def test_the_parameters_reach_the_engine(storage: EmbeddedStorage) -> None
 
 
 async def test_other_dimensions_need_other_vectors(storage: EmbeddedStorage) -> None:
-    """An index of other dimensions than the vectors have is refused by name, and one of the right ones can follow."""
+    """An index with other dimensions than the vectors is rejected with an error that names them; a right one works."""
     await storage.commit(tasks(range(3)))
     index = native(storage)
     with pytest.raises(StorageError, match="dimension"):
@@ -82,8 +82,8 @@ async def test_other_dimensions_need_other_vectors(storage: EmbeddedStorage) -> 
     assert (await index.search(TASKS, sample_vector("t0001"), partitions=["ada"], limit=1)).ids == ("t0001",)
 
 
-async def test_commits_keep_the_column_up(storage: EmbeddedStorage) -> None:
-    """Whatever a commit does to a vector, it does to the native column; other changes leave that alone."""
+async def test_commits_update_the_array_column(storage: EmbeddedStorage) -> None:
+    """A commit that changes a vector also changes the array column; other commits do not."""
     await native(storage).create(SPEC)
     await storage.commit(tasks(range(5)))
     await storage.commit(
@@ -103,8 +103,8 @@ async def test_commits_keep_the_column_up(storage: EmbeddedStorage) -> None:
     assert "embedding_native" not in (await storage.find(TASKS, vectors=True))[0]
 
 
-async def test_the_column_is_kept_up_whoever_searches(tmp_path: Path) -> None:
-    """A database with a native column keeps it right also while nobody searches it, so that it is never stale."""
+async def test_commits_update_the_column_without_an_index(tmp_path: Path) -> None:
+    """Commits update the array column of a reopened database even if no index is open, so it is never stale."""
     folder = tmp_path / "pattern.db"
     async with await EmbeddedStorage.open(folder) as storage:
         await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))
@@ -119,7 +119,7 @@ async def test_the_column_is_kept_up_whoever_searches(tmp_path: Path) -> None:
 
 
 async def test_the_default_index_removes_the_column(storage: EmbeddedStorage) -> None:
-    """With the index in this process, native columns and indexes are removed; native makes them again."""
+    """The index in this process removes array columns and indexes; the native index creates them again."""
     await storage.commit(tasks(range(450)))
     await native(storage).create(SPEC)
     async with await pattern_vectors().open(VectorOptions(), storage):
@@ -133,8 +133,8 @@ async def test_the_default_index_removes_the_column(storage: EmbeddedStorage) ->
     assert (await index.search(TASKS, sample_vector("t0455"), partitions=["ada"], limit=1)).ids == ("t0455",)
 
 
-async def test_what_was_cut_off_is_finished(storage: EmbeddedStorage) -> None:
-    """Where the column lacks records, because making it was cut off, `create` makes it for them."""
+async def test_an_interrupted_backfill_is_resumed(storage: EmbeddedStorage) -> None:
+    """If a backfill was interrupted, `create` fills the array column of the remaining records."""
     await native(storage).create(SPEC)
     await storage.commit(tasks(range(20)))
     await storage.execute("UPDATE kit_tasks SET embedding_native = NONE WHERE title > 'title of t0010'")
@@ -145,8 +145,8 @@ async def test_what_was_cut_off_is_finished(storage: EmbeddedStorage) -> None:
     assert await held(storage) == {f"t{n:04}": array(sample_vector(f"t{n:04}")) for n in range(20)}
 
 
-async def test_without_its_index_the_vectors_are_compared(storage: EmbeddedStorage) -> None:
-    """Where the engine's index is gone, its answer has no distances and is not used: the answer is exact."""
+async def test_brute_force_replaces_a_missing_index(storage: EmbeddedStorage) -> None:
+    """Without the engine's index, its answer has no distances and is rejected: the search is exact."""
     index = native(storage)
     await storage.commit(tasks(range(50)))
     await index.create(SPEC)
@@ -159,7 +159,7 @@ async def test_without_its_index_the_vectors_are_compared(storage: EmbeddedStora
 
 
 async def test_a_small_partition_among_many(storage: EmbeddedStorage) -> None:
-    """Few records far from the query are found among many that are near it."""
+    """A search finds a few distant records of one partition among many closer ones of another."""
     query = sample_vector("query")
     near = [
         sample_row(TASKS, f"near{n}", user_id="ada", embedding=query + 0.01 * sample_vector(f"near{n}"))
@@ -175,8 +175,8 @@ async def test_a_small_partition_among_many(storage: EmbeddedStorage) -> None:
     assert set((await index.search(TASKS, query, partitions=["bob"], limit=3)).ids) <= set(found.ids)
 
 
-async def test_a_dropped_table_takes_its_index_along(storage: EmbeddedStorage) -> None:
-    """After a table was dropped and made again, writes do not ask for the column that is gone."""
+async def test_a_recreated_table_has_no_array_column(storage: EmbeddedStorage) -> None:
+    """After a table was dropped and created again, commits do not write its removed array column."""
     await native(storage).create(SPEC)
     await storage.apply_schema(DropTable(TASKS))
     await storage.apply_schema(CreateTable(TASKS, DIMENSIONS))

@@ -24,7 +24,8 @@ from pattern_core.schema import TABLES, Kind, Order
 from pattern_core.testing import TASKS, VECTORS, sample_row
 from pattern_surreal import StatementError, read_answer
 from pattern_surreal.commit import Transaction, explain, failed_write, plan
-from pattern_surreal.dialect import Parameters, create_table, name, order_by, source, where_clause
+from pattern_surreal.dialect import Parameters, name, order_by, source, where_clause
+from pattern_surreal.tables import create_table
 from pattern_surreal.values import decode_row, encode_row, from_bytes, to_bytes
 
 MEMORIES = TABLES["memory_blocks"]

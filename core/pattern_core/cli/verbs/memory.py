@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pattern_core.cli.commands import VerbGroup
 from pattern_core.cli.database import use_database
 from pattern_core.cli.filtering import label_options, where_labels, where_option
 from pattern_core.cli.importing import import_files
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from pattern_core.filters import Filter
     from pattern_core.models import Memory, Page
 
-from pattern_core.cli.commands import VerbGroup
-
 __all__ = ["memory"]
 
 
@@ -51,9 +50,6 @@ def memory() -> None:
     AGENT is an agent's id, or a name or type that only one agent has. Name a memory by its id, or by its agent and its
     label.
     """
-
-
-memory.add_command(import_files)
 
 
 @memory.command("add", examples='pattern memory add Archive coffee "Ada drinks one espresso before ten."')
@@ -204,3 +200,6 @@ def rm(settings: Settings, memory: str, label: str | None, yes: bool) -> None:  
     if not yes:
         confirm(f"Delete {found.label} ({found.id})?")
     print_removed(settings, use_database(settings, lambda db: db.memories.delete(found)))
+
+
+memory.add_command(import_files)

@@ -55,7 +55,8 @@ __all__ = ["message"]
 def message() -> None:
     """Messages of conversations.
 
-    CONVERSATION is an id, or a title that only one conversation has. An open one comes before ended ones.
+    CONVERSATION is an id, or a title that only one conversation has. An open one comes before ended ones. MESSAGE is an
+    id.
     """
 
 
@@ -199,7 +200,7 @@ def search(
 @click.argument("message")
 @click.pass_obj
 def show(settings: Settings, message: str) -> None:
-    """Show all fields of a message, which its id names."""
+    """Show all fields of a message."""
     print_record(settings, use_database(settings, lambda db: find_message(db, message)))
 
 
@@ -211,7 +212,7 @@ def show(settings: Settings, message: str) -> None:
 @metadata_option
 @click.pass_obj
 def edit(settings: Settings, message: str, content: str | None, metadata: Entries) -> None:
-    """Change a message, which its id names. New content is embedded; metadata change entry by entry."""
+    """Change a message. New content is embedded; metadata change entry by entry."""
     changes = given_changes(content=content, metadata=metadata or None)
     if content is not None:
         changes["content"] = read_text(content)
@@ -233,7 +234,7 @@ def edit(settings: Settings, message: str, content: str | None, metadata: Entrie
 @yes_option
 @click.pass_obj
 def rm(settings: Settings, message: str, yes: bool) -> None:  # noqa: FBT001 - an option of the command line
-    """Delete a message, which its id names."""
+    """Delete a message."""
     found = use_database(settings, lambda db: find_message(db, message))
     if not yes:
         confirm(f"Delete the message {found.id}?")

@@ -90,10 +90,10 @@ def _check(name: str, package: str) -> None:
     if name in {*installed, *ALIASES, *EXTRAS}:
         owner = installed.get(name) or "pattern-core"
         raise click.UsageError(
-            f"the plugin name {name!r} belongs to {owner}, and two plugins cannot have one name. Choose another."
+            f"The plugin name {name!r} belongs to {owner}, and two plugins cannot have one name. Choose another."
         )
     if importlib.util.find_spec(package) is not None:
-        raise click.UsageError(f"a package {package} is installed. Choose another name.")
+        raise click.UsageError(f"A package {package} is installed. Choose another name.")
 
 
 def _requirement() -> str:

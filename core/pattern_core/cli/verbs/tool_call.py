@@ -33,7 +33,10 @@ __all__ = ["tool_call"]
     """,
 )
 def tool_call() -> None:
-    """The record of tool calls. It is only added to: no tool call is changed or deleted by itself."""
+    """The record of tool calls.
+
+    It is append-only: a tool call is deleted only with its conversation or agent. TOOL_CALL is an id.
+    """
 
 
 @tool_call.command("add", examples='pattern tool-call add "The garden" weather --result \'{"rain": true}\'')
@@ -118,5 +121,5 @@ def list_(
 @click.argument("tool_call")
 @click.pass_obj
 def show(settings: Settings, tool_call: str) -> None:
-    """Show all fields of a tool call, which its id names."""
+    """Show all fields of a tool call."""
     print_record(settings, use_database(settings, lambda db: find_tool_call(db, tool_call)))

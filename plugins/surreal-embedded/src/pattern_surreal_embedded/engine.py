@@ -1,7 +1,7 @@
 """The embedded engine: the only module of this plugin that uses the SDK's connection.
 
-The SDK encodes and decodes CBOR in Python: 20,000 rows take 1.5 seconds. So the engine has an event loop in a thread of its
-own, and does not block the caller's.
+The SDK encodes and decodes CBOR in Python: 20,000 rows take 1.5 seconds. So the engine has an event loop in a thread of
+its own, and does not block the caller's.
 """
 
 from __future__ import annotations
@@ -142,6 +142,6 @@ class EmbeddedEngine:
 
 @atexit.register
 def _stop_all() -> None:
-    """Stop engines that were not closed: the engine aborts a process that ends while its threads hold Python objects."""
+    """Stop the open engines: the engine aborts a process that ends while its threads hold Python objects."""
     for engine in list(EmbeddedEngine._open):  # noqa: SLF001 - its own module
         engine._stop()  # noqa: SLF001

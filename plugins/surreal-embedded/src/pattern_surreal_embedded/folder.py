@@ -52,7 +52,7 @@ class Folder:
         temporary = path is None
         path = Path(tempfile.mkdtemp(prefix="pattern-")) if path is None else path.absolute()
         file = path / "owner.json"
-        if any(sign in str(path) for sign in "?\0"):
+        if any(character in str(path) for character in "?\0"):
             raise StorageError(
                 f"the embedded engine cannot open {path}: the path contains ? or a null character. Choose another one."
             )
@@ -81,8 +81,8 @@ class Folder:
     def recovery_copy(self) -> Path:
         """Return a copy of the engine's files for a recovery check.
 
-        The engine repairs its files when it opens them, and drops what it takes for a torn log. So it first opens a copy.
-        Tables and value logs are written once and never changed, so they are linked, not copied.
+        The engine repairs its files when it opens them, and drops everything after a damaged place in its log. So a
+        copy is opened first. Tables and value logs never change, so they are linked, not copied.
         """
         self.clear()
         copy = Path(tempfile.mkdtemp(prefix=_CHECK_PREFIX, dir=self.path))

@@ -92,7 +92,8 @@ class Ledger:
             raise DataLossError(
                 str(database),
                 f"{path} is damaged, so it is unknown whether the database {database} has lost data. Nothing was "
-                f"changed. Restore the folder from a backup; or, to continue with the present data, delete {path.name}.",
+                f"changed. Restore the folder from a backup; or, to continue with the present data, delete "
+                f"{path.name}.",
             )
         newest = max(slots, key=lambda slot: int(slot["turn"]))
         return Entry(newest["sequence"], newest["counts"])

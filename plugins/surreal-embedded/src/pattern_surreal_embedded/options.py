@@ -17,9 +17,9 @@ class StorageOptions:
     Attributes:
         path: The folder of the database.
         strict_mode: Whether the engine rejects writes to undefined tables.
-        memory: Whether to keep nothing: the database is in a temporary folder, whatever ``path`` is, and is removed when
-            it is closed. For tests. (The engine's own ``mem://`` loses a record that one transaction deletes and writes
-            again.)
+        memory: Whether to keep nothing: the database is in a temporary folder, whatever ``path`` is, and is removed
+            when it is closed. For tests. (The engine's own ``mem://`` loses a record that one transaction deletes and
+            writes again.)
     """
 
     path: Path = Path("./pattern.db")

@@ -24,7 +24,7 @@ async def _open_vectors(options: VectorOptions, storage: Storage) -> VectorStore
 
     if options.index == "native":
         if not isinstance(storage, SurrealStorage):
-            message = 'index = "native" searches in SurrealDB, so the storage has to be SurrealDB. Remove it, or set the storage.'
+            message = 'index = "native" needs SurrealDB as the storage. Remove it, or set database.type to a SurrealDB.'
             raise ConfigError(message, key="vectors.index")
         return NativeIndex(storage, efc=options.efc, m=options.m, ef=options.ef)
     from pattern_core.toolkit import ExactIndex

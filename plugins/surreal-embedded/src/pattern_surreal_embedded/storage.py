@@ -54,7 +54,7 @@ class EmbeddedStorage(SurrealStorage):
         self._folder = folder
         self._ledger = ledger
         self._sequence = sequence
-        self._turn = asyncio.Lock()
+        self._write_lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
         self._newest: Position | None = None
         self._numbered: Position | None = None
@@ -128,7 +128,7 @@ class EmbeddedStorage(SurrealStorage):
 
     async def _read_newest(self) -> Position:
         if self._newest is None:
-            async with self._turn:
+            async with self._write_lock:
                 if self._newest is None:
                     found = await super().changes_since(None)
                     self._newest = found.position if found else Position(0)
@@ -150,7 +150,7 @@ class EmbeddedStorage(SurrealStorage):
             transaction = make()
             return attrs.evolve(transaction, statements=[*transaction.statements, _COUNT_UP])
 
-        async with self._turn:
+        async with self._write_lock:
             self._numbered = None
             results = await super().transact(counted)
             self._newest = self._numbered or self._newest
@@ -163,7 +163,7 @@ class EmbeddedStorage(SurrealStorage):
         return await self._shielded(self._execute(statement, parameters))
 
     async def _execute(self, statement: str, parameters: Mapping[str, Any] | None) -> Any:
-        async with self._turn:  # the statement may write
+        async with self._write_lock:  # the statement may write
             return await super().execute(statement, parameters)
 
     async def _shielded(self, work: Coroutine[Any, Any, T]) -> T:
@@ -230,8 +230,9 @@ async def _check_recovery(folder: Folder, *, counting: bool) -> Entry:
 
 def _loss(folder: Folder, what: str) -> DataLossError:
     message = (
-        f"the database {folder.path} has lost data: {what}. Nothing was changed. Restore the whole folder from a backup; "
-        f"or, to continue with the remaining data, delete {folder.ledger.name} in it."
+        f"the database {folder.path} has lost data: {what}. Nothing was changed. "
+        f"Restore the whole folder from a backup; or, to continue with the remaining data, delete its file "
+        f"{folder.ledger.name}."
     )
     return DataLossError(str(folder.path), message)
 

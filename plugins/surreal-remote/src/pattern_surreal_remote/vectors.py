@@ -36,7 +36,7 @@ class InProcessIndex(ExactIndex):
 
     async def drop(self, table: Table) -> None:
         await super().drop(table)
-        await drop_array_column(self._remote, table.name, fence=table)
+        await drop_array_column(self._remote, table.name, wait_for=table)
 
 
 async def open_vectors(options: VectorOptions, storage: Storage) -> VectorStore:

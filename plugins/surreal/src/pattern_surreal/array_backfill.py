@@ -45,7 +45,8 @@ async def backfill(storage: SurrealStorage, spec: IndexSpec) -> State:
     if some and len(some[0]) != _FLOAT_BYTES * spec.dimensions:
         held = len(some[0]) // _FLOAT_BYTES
         raise StorageError(
-            f"{table.name} holds vectors with {held} dimensions, and the index is for {spec.dimensions}. Re-embed the records."
+            f"{table.name} holds vectors with {held} dimensions, and the index is for {spec.dimensions}. "
+            "Re-embed the records."
         )
     state = state_of(result)
     if state is None or state.column != column:
@@ -86,4 +87,5 @@ async def _fill(storage: SurrealStorage, spec: IndexSpec) -> None:
             for id, each in zip(batch.column("id").to_pylist(), vectors, strict=True)
         ]
         bound = {"rows": rows}
-        await storage.transact(lambda bound=bound: Transaction([statement], bound, []))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        # mypy cannot infer a lambda with a default
+        await storage.transact(lambda bound=bound: Transaction([statement], bound, []))  # type: ignore[misc]

@@ -1,8 +1,8 @@
 """The array column of a table: its vectors as arrays, the only form that the engine can compare.
 
-Every commit that writes vectors also writes the array column, in every process. A parameter of the database tells which
-tables have one: a commit that assumes something else fails, reads the parameter, and is repeated. The parameter also holds
-the progress of the column and of the engine's index on it, so that nobody trusts a half-built one.
+Every commit that writes vectors also writes the array column, in every process. A parameter of the database tells
+which tables have one: a commit that assumes something else fails, reads the parameter, and is repeated. The parameter
+also holds the progress of the column and of the engine's index on it, so that no process trusts a half-built one.
 """
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
@@ -164,7 +164,7 @@ def with_column_check(transaction: Transaction, batch: Sequence[Write], columns:
     """Return a transaction that fails if the tables that it writes vectors to have other array columns than assumed."""
     statements, variables = [], {}
     for place, table in enumerate(dict.fromkeys(write.table.name for write in batch if _writes_vector(write))):
-        known = f"derived{place}"
+        known = f"column{place}"
         variables[known] = columns[table][0] if table in columns else None
         statements.append(f"IF {_parameter(table)}.column != ${known} {{ THROW '{_OUTDATED}' }}")
     if not statements:
@@ -221,17 +221,17 @@ async def _columns(storage: ColumnStore, tables: Sequence[str]) -> list[str | No
 
 
 async def barrier(storage: ColumnStore, table: Table) -> None:
-    """Return when all commits to a table that began before this call have ended. The check conflicts with each of them."""
+    """Wait for all commits to a table that began before this call: an empty check conflicts with each of them."""
     await storage.commit([CheckNone(table, Field("id") == "")])
 
 
-async def drop_array_column(storage: ColumnStore, table: str, *, fence: Table | None = None) -> None:
+async def drop_array_column(storage: ColumnStore, table: str, *, wait_for: Table | None = None) -> None:
     """Remove the array column of a table, and the index on it; do nothing if there is none.
 
     Args:
         storage: The storage.
         table: The name of the table.
-        fence: The table, if other processes may still write the column.
+        wait_for: The table, if other processes may still write the column; their commits are waited for.
     """
     column = (
         storage.array_columns[table][0] if table in storage.array_columns else (await _columns(storage, [table]))[0]
@@ -244,8 +244,8 @@ async def drop_array_column(storage: ColumnStore, table: str, *, fence: Table | 
         return Transaction([set_state(table, None), f"REMOVE INDEX IF EXISTS {INDEX} ON {name(table)}"], {}, [])
 
     await storage.transact(remove_index)
-    if fence is not None:
-        await barrier(storage, fence)
+    if wait_for is not None:
+        await barrier(storage, wait_for)
     await clear_and_remove(storage, table, column)
 
 

@@ -15,7 +15,8 @@ from pattern_core.abc import Append, Check, CheckNone, Delete, Insert, Patch, Pu
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, PatternError, StorageError
 
 from .connection import StatementError
-from .dialect import Parameters, index_columns, name, where_clause
+from .dialect import Parameters, name, where_clause
+from .tables import index_columns
 from .values import encode_row, encode_value, record
 
 __all__ = ["ArrayColumns", "Guard", "Transaction", "explain", "failed_write", "is_thrown", "plan"]
@@ -28,7 +29,7 @@ Guard = Callable[[str, Write, int, Parameters], str]
 
 _MAX_INSERT: Final = 1000
 """The most rows in one INSERT."""
-_MAX_TURNS: Final = 500
+_MAX_ITERATIONS: Final = 500
 """The most iterations of a loop."""
 _THROWN: Final = re.compile(r"(?:An error occurred: )?pattern (conflict|missing) (\d+)")
 _TAKEN: Final = re.compile(r"Database index `([a-z0-9_]+)` already contains ")
@@ -49,7 +50,7 @@ class Transaction:
     writes: list[int]
 
 
-class _Turn(Parameters):
+class _LoopValues(Parameters):
     """The bound values of one iteration of a loop, which statements name ``$turn.v0`` and so on."""
 
     def bind(self, value: Any) -> str:
@@ -66,8 +67,8 @@ def plan(
     Args:
         batch: The writes.
         columns: The array columns.
-        grouped: Whether adjacent writes that differ only in their values become one statement: an INSERT, or with a guard
-            a loop. That is many times as fast. If it fails, the failing write is not known.
+        grouped: Whether adjacent writes that differ only in their values become one statement: an INSERT, or with a
+            guard a loop. That is many times as fast. If it fails, the failing write is not known.
         guard: Extends each statement except INSERTs.
     """
     parameters = Parameters()
@@ -103,15 +104,15 @@ def _loops(
 ) -> Iterator[tuple[int, str]]:
     """Yield statements, each with the place of its first write.
 
-    In SurrealDB 3.0, the cost of a statement grows with the number of variables of the transaction. Many statements with
-    variables of their own would take quadratic time, so alike ones become a loop over their values.
+    In SurrealDB 3.0, the cost of a statement grows with the number of variables of the transaction. Many statements
+    with variables of their own would take quadratic time, so alike ones become a loop over their values.
     """
-    turns = [(place, write, _Turn()) for place, write in members]
+    turns = [(place, write, _LoopValues()) for place, write in members]
     made = [(_guarded(place, write, turn, columns, guard), place, write, turn) for place, write, turn in turns]
     for statement, run in groupby(made, key=lambda each: each[0]):
         alike = list(run)
-        for start in range(0, len(alike), _MAX_TURNS):
-            some = alike[start : start + _MAX_TURNS]
+        for start in range(0, len(alike), _MAX_ITERATIONS):
+            some = alike[start : start + _MAX_ITERATIONS]
             _, place, write, _ = some[0]
             if len(some) == 1:
                 yield place, _guarded(place, write, parameters, columns, guard)
@@ -159,7 +160,7 @@ def _statement(place: int, write: Write, parameters: Parameters, columns: ArrayC
 def _unless(failed: str, kind: str, place: int, parameters: Parameters) -> str:
     """Return a statement that fails if a condition is true, and names the write."""
     said = f"pattern {kind} {place}"
-    return f"IF {failed} {{ THROW {parameters.bind(said) if isinstance(parameters, _Turn) else repr(said)} }}"
+    return f"IF {failed} {{ THROW {parameters.bind(said) if isinstance(parameters, _LoopValues) else repr(said)} }}"
 
 
 def _check(place: int, write: Check, parameters: Parameters) -> str:

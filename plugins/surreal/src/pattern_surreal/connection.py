@@ -62,8 +62,8 @@ class Connection(Protocol):
 def read_answer(answer: Mapping[str, Any]) -> list[Any]:
     """Return the results in an answer of the SDK's ``query_raw``, or raise `StatementError`.
 
-    If a statement of a transaction fails, the engine reports all others as not executed. The one with another message is
-    the cause.
+    If a statement of a transaction fails, the engine reports all others as not executed. The one with another message
+    is the cause.
     """
     if "error" in answer:
         error = answer["error"]

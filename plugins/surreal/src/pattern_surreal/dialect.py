@@ -1,7 +1,8 @@
-"""Translates filters, orders and tables into SurrealQL. Names come from the schema, and every value is bound.
+"""Translates filters and orders into SurrealQL. Names come from the schema, and every value is bound.
 
-The engine compares values of different types (a number is less than any text, NONE is less than everything), and has both
-NONE and NULL. `pattern_core.filters` defines the meaning of a filter, so comparisons also check the type if it can differ.
+The engine compares values of different types (a number is less than any text, NONE is less than everything), and has
+both NONE and NULL. `pattern_core.filters` defines the meaning of a filter, so comparisons also check the type if it can
+differ.
 """
 
 from __future__ import annotations
@@ -15,16 +16,12 @@ import attrs
 
 from pattern_core.errors import FilterError
 from pattern_core.filters import And, Compare, Filter, Not, Op, Or
-from pattern_core.schema import Column, Kind, Order, Table
+from pattern_core.schema import Kind, Order, Table
 
 from .values import record, to_json_value
 
 __all__ = [
     "Parameters",
-    "create_table",
-    "define_field",
-    "drop_table",
-    "index_columns",
     "name",
     "order_by",
     "source",
@@ -37,18 +34,6 @@ _MAX_ROW: Final = 100
 """The most conditions in a row; the engine's parser accepts 125 operators."""
 _COMPARISONS: Final = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">="}
 _OPPOSITES: Final = {Op.LT: ">=", Op.LE: ">", Op.GT: "<=", Op.GE: "<"}
-_TYPES: Final = {
-    Kind.TEXT: "string",
-    Kind.INTEGER: "int",
-    Kind.NUMBER: "float",
-    Kind.BOOLEAN: "bool",
-    Kind.TIME: "datetime",
-    Kind.OBJECT: "object",
-    Kind.OBJECTS: "array<object>",
-    Kind.TEXTS: "array<string>",
-    Kind.VECTOR: "bytes",
-}
-_FREE_FORM: Final = frozenset({Kind.OBJECT, Kind.OBJECTS})
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -92,7 +77,7 @@ def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[
     column is IN a list, it uses only the columns before; for one key at a time, it uses all.
 
     Returns:
-        The text for behind FROM, and what is left to be filtered.
+        The text after FROM, and the rest of the filter.
     """
     leaves = [] if where is None else _leaves(where, "AND", negated=False)
     parts = [Not(part) if opposite else part for part, opposite in leaves]
@@ -104,7 +89,7 @@ def source(table: Table, where: Filter | None, parameters: Parameters) -> tuple[
             return parameters.bind([record(table, each) for each in ids]), rest
     for columns in table.unique:
         if keys := _keys(table, columns, parts, parameters):
-            # Not in the SELECT itself: the engine passes over its ORDER BY where FROM is an expression.
+            # A named expression, because the engine ignores ORDER BY if FROM is an expression.
             return parameters.let(keys), where
     return name(table.name), where
 
@@ -116,7 +101,7 @@ def _keys(table: Table, columns: Sequence[str], parts: Sequence[Filter | None], 
     if not all(each in compared and compared[each].op is Op.EQ for each in first):
         return None
     listed = compared[last].value if last in compared and compared[last].op is Op.IN else ()
-    if not isinstance(listed, tuple) or len(listed) < 2 or not all(isinstance(each, str) for each in listed):  # noqa: PLR2004 - one is no list
+    if not isinstance(listed, tuple) or len(listed) <= 1 or not all(isinstance(each, str) for each in listed):
         return None
     same = " AND ".join(f"{name(each)} = {parameters.bind(compared[each].value)}" for each in first)
     each = f"(SELECT VALUE `id` FROM {name(table.name)} WHERE {same} AND {name(last)} = $key)"  # noqa: S608 - as above
@@ -197,7 +182,9 @@ def _row(parts: Sequence[_Condition], operator: str) -> _Condition:
             for row in rows
         ]
     if parts[0].depth > _MAX_DEPTH:
-        raise FilterError(f"the filter is nested in more than {_MAX_DEPTH} parentheses; SurrealDB does not read it")
+        raise FilterError(
+            f"the filter is nested more than {_MAX_DEPTH} levels deep, and SurrealDB cannot parse it. Nest it less."
+        )
     return parts[0]
 
 
@@ -299,41 +286,3 @@ def order_by(table: Table, order: Iterable[Order]) -> str:
     else:
         keys.append("`id` ASC")
     return f" ORDER BY {', '.join(keys)}"
-
-
-def create_table(table: Table) -> list[str]:
-    """Return the statements that create what is missing of a table: its columns, unique keys and indexes."""
-    at = name(table.name)
-    statements = [f"DEFINE TABLE IF NOT EXISTS {at} TYPE NORMAL SCHEMAFULL"]
-    statements += [each for column in table.columns if column.name != "id" for each in define_field(table, column)]
-    for columns in (*table.unique, *table.indexes):
-        unique = " UNIQUE" if columns in table.unique else ""
-        fields = ", ".join(name(each) for each in columns)
-        index = name(_index_name(columns))
-        statements.append(f"DEFINE INDEX IF NOT EXISTS {index} ON {at} FIELDS {fields}{unique}")
-    return statements
-
-
-def define_field(table: Table, column: Column) -> list[str]:
-    """Return the statements that create a column of a table if it is missing."""
-    at, of = name(table.name), name(column.name)
-    free = " FLEXIBLE" if column.kind in _FREE_FORM else ""
-    kind = f"option<{_TYPES[column.kind]}>" if column.optional else _TYPES[column.kind]
-    statements = [f"DEFINE FIELD IF NOT EXISTS {of} ON {at} TYPE {kind}{free}"]
-    if column.kind is Kind.OBJECTS:  # in SurrealDB 3.0, FLEXIBLE does not extend to objects in an array
-        statements.append(f"DEFINE FIELD OVERWRITE {of}.* ON {at} TYPE object FLEXIBLE")
-    return statements
-
-
-def drop_table(table: Table) -> list[str]:
-    """Return the statements that remove a table with everything in it."""
-    return [f"REMOVE TABLE IF EXISTS {name(table.name)}"]
-
-
-def index_columns(table: Table, index: str) -> tuple[str, ...] | None:
-    """Return the columns of the unique key that an index belongs to."""
-    return next((columns for columns in table.unique if _index_name(columns) == index), None)
-
-
-def _index_name(columns: Sequence[str]) -> str:
-    return "by_" + "_and_".join(columns)

@@ -1,11 +1,11 @@
 """Vector search in SurrealDB: by brute force over a partition, or by its HNSW index, whose answers are checked.
 
-Vectors are stored as bytes. The engine compares only arrays, so `SurrealStorage` also writes an array column, in the same
-commits. That makes writes several times slower.
+Vectors are stored as bytes. The engine compares only arrays, so `SurrealStorage` also writes an array column, in the
+same commits. That makes writes several times slower.
 
-Brute force costs as much as reading the partition. The engine's index covers the whole table: a search over-fetches until
-enough neighbors are of the partition, and reads all of them. So the index pays off only for a large partition. For a small
-one, while the index is being built, and if its answer fails a check, vectors are compared by brute force.
+Brute force costs as much as reading the partition. The engine's index covers the whole table: a search over-fetches
+until enough neighbors are of the partition, and reads all of them. So the index pays off only for a large partition.
+Brute force is used for a small one, while the index is being built, and if its answer fails a check.
 """
 
 # ruff: noqa: S608 - the names in the statements come from the schema, and every value is bound
@@ -241,7 +241,7 @@ class NativeIndex(VectorStore):
     async def drop(self, table: Table) -> None:
         self._check_open()
         await self._forget(table.name)
-        await drop_array_column(self._storage, table.name, fence=table)
+        await drop_array_column(self._storage, table.name, wait_for=table)
 
     async def _forget(self, table: str) -> None:
         self._specs.pop(table, None)

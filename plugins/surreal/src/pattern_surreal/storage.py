@@ -24,7 +24,8 @@ from .array_column import (
 )
 from .commit import ArrayColumns, Transaction, explain, failed_write, is_thrown, plan
 from .connection import Connection, StatementError, closed
-from .dialect import Parameters, create_table, define_field, drop_table, name, order_by, source, where_clause
+from .dialect import Parameters, name, order_by, source, where_clause
+from .tables import create_table, define_field, drop_table
 from .values import decode_row, record, record_batch, record_range
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class SurrealStorage(Storage):
         """Run one transaction.
 
         Args:
-            make: Makes the transaction. It is called when the transaction's turn has come.
+            make: Makes the transaction. It is called when the transaction may start.
 
         Returns:
             The answers of the engine.
@@ -118,7 +119,7 @@ class SurrealStorage(Storage):
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
         gone = [column for name, column in before.items() if name not in after]
         if any(column.kind is Kind.VECTOR for column in gone):
-            await drop_array_column(self, step.table.name, fence=step.before)
+            await drop_array_column(self, step.table.name, wait_for=step.before)
         for column in gone:
             await clear_and_remove(self, step.table.name, column.name)
         new = [column for name, column in after.items() if name not in before]

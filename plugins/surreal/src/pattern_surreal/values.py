@@ -1,8 +1,8 @@
-"""Rows and SurrealDB's values: what a column holds, written and read back without loss.
+"""Converts rows to SurrealDB's values and back, without loss.
 
-Two things of the engine decide the form. It has two nothings: a column without a value is NONE, a null inside JSON is
-NULL; the SDK's ``None`` is the first, its ``Null`` the second. And floats in an array cost it twenty times what the
-same floats cost as bytes, so a vector is the bytes of its float32 numbers, little-endian.
+The engine has two null values: a column without a value is NONE (the SDK's ``None``), and a null inside JSON is NULL
+(the SDK's ``Null``). Floats in an array cost twenty times as much as the same floats in bytes, so a vector is stored as
+little-endian float32 bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _FLOAT32: Final = np.dtype("<f4")
 def record(table: Table, id: str) -> RecordID:
     """Return the value to bind for a record's id. Ids are never part of a statement."""
     if not isinstance(id, str):
-        raise StorageError(f"{table.name} has texts as ids, got {shorten(id)}")
+        raise StorageError(f"an id of {table.name} must be a text, got {shorten(id)}")
     return RecordID(table.name, id)
 
 
@@ -126,7 +126,7 @@ def encode_value(table: Table, name: str, value: Any) -> Any:
         raise StorageError(f"{table.name} has no column {shorten(name)}")
     if value is None:
         if not column.optional:
-            raise StorageError(f"{table.name}.{name} is of kind {column.kind.value}, and never null")
+            raise StorageError(f"{table.name}.{name} is of kind {column.kind.value}, and must not be null")
         return None
     encode = _ENCODE.get(column.kind)
     try:
@@ -144,8 +144,8 @@ def encode_row(table: Table, row: Row) -> dict[str, Any]:
     names = {column.name for column in table.columns}
     if row.keys() != names:
         raise StorageError(
-            f"a row of {table.name} has exactly its columns. Missing: {sorted(names - row.keys())}, unknown: "
-            f"{shorten(sorted(map(str, row.keys() - names)))}"
+            f"a row of {table.name} must have exactly the columns of the table. "
+            f"Missing: {sorted(names - row.keys())}, unknown: {shorten(sorted(map(str, row.keys() - names)))}"
         )
     encoded = {name: encode_value(table, name, value) for name, value in row.items()}
     encoded["id"] = record(table, row["id"])

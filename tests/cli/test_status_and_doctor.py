@@ -1,4 +1,4 @@
-"""``pattern status``, ``doctor``, ``plugins``, ``migrate``, ``backup`` and ``restore``."""
+"""``pattern status``, ``doctor`` and ``plugins``."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _json(answer: CompletedProcess[str]) -> Any:
 
 
 def _install(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str) -> None:
-    """Put a third party's distribution with one plugin on the path."""
+    """Install another author's distribution with one plugin, by way of the import path."""
     folder.mkdir()
     (folder / f"third_{name}.py").write_text(source, encoding="utf-8")
     about = folder / f"third_{name}-1.5.dist-info"
@@ -72,7 +72,7 @@ def _install(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: s
 
 @pytest.fixture
 def vault(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project whose embedding provider takes a secret, from the environment."""
+    """Return a project whose embedding provider takes a secret from the environment."""
     _install(tmp_path / "site", monkeypatch, "vault", VAULT)
     monkeypatch.setenv("VAULT_KEY", SECRET)
     _configure(project, 'provider = "vault"\napi_key = "${VAULT_KEY}"')
@@ -85,8 +85,8 @@ def _configure(project: Path, embeddings: str) -> None:
 
 
 class TestStatus:
-    def test_of_a_new_project(self, pattern: Pattern, project: Path) -> None:
-        """Looking makes nothing and sets up nothing, and says so."""
+    def test_new_project(self, pattern: Pattern, project: Path) -> None:
+        """`status` creates nothing and sets up nothing, and says what the next use does."""
         found = _json(pattern("status", "--json"))
 
         assert found["config"] == str(project / "pattern.toml")
@@ -101,8 +101,8 @@ class TestStatus:
         assert "does not exist yet" in in_words.stdout
         assert [each.name for each in project.iterdir()] == ["pattern.toml"]
 
-    def test_of_a_used_one(self, pattern: Pattern, archive: Path) -> None:
-        """The model, the records and the vectors are told."""
+    def test_used_project(self, pattern: Pattern, archive: Path) -> None:
+        """`status` shows the model, the records and the vectors."""
         found = _json(pattern("status", "--json"))
 
         assert found["schema"]["version"] == LATEST
@@ -114,8 +114,8 @@ class TestStatus:
         assert lines["memories"] == "3"
         assert lines["database"] == f"surreal-embedded, {archive / 'pattern.db'}"
 
-    def test_of_one_that_others_have_open(self, pattern: Pattern, archive: Path) -> None:
-        """Where the database is locked, the configuration and the owner are told, and the exit code is 1."""
+    def test_locked_database(self, pattern: Pattern, archive: Path) -> None:
+        """If the database is locked, `status` shows the configuration and the owner, and exits with 1."""
 
         async def look() -> tuple[CompletedProcess[str], CompletedProcess[str]]:
             async with open_storage(load_config(archive / "pattern.toml")):
@@ -140,8 +140,8 @@ class TestStatus:
         ],
         ids=["missing", "another", "wrong"],
     )
-    def test_with_another_model(self, pattern: Pattern, archive: Path, embeddings: str, said: str) -> None:
-        """A model that is missing, or did not make the database's vectors, is a warning beside the counts."""
+    def test_other_model(self, pattern: Pattern, archive: Path, embeddings: str, said: str) -> None:
+        """`status` warns of a model that is missing or did not make the database's vectors, and still shows the counts."""
         _configure(archive, embeddings)
 
         answer = pattern("status")
@@ -155,7 +155,7 @@ class TestStatus:
 
 class TestDoctor:
     def test_all_is_well(self, pattern: Pattern, archive: Path) -> None:
-        """Every check is a line; the lexical embedder is worth a warning, not a failure."""
+        """Every check is a line; the lexical provider gets a warning, not a failure."""
         answer = pattern("doctor")
 
         assert answer.returncode == 0
@@ -166,8 +166,8 @@ class TestDoctor:
         assert states["model"] == "warn"
         assert "3 of 3 vectors of memories" in answer.stdout
 
-    def test_as_json(self, pattern: Pattern, project: Path) -> None:
-        """A program gets the checks and the verdict; a new database is well, and is not set up by checking."""
+    def test_json(self, pattern: Pattern, project: Path) -> None:
+        """With --json, `doctor` prints the checks and the verdict. A new database passes, and is not set up."""
         for _ in range(2):
             found = _json(pattern("doctor", "--json"))
 
@@ -175,16 +175,16 @@ class TestDoctor:
             assert {"name": "configuration", "state": "ok", "message": str(project / "pattern.toml")} in found["checks"]
             assert "not set up yet" in found["checks"][6]["message"]
 
-    def test_without_a_configuration(self, pattern: Pattern) -> None:
-        """Where there is no configuration, it says how to get one, and checks no further."""
+    def test_no_configuration(self, pattern: Pattern) -> None:
+        """Without a configuration, `doctor` says how to create one, and stops."""
         answer = pattern("doctor")
 
         assert answer.returncode == 1
         assert answer.stdout.splitlines()[-1].startswith("fail\tconfiguration\tno configuration found")
         assert "pattern init" in answer.stdout
 
-    def test_a_missing_plugin(self, pattern: Pattern, project: Path) -> None:
-        """A plugin that is not installed fails by itself; what does not need it is checked all the same."""
+    def test_missing_plugin(self, pattern: Pattern, project: Path) -> None:
+        """A missing plugin fails its own check; the checks that do not need it still run."""
         _configure(project, 'provider = "no-such-provider"')
 
         answer = pattern("doctor", "--json")
@@ -196,7 +196,7 @@ class TestDoctor:
         assert found["database"]["state"] == "ok"
         assert "model" not in found
 
-    def test_another_model(self, pattern: Pattern, archive: Path) -> None:
+    def test_model_of_other_vectors(self, pattern: Pattern, archive: Path) -> None:
         """A model that did not make the database's vectors fails."""
         _configure(archive, 'provider = "hashing"\ndimensions = 64')
 
@@ -205,8 +205,8 @@ class TestDoctor:
         assert answer.returncode == 1
         assert "fail\tmodel\tthis database's vectors are from hashing" in answer.stdout
 
-    def test_a_newer_database(self, pattern: Pattern, archive: Path) -> None:
-        """A database that a newer library has migrated fails, with the way out, and stays as it is."""
+    def test_newer_database(self, pattern: Pattern, archive: Path) -> None:
+        """A database of a newer library fails, with the way out, and is not changed."""
 
         async def move(config: Config) -> None:
             async with open_storage(config) as storage:
@@ -223,8 +223,8 @@ class TestDoctor:
         assert _json(pattern("status", "--json"))["schema"] == {"version": 99, "latest": LATEST}
         assert pattern("memory", "list", "Archive").returncode == 1
 
-    def test_an_unknown_option(self, pattern: Pattern, project: Path) -> None:
-        """An option that the plugin does not know is told once, as the configuration's mistake, with the nearest one."""
+    def test_unknown_option(self, pattern: Pattern, project: Path) -> None:
+        """An unknown option is reported once, as a failure of the configuration, with the nearest one."""
         _configure(project, 'provider = "hashing"\ndimension = 64')
         first = pattern("doctor")
         (project / "pattern.toml").write_text('[database]\npaht = "x"\n[embeddings]\nprovider = "hashing"\n')
@@ -243,7 +243,7 @@ class TestDoctor:
     def test_secrets_never_show(
         self, pattern: Pattern, vault: Path, options: str, verb: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever works or fails, the secret is in no output, tracebacks included."""
+        """A secret is in no output, whether the verb works or fails, not even in a traceback."""
         _configure(vault, f'provider = "vault"\napi_key = "${{VAULT_KEY}}"\n{options}')
         monkeypatch.setenv("PATTERN_TRACEBACK", "1")
 
@@ -255,8 +255,8 @@ class TestDoctor:
         if verb == ("doctor",):
             assert as_json.returncode == (1 if options else 0)
 
-    def test_a_missing_variable(self, pattern: Pattern, vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A variable of the environment that is not set is named."""
+    def test_missing_variable(self, pattern: Pattern, vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`doctor` names an environment variable that is not set."""
         monkeypatch.delenv("VAULT_KEY")
 
         answer = pattern("doctor")
@@ -264,8 +264,8 @@ class TestDoctor:
         assert answer.returncode == 1
         assert "environment variable VAULT_KEY" in answer.stdout
 
-    def test_an_address_without_its_password(self, vault: Path) -> None:
-        """A server's address is shown without the user and password in it."""
+    def test_url_without_password(self, vault: Path) -> None:
+        """A server's URL is shown without user name, password and query."""
         database = {"type": "vault", "url": f"wss://root:{SECRET}@db.example:8000/rpc?token={SECRET}"}
 
         assert location_of(load_config({"database": database})) == "wss://db.example:8000/rpc"
@@ -273,7 +273,7 @@ class TestDoctor:
 
 class TestPlugins:
     def test_list(self, pattern: Pattern) -> None:
-        """Every installed plugin is told, with its role, distribution and version."""
+        """`plugins` lists every installed plugin with its role, distribution and version."""
         found = {each["name"]: each for each in _json(pattern("plugins", "--json"))["items"]}
 
         assert found.keys() == {entry.name for entry in entry_points(group="pattern_core")}
@@ -282,10 +282,8 @@ class TestPlugins:
         assert found["hashing"]["loaded"] is True
         assert "exact\tvector search\tpattern-core\t" in pattern("plugins").stdout
 
-    def test_what_is_used_and_what_could_be_had(
-        self, pattern: Pattern, project: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """The plugins that the configuration uses are marked; published ones that are missing tell how to get them."""
+    def test_used_and_missing_plugins(self, pattern: Pattern, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """`plugins` marks those that the configuration uses, and says how to install the missing ones."""
         found = _json(pattern("plugins", "--json"))
         assert {each["name"] for each in found["items"] if each["used"]} == {"surreal-embedded", "hashing"}
         assert "hashing\tembeddings\tpattern-core\t" in pattern("plugins").stdout
@@ -301,8 +299,8 @@ class TestPlugins:
         assert {"name": "cohere", "install": install_command("cloud")} in found["available"]
         assert f"Not installed: torch. {install_command('torch')}" in pattern("plugins").stderr
 
-    def test_one_that_is_broken(self, pattern: Pattern, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """One that cannot be imported says why, and does no harm to the others."""
+    def test_broken_plugin(self, pattern: Pattern, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A plugin that cannot be imported is listed with the reason, and does not affect the others."""
         _install(tmp_path / "site", monkeypatch, "rusty", "import no_such_module_anywhere")
 
         found = {each["name"]: each for each in _json(pattern("plugins", "--json"))["items"]}
@@ -314,117 +312,3 @@ class TestPlugins:
         assert found["hashing"]["loaded"] is True
         assert "rusty\t\tthird-rusty\t1.5\tfails" in answer.stdout
         assert "no_such_module_anywhere" in answer.stderr
-
-
-class TestMigrate:
-    def test_up_and_down(self, pattern: Pattern, project: Path) -> None:
-        """The schema goes up, and down again, and each step is told."""
-        assert pattern("migrate", "status").stdout == f"Schema version 0 of {LATEST}: {LATEST} to apply.\n"
-        plan = _json(pattern("migrate", "plan", "--json"))
-        assert (plan["current"], plan["target"]) == (0, LATEST)
-        assert [each["version"] for each in plan["migrations"]] == [*range(1, LATEST + 1)]
-        assert "up\tcreate the tables" in pattern("migrate", "plan").stdout
-
-        assert _json(pattern("migrate", "up", "--json")) == plan
-        assert _json(pattern("migrate", "status", "--json")) == {"current": LATEST, "latest": LATEST, "pending": 0}
-        assert "Nothing to do" in pattern("migrate", "plan").stderr
-        assert "0 migrations were applied" in pattern("migrate", "up").stdout
-        assert "down\tcreate the tables" in pattern("migrate", "plan", "--to", "0").stdout
-
-        assert pattern("migrate", "down", "--to", "0").returncode == 2
-        assert _json(pattern("migrate", "down", "--to", "1", "--yes", "--json"))["target"] == 1
-        assert _json(pattern("migrate", "up", "--json"))["current"] == 1
-        down = _json(pattern("migrate", "down", "--to", "0", "--yes", "--json"))
-        assert (down["current"], down["target"]) == (LATEST, 0)
-        assert _json(pattern("migrate", "status", "--json"))["current"] == 0
-        assert list((project / "pattern-backups").iterdir())
-
-    def test_to_a_version_that_is_none(self, pattern: Pattern, project: Path) -> None:
-        """A version that does not exist, or is not below, is refused."""
-        assert pattern("migrate", "plan", "--to", "99").returncode == 1
-        assert pattern("migrate", "down", "--to", "0", "--yes").returncode == 1
-        assert pattern("migrate", "down", "--yes").returncode == 2
-        assert pattern("migrate", "plan", "--to", "-1").returncode == 2
-
-
-class TestVectors:
-    def test_they_agree(self, pattern: Pattern, archive: Path) -> None:
-        """The indexes hold what the records have, by counting and by looking for each; a new one does, too."""
-        found = {each["table"]: each for each in _json(pattern("vectors", "status", "--json"))["items"]}
-        assert found["memory_blocks"] == {
-            "ok": True,
-            "table": "memory_blocks",
-            "vectors": 3,
-            "indexed": 3,
-            "pending": 0,
-        }
-        (report,) = _json(pattern("vectors", "verify", "memory_blocks", "--json"))["items"]
-        assert (report["ok"], report["checked"], report["surplus"]) == (True, 3, 0)
-        assert "memory_blocks\t3\t0\t0\n" in pattern("vectors", "verify").stdout
-        assert _json(pattern("vectors", "rebuild", "memory_blocks", "--json")) == {"vectors": {"memory_blocks": 3}}
-        assert "memory_blocks\t3\t3\t0\n" in pattern("vectors", "status").stdout
-
-    def test_a_table_without_vectors(self, pattern: Pattern, archive: Path) -> None:
-        """A table that has no index is refused, with the nearest that has one."""
-        refused = pattern("vectors", "rebuild", "memory_block")
-        assert refused.returncode == 2
-        assert "memory_blocks" in refused.stderr
-
-    def test_upkeep(self, pattern: Pattern, archive: Path) -> None:
-        """What there was to do is told, also where an engine needs no upkeep."""
-        assert _json(pattern("maintain", "--json")).keys() == {"storage", "vectors"}
-        assert "nothing to do" in pattern("maintain").stdout
-
-
-class TestBackup:
-    def test_there_and_back(self, pattern: Pattern, archive: Path) -> None:
-        """A new database that reads the backup answers as the old one did."""
-        before = _json(pattern("search", "Archive", "espresso", "--json"))["items"]
-        wrote = _json(pattern("backup", "safe", "--json"))
-        assert wrote["records"]["memory_blocks"] == 3
-        assert wrote["folder"] == str(archive / "safe")
-        (archive / "new").mkdir()
-        (archive / "new" / "pattern.toml").write_bytes((archive / "pattern.toml").read_bytes())
-        there = ("--config", "new/pattern.toml")
-
-        answer = pattern(*there, "restore", "safe")
-
-        assert answer.stdout == "Read 1 user, 1 agent, 3 memories from safe.\n"
-        assert _json(pattern(*there, "search", "Archive", "espresso", "--json"))["items"] == before
-        assert _json(pattern("doctor", *there, "--json"))["ok"] is True
-
-    def test_restore_over_records(self, pattern: Pattern, archive: Path) -> None:
-        """A database that holds records is left as it is."""
-        assert pattern("backup", "safe").stdout == "Wrote 1 user, 1 agent, 3 memories into safe.\n"
-
-        refused = pattern("restore", "safe")
-
-        assert refused.returncode == 1
-        assert "holds records" in refused.stderr
-        assert len(_json(pattern("memory", "list", "Archive", "--json"))["items"]) == 3
-
-    def test_restore_into_one_that_was_only_set_up(self, pattern: Pattern, archive: Path) -> None:
-        """A database that was set up and never used reads a backup like a new one."""
-        pattern("backup", "safe")
-        pattern("migrate", "down", "--to", "0", "--yes")
-        pattern("migrate", "up")
-
-        assert _json(pattern("restore", "safe", "--json"))["records"]["memory_blocks"] == 3
-        assert len(_json(pattern("memory", "list", "Archive", "--json"))["items"]) == 3
-
-    def test_into_a_folder_that_is_there(self, pattern: Pattern, archive: Path) -> None:
-        """A backup never goes where something is."""
-        (archive / "safe").mkdir()
-
-        assert pattern("backup", "safe").returncode == 2
-        assert list((archive / "safe").iterdir()) == []
-
-    def test_restore_from_what_is_no_backup(self, pattern: Pattern, project: Path) -> None:
-        """A folder without a manifest is no complete backup."""
-        (project / "half").mkdir()
-
-        refused = pattern("restore", "half", "--json")
-
-        assert refused.returncode == 1
-        assert "holds no complete backup" in json.loads(refused.stderr)["error"]["message"]
-        assert pattern("restore", "nowhere").returncode == 2

@@ -11,6 +11,7 @@ import pytest
 from pattern_core import ChangesLostError, RecordChange, ValidationError
 from pattern_core.catalog import commit_log
 from pattern_core.database import Database
+from pattern_core.schema import COMMIT_LOG
 from pattern_core.sessions import commits as commits_module
 
 pytestmark = pytest.mark.anyio
@@ -65,6 +66,7 @@ async def test_follow_waits_for_changes(db: Database, people: None) -> None:
 
     task = asyncio.create_task(follow())
     await asyncio.sleep(0)
+    user = await db.users.create()
     while not seen:  # the follower may begin after some of these
         user = await db.users.create()
         try:
@@ -135,4 +137,4 @@ async def test_the_log_is_pruned(db: Database, people: None, monkeypatch: pytest
     with pytest.raises(ChangesLostError):
         await anext(db.changes(since=oldest))
     assert len(await _read(db.changes(since=positions[-6]))) == 5
-    assert await db.storage.count(commit_log.COMMIT_LOG) < 20
+    assert await db.storage.count(COMMIT_LOG) < 20

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Engine"]
 
-_NEWEST = f"SELECT sequence, id FROM {COMMIT_LOG.name} ORDER BY sequence DESC LIMIT 1"
-
 
 class Engine:
     """A connection to a database file. It has the methods of `Storage`, but they block.
@@ -129,14 +127,9 @@ class Engine:
         return pa.record_batch(arrays, schema=schema), ids[-1]
 
     def commit(self, batch: Sequence[Write]) -> Position | None:
-        position = None
         with self._transaction():
-            for write in batch:
-                if isinstance(write, Append):
-                    position = self._append(write)
-                else:
-                    self._write(write)
-        return position
+            positions = [self._write(write) for write in batch]
+        return next(filter(None, positions), None)
 
     def health(self) -> Health:
         ((version, size),) = self._sqlite.execute(
@@ -192,19 +185,19 @@ class Engine:
         return self._read(quoted(each.name for each in columns), table, where, tail, -1 if limit is None else limit)
 
     def newest(self) -> Position:
-        return Position(*(self._sqlite.execute(_NEWEST).fetchone() or (0,)))
+        found = self._sqlite.execute(f"SELECT sequence, id FROM {COMMIT_LOG.name} ORDER BY sequence DESC LIMIT 1")
+        return Position(*(found.fetchone() or (0,)))
 
-    def _append(self, write: Append) -> Position:
-        position = Position(self.newest().sequence + 1, write.row["id"])
-        self._store(write.table, position.token, write.row | {"sequence": position.sequence}, new=True)
-        return position
-
-    def _write(self, write: Insert | Put | Patch | Delete | Check | CheckNone) -> None:
+    def _write(self, write: Write) -> Position | None:
         table = write.table
+        if isinstance(write, Append):
+            position = Position(self.newest().sequence + 1, write.row["id"])
+            self._store(table, position.token, write.row | {"sequence": position.sequence}, new=True)
+            return position
         if isinstance(write, CheckNone):
             if self.count(table, write.where):
                 raise ConflictError(table.name, str(write.where), None)
-            return
+            return None
         id = write.row["id"] if isinstance(write, Insert | Put) else write.id
         ((revision,),) = self._read("max(revision)", table, Field("id") == id)  # None if missing
         match write:
@@ -224,6 +217,7 @@ class Engine:
                     self._sqlite.execute(f"DELETE FROM {quoted([table.name])} WHERE id = ?", [id])
                 elif isinstance(write, Patch):
                     self._store(table, id, write.changes, new=False)
+        return None
 
     def _store(self, table: Table, id: str, values: Row, *, new: bool) -> None:
         """Insert a new row, or update columns of an existing one."""

@@ -10,7 +10,7 @@ from typing import Final
 from pattern_core.abc import Append, Change, Delete, Insert, Patch, Put, Storage, Write
 from pattern_core.abc.changes import encode_changes
 from pattern_core.filters import Field
-from pattern_core.schema import COMMIT_LOG, TABLES
+from pattern_core.schema import COMMIT_LOG, TABLES, Order
 from pattern_core.support.clock import utc_now
 
 from .tables import generation_number
@@ -51,13 +51,15 @@ async def outdated_entries(storage: Storage, limit: int) -> list[Delete]:
         storage: The storage.
         limit: The most writes to return.
     """
-    newest = await storage.changes_since(None)
-    if newest is None or newest.position.sequence <= 1:
+    newest = await storage.find(COMMIT_LOG, order=[Order("sequence", descending=True)], limit=1)
+    if not newest:
         return []
-    old = Field("committed_at") < utc_now() - timedelta(days=KEPT_DAYS)
-    surplus = Field("sequence") <= newest.position.sequence - KEPT_COMMITS
-    where = (old | surplus) & (Field("sequence") < newest.position.sequence)
-    rows = await storage.find(COMMIT_LOG, where, limit=limit)
+    removable = Field("sequence") < newest[0]["sequence"]  # all but the newest may go
+    old = removable & (Field("committed_at") < utc_now() - timedelta(days=KEPT_DAYS))
+    rows = await storage.find(COMMIT_LOG, old, limit=limit)
+    surplus = await storage.count(COMMIT_LOG) - KEPT_COMMITS
+    if not rows and surplus > 0:
+        rows = await storage.find(COMMIT_LOG, removable, order=[Order("committed_at")], limit=min(limit, surplus))
     return [Delete(COMMIT_LOG, row["id"]) for row in rows]
 
 

@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 from pattern_core.abc import Change, Changes, Commit, Delete, Insert, Patch, Position, Storage, Write
-from pattern_core.catalog.commit_log import log_reset, logged
+from pattern_core.catalog import commit_log
+from pattern_core.catalog.commit_log import log_reset, logged, outdated_entries
 from pattern_core.errors import AlreadyExistsError, ConflictError
 from pattern_core.schema import COMMIT_LOG, TABLES
 
@@ -165,6 +166,25 @@ class LogRules(Contract):
         assert await storage.changes_since(Position(0)) is None
         await _commit(storage, _insert("d"))
         assert _ids((await _since(storage, newest)).commits) == ["d"]
+
+    async def test_old_entries_can_be_removed(self, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Core finds the entries that the log need not keep, by age and number. The newest position stays known.
+
+        If it fails: `find` orders by `committed_at` and `sequence`, and `Delete` removes rows of the log.
+        """
+        for number in range(8):
+            await _commit(storage, _insert(f"u{number}"))
+        position = await _newest(storage)
+        assert await outdated_entries(storage, 100) == []
+        monkeypatch.setattr(commit_log, "KEPT_COMMITS", 5)
+        surplus = await outdated_entries(storage, 100)
+        assert len(surplus) == 3
+        await storage.commit(surplus)
+        monkeypatch.setattr(commit_log, "KEPT_DAYS", -1)
+        await storage.commit(await outdated_entries(storage, 100))
+        assert await storage.count(COMMIT_LOG) == 1
+        await _commit(storage, _insert("last"))
+        assert _ids((await _since(storage, position)).commits) == ["last"]
 
     async def test_a_reset_is_not_stepped_over(self, storage: Storage) -> None:
         """After an entry that says that everything may have changed, older positions are unknown.

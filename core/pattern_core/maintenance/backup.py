@@ -304,7 +304,7 @@ async def _empty(storage: Storage) -> None:
     tables = [table for name in names if (table := find_table(name)) is not None]
     for table in tables:
         if table.name in TABLES and table is not _METADATA and (count := await storage.count(table)):
-            message = f"the database holds records ({count:,} {table.name}). Restore into a new one."
+            message = f"the database holds records: {count:,} of {table.name}. Restore into a new one."
             raise StorageError(message)
     for table in tables:
         await storage.apply_schema(DropTable(table))

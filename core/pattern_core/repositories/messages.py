@@ -117,7 +117,7 @@ class MessageRepository(EmbeddedRepository[Message]):
         if conversation is None:
             raise NotFoundError("conversations", conversation_id)
         if conversation["ended_at"] is not None:
-            message = f"the conversation {conversation_id} ended at {conversation['ended_at']}. Create another one."
+            message = f"the conversation {conversation_id} ended at {conversation['ended_at']:%Y-%m-%d %H:%M} UTC. Create another one."
             raise ValidationError(message, where="Message", field="conversation_id")
         return conversation
 

@@ -23,8 +23,10 @@ from .maintenance.reembedding.estimate import ReembedEstimate, estimate_reembedd
 from .maintenance.reembedding.generations import abandon, drop_retired
 from .maintenance.reembedding.reembed import Progress, ReembedResult, reembed
 from .maintenance.verify import VerifyReport, verify_database
+from .models import RecordChange
 from .repositories import (
     AgentRepository,
+    AppendRepository,
     ConversationRepository,
     MemoryRepository,
     MessageRepository,
@@ -32,6 +34,7 @@ from .repositories import (
     ToolCallRepository,
     UserRepository,
 )
+from .repositories.change_feed import read_changes, read_position
 from .sessions.direct import DirectSession
 from .sessions.retry import retry_on_conflict
 from .sessions.session import Session
@@ -296,6 +299,39 @@ class Database(Repositories, AsyncResource):
         """
         await self.catch_up()
         return await verify_database(self.storage, self.vectors, self.config.metric, progress)
+
+    async def position(self) -> str:
+        """Return the newest position in the commit log, for `changes`.
+
+        Returns:
+            A text, which a program can store.
+        """
+        return str(await read_position(self.storage))
+
+    def changes(
+        self, *, since: str | None = None, follow: bool = False, records: bool = False
+    ) -> AsyncIterator[RecordChange]:
+        """Iterate over what has changed since a position, whoever changed it: ``async for change in db.changes(…)``.
+
+        Every change is reported once; the changes of one record are in order.
+
+        Args:
+            since: The ``position`` of a change, or what `position` returned. None begins at the first commit, with
+                ``follow`` at the newest one.
+            follow: Whether to wait for further changes. The iteration then ends when it is cancelled or broken off.
+            records: Whether to read the records that have changed. They are as new as the change, or newer.
+
+        Returns:
+            The changes, each with the position after its commit. A program that stores the position after it has handled
+            all changes of that position misses none.
+
+        Raises:
+            ValidationError: The position is not a position.
+            ChangesLostError: The changes are not known: the log holds 20,000 commits and 30 days, or the database was
+                restored since.
+        """
+        repositories = [each for each in vars(self).values() if isinstance(each, AppendRepository)]
+        return read_changes(self.storage, repositories, since=since, follow=follow, records=records)
 
     async def health(self) -> dict[str, Health]:
         """Return the health of every part.

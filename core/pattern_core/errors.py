@@ -42,6 +42,7 @@ from typing import Any
 __all__ = [
     "AccessError",
     "AlreadyExistsError",
+    "ChangesLostError",
     "ClosedError",
     "ConfigError",
     "ConflictError",
@@ -343,6 +344,22 @@ class DataLossError(StorageError):
     def __init__(self, path: str, message: str) -> None:
         super().__init__(message)
         self.path = path
+
+
+class ChangesLostError(StorageError):
+    """Raised when the changes since a position are not known any more. Read the records instead.
+
+    Attributes:
+        since: The position.
+    """
+
+    def __init__(self, since: str) -> None:
+        super().__init__(
+            f"the commit log cannot tell what has changed since {shorten(since)}: it no longer holds that position, the "
+            f"database was restored, or the position is of another database. Call `db.position()`, read the records, "
+            f"and continue from that position."
+        )
+        self.since = since
 
 
 class AccessError(StorageError):

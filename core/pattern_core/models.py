@@ -42,6 +42,7 @@ __all__ = [
     "Page",
     "Priority",
     "Record",
+    "RecordChange",
     "Role",
     "Task",
     "TaskStatus",
@@ -356,6 +357,31 @@ class Hit(Generic[R]):
     def memory(self) -> R:
         """The record, under a name that reads well in a search for memories."""
         return self.record
+
+
+@attrs.frozen(kw_only=True)
+class RecordChange:
+    """A change of one record.
+
+    Attributes:
+        table: The table of the record.
+        id: The record.
+        kind: ``create``, ``update`` or ``delete``.
+        revision: The revision after the change; of a deleted record the last one.
+        partition: The agent of a memory, the conversation of a message, the user of a task; None for other records.
+        committed_at: When it was committed, by the clock of the writer.
+        position: The position in the commit log after the commit of this change.
+        record: The record as it was read with the changes; None if it was not asked for, or no longer exists.
+    """
+
+    table: str
+    id: str
+    kind: str
+    revision: int
+    partition: str | None
+    committed_at: datetime
+    position: str
+    record: Record | None = None
 
 
 @attrs.frozen

@@ -5,6 +5,7 @@ Nothing here is required. The contracts are in `pattern_core.abc`, the hooks in 
 
 from __future__ import annotations
 
+from .catalog.follower import Follower
 from .plugins.discovery import load_plugin
 from .search.exact import ExactIndex
 from .search.metrics import closest, prepare
@@ -20,6 +21,7 @@ __all__ = [
     "ApiKey",
     "EmbeddingService",
     "ExactIndex",
+    "Follower",
     "Secret",
     "ServiceHints",
     "as_unit",

@@ -44,7 +44,7 @@ VERBS = list(_verbs())
 def test_verbs() -> None:
     """The program has exactly these verbs."""
     wanted = {
-        "init status doctor plugins maintain vectors migrate user agent memory search backup restore",
+        "init status doctor plugins maintain vectors migrate user agent memory search changes backup restore",
         "vectors status, vectors verify, vectors rebuild",
         "reembed, reembed plan, reembed run, reembed resume, reembed status, reembed rollback, reembed drop",
         "migrate status, migrate plan, migrate up, migrate down",

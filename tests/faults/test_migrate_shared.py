@@ -90,7 +90,7 @@ async def check_once() -> None:
     assert [folder.name for folder in Path("pattern-backups").iterdir()] == ["before-version-3"]
     async with open_storage(load_config(CONFIG)) as storage:
         known = await read_metadata(storage)
-        assert known.revision == 3  # one more for each of the versions 3 and 4
+        assert known.revision == 4  # one more for each of the versions 3 to 5
         assert [each.number for each in known.generations] == [1]
     await check_migrated(CONFIG, MEMORIES)
 

@@ -320,9 +320,9 @@ class TestMigrations:
         embedded = await set_up_version_2(MemoryStorage(data))
         migrations = [migrate_up(SlowStorage(data), SIGNATURE, backups=tmp_path, shared=True) for _ in range(5)]
         done = await asyncio.gather(*migrations)
-        assert [len(each.pending) for each in done] == [2, 0, 0, 0, 0]
+        assert [len(each.pending) for each in done] == [3, 0, 0, 0, 0]
         assert len(list(tmp_path.iterdir())) == 1
-        assert (await read_metadata(MemoryStorage(data))).revision == 3
+        assert (await read_metadata(MemoryStorage(data))).revision == 4
         await check_vectors(MemoryStorage(data), embedded)
 
     async def test_concurrent_setup(self) -> None:

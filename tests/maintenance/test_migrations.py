@@ -18,7 +18,7 @@ from pattern_core.errors import MigrationError
 from pattern_core.maintenance.backup import restore
 from pattern_core.maintenance.migrations.migrate import LATEST, migrate_down, migrate_up, plan_migration
 from pattern_core.maintenance.migrations.versions import tables_at
-from pattern_core.schema import EMBEDDED, TABLES, CreateTable
+from pattern_core.schema import COMMIT_LOG, EMBEDDED, TABLES, CreateTable
 from pattern_core.testing import MemoryData, MemoryStorage, sample_row, sample_vector
 from tests.helpers.dying import Death, Dying
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 SIGNATURE = Signature(provider="test", model="m", revision="r", dimensions=4, normalized=True)
 VECTORS = tuple(vector_table(table, 1) for table in EMBEDDED)
-ALL = {*TABLES, OUTBOX.name, GENERATIONS.name, EMBEDDING_QUEUE.name, *(table.name for table in VECTORS)}
+ALL = {*TABLES, *(table.name for table in (OUTBOX, GENERATIONS, EMBEDDING_QUEUE, COMMIT_LOG, *VECTORS))}
 
 
 async def set_up_version_2(storage: Storage) -> dict[str, Row]:
@@ -82,7 +82,7 @@ class TestMigrations:
         again = await migrate_up(storage, SIGNATURE)
         metadata = await read_metadata(storage)
 
-        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1, 2, 3, 4]
+        assert [step.version for step in before.pending] == [step.version for step in done.pending] == [1, 2, 3, 4, 5]
         assert again.pending == ()
         assert await storage.tables() == ALL
         assert (metadata.schema_version, metadata.signature, metadata.revision) == (LATEST, SIGNATURE, 1)

@@ -421,7 +421,7 @@ class TestAuthors:
                     return MemoryOptions()
             """
         )
-        assert "6 skipped" in output
+        assert "8 skipped" in output
         assert "failed" not in output
         assert "error" not in output.lower()
 

@@ -5,15 +5,20 @@ but never in part. Core calls `Storage.commit` and `VectorStore.apply` from task
 """
 
 from .base import AsyncResource, Detail, Health, Row, Vector
+from .changes import Change, Changes, Commit, Position
 from .embeddings import Embedder, Signature
 from .storage import Storage
 from .vectors import IndexSpec, Matches, VectorChange, VectorStore
-from .writes import Check, CheckNone, Delete, Insert, Patch, Put, Write
+from .writes import Append, Check, CheckNone, Delete, Insert, Patch, Put, Write
 
 __all__ = [
+    "Append",
     "AsyncResource",
+    "Change",
+    "Changes",
     "Check",
     "CheckNone",
+    "Commit",
     "Delete",
     "Detail",
     "Embedder",
@@ -22,6 +27,7 @@ __all__ = [
     "Insert",
     "Matches",
     "Patch",
+    "Position",
     "Put",
     "Row",
     "Signature",

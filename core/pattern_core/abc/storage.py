@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import uuid
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
 
-from pattern_core.filters import Filter
-from pattern_core.schema import Order, SchemaStep, Table
+from pattern_core.filters import Field, Filter
+from pattern_core.schema import COMMIT_LOG, Order, SchemaStep, Table
 
 from .base import AsyncResource, Detail, Health, Row
+from .changes import Changes, Commit, Position
 from .writes import Write
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 __all__ = ["Storage"]
+
+_BY_SEQUENCE: Final = Order("sequence")
 
 
 class Storage(AsyncResource):
@@ -105,7 +110,7 @@ class Storage(AsyncResource):
         """
 
     @abstractmethod
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
         """Apply a batch of writes in order, all or none.
 
         When it returns, the writes survive a crash, and every read sees them. Each write sees the effect of those
@@ -113,6 +118,9 @@ class Storage(AsyncResource):
 
         Args:
             batch: The writes.
+
+        Returns:
+            The position after the commit; None if the batch holds no `Append`.
 
         Raises:
             AlreadyExistsError: An id or unique key is taken.
@@ -125,13 +133,41 @@ class Storage(AsyncResource):
     async def health(self) -> Health:
         """Return whether the engine works."""
 
-    async def foreign_commits(self) -> int:
-        """Return a number that changes whenever another process or object commits; own commits may change it as well.
+    @cached_property
+    def writer(self) -> str:
+        """A text that identifies this object among all that commit to the database."""
+        return uuid.uuid4().hex[:12]
 
-        Caches ask for it before they rely on what they hold. A storage that several processes may open must implement
-        it. If only this object can write, the number never changes.
+    async def changes_since(self, position: Position | None, *, limit: int = 1000) -> Changes | None:
+        """Return the commits after a position.
+
+        The default reads the commit log, which `Append` numbers. A storage may answer faster; one that numbers the
+        commits of each writer must implement it.
+
+        Args:
+            position: The position; None for the newest one, after which there are no commits yet.
+            limit: The most commits to return.
+
+        Returns:
+            The commits, nothing skipped, nothing twice. None if the log cannot tell: it no longer holds the position, or
+            the position is of another database, of an older copy of the files, or of the time before a restore.
         """
-        return 0
+        if position is None:
+            newest = await self.find(COMMIT_LOG, order=[Order("sequence", descending=True)], limit=1)
+            return Changes((), Position(newest[0]["sequence"], newest[0]["id"]) if newest else Position(0))
+        rows = await self.find(
+            COMMIT_LOG, Field("sequence") >= position.sequence, order=[_BY_SEQUENCE], limit=limit + 1
+        )
+        if position.sequence:
+            if not rows or rows[0]["id"] != position.token:
+                return None
+            rows = rows[1:]
+        elif rows and rows[0]["sequence"] != 1:
+            return None
+        commits = [commit for row in rows[:limit] if (commit := Commit.from_row(row)) is not None]
+        if len(commits) < len(rows[:limit]):
+            return None
+        return Changes(tuple(commits), commits[-1].position if commits else position, more=len(rows) >= limit)
 
     async def maintain(self) -> Mapping[str, Detail]:
         """Run pending maintenance of the engine, and report what was done.

@@ -12,6 +12,7 @@ import attrs
 from pattern_core.schema import Table
 
 from .base import AsyncResource, Detail, Health, Vector
+from .changes import Change
 
 __all__ = ["IndexSpec", "Matches", "VectorChange", "VectorStore"]
 
@@ -114,6 +115,16 @@ class VectorStore(AsyncResource):
         Args:
             table: The table.
             changes: The new state of each record.
+        """
+
+    async def refresh(self, changes: Sequence[Change] | None) -> None:
+        """Update what this object holds in memory, because others have committed. The default does nothing.
+
+        Core calls it before the next search, never while `apply` runs. An index that lives in the storage, and an
+        external one, have nothing to do: the other process has updated it.
+
+        Args:
+            changes: What has changed, in order, tables of others included. None if anything may have changed.
         """
 
     @abstractmethod

@@ -9,7 +9,7 @@ from pattern_core.schema import Table
 
 from .base import Row
 
-__all__ = ["Check", "CheckNone", "Delete", "Insert", "Patch", "Put", "Write"]
+__all__ = ["Append", "Check", "CheckNone", "Delete", "Insert", "Patch", "Put", "Write"]
 
 
 @attrs.frozen
@@ -19,6 +19,23 @@ class Insert:
     Attributes:
         table: The table.
         row: Every column.
+    """
+
+    table: Table
+    row: Row
+
+
+@attrs.frozen
+class Append:
+    """Write a new record, numbered by the storage: core writes the commit log with it.
+
+    The storage sets the column ``sequence``: 1 in an empty table, else one more than the greatest in the table. Numbers
+    follow the order in which commits become visible. A storage that cannot number commits without making them wait for
+    each other may number those of each ``writer``, and then implements `Storage.changes_since` itself.
+
+    Attributes:
+        table: The table.
+        row: Every column; ``sequence`` is 0.
     """
 
     table: Table
@@ -47,12 +64,14 @@ class Patch:
         id: The record.
         changes: The columns to set; None sets a column to null.
         revision: The expected revision, else `ConflictError`; None for any.
+        partition: The record's partition, for the commit log; None if the writer does not know it.
     """
 
     table: Table
     id: str
     changes: Row
     revision: int | None = None
+    partition: str | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -63,11 +82,13 @@ class Delete:
         table: The table.
         id: The record.
         revision: The expected revision, else `ConflictError`; None for any.
+        partition: The record's partition, for the commit log; None if the writer does not know it.
     """
 
     table: Table
     id: str
     revision: int | None = None
+    partition: str | None = attrs.field(default=None, eq=False)
 
 
 @attrs.frozen
@@ -101,4 +122,4 @@ class CheckNone:
     where: Filter
 
 
-Write = Insert | Put | Patch | Delete | Check | CheckNone
+Write = Insert | Append | Put | Patch | Delete | Check | CheckNone

@@ -26,6 +26,7 @@ from .tables import GENERATIONS, vector_table
 
 __all__ = [
     "FIRST_WITH_GENERATIONS",
+    "SCHEMA_VERSION",
     "Generation",
     "Metadata",
     "generation_guard",
@@ -37,6 +38,8 @@ __all__ = [
     "touch_metadata",
 ]
 
+SCHEMA_VERSION: Final = 5
+"""The schema version that this library reads and writes."""
 FIRST_WITH_GENERATIONS: Final = 3
 """The first schema version with vectors in tables of their own."""
 

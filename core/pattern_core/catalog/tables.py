@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from pattern_core.schema import TABLES, Column, Kind, Table
+from pattern_core.schema import COMMIT_LOG, TABLES, Column, Kind, Table
 from pattern_core.schema.records import COMMON, record_table
 
 __all__ = [
@@ -95,4 +95,6 @@ def find_table(name: str) -> Table | None:
     """Return the table of pattern-core with a name, internal tables included; None for a foreign table."""
     if number := generation_number(name):
         return vector_table(TABLES[name.removesuffix(f"{_VECTORS}{number}")], number)
-    return TABLES.get(name) or {each.name: each for each in (OUTBOX, GENERATIONS, EMBEDDING_QUEUE, LEASES)}.get(name)
+    return TABLES.get(name) or {
+        each.name: each for each in (OUTBOX, GENERATIONS, EMBEDDING_QUEUE, LEASES, COMMIT_LOG)
+    }.get(name)

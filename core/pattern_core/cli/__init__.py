@@ -37,6 +37,7 @@ SECTIONS: Final = {
         "agent": "Agents, each with its own memories.",
         "memory": "Memories: add, import, list, show, edit, rm.",
         "search": "Find an agent's memories by meaning.",
+        "changes": "What has changed, whoever changed it.",
     },
     "Talk and plan": {
         "conversation": "Conversations between users and agents.",
@@ -63,6 +64,7 @@ MODULES: Final = {
     "agent": ("pattern_core.cli.verbs.agent", "agent"),
     "memory": ("pattern_core.cli.verbs.memory", "memory"),
     "search": ("pattern_core.cli.verbs.search", "search"),
+    "changes": ("pattern_core.cli.verbs.changes", "changes"),
     "conversation": ("pattern_core.cli.verbs.conversation", "conversation"),
     "message": ("pattern_core.cli.verbs.message", "message"),
     "tool-call": ("pattern_core.cli.verbs.tool_call", "tool_call"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pattern_core.abc import Insert, Row, Signature, Storage
+from pattern_core.catalog.commit_log import log_reset
 from pattern_core.catalog.metadata import Metadata, read_metadata
 from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, LEASES, OUTBOX, find_table, vector_table
 from pattern_core.embedding.chunks import chunk_id, chunk_ids, hash_text, record_id_of
@@ -20,7 +21,7 @@ from pattern_core.filters import Field, Filter
 from pattern_core.maintenance.migrations.lease import with_lease
 from pattern_core.maintenance.migrations.versions import LATEST, tables_at
 from pattern_core.plugins.install_hint import upgrade_command
-from pattern_core.schema import TABLES, CreateTable, DropTable, Kind, Table
+from pattern_core.schema import COMMIT_LOG, TABLES, CreateTable, DropTable, Kind, Table
 from pattern_core.support.clock import utc_now
 from pattern_core.support.validators import as_utc
 
@@ -221,7 +222,7 @@ async def _restore(storage: Storage, folder: Path, progress: RowProgress) -> dic
         )
         raise StorageError(message)
     tables = _named(expected, version, folder)
-    for table in (*tables, OUTBOX, EMBEDDING_QUEUE):
+    for table in (*tables, OUTBOX, EMBEDDING_QUEUE, COMMIT_LOG):
         await storage.apply_schema(CreateTable(table, about["embedding_dimensions"]))
     counts = {}
     for table in sorted(tables, key=lambda each: each is _METADATA):
@@ -239,6 +240,7 @@ async def _restore(storage: Storage, folder: Path, progress: RowProgress) -> dic
             )
             raise StorageError(message)
         counts[table.name] = count
+    await storage.commit([log_reset(storage.writer)])
     return counts
 
 

@@ -11,6 +11,7 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import IndexSpec, Storage, Vector, VectorStore
+from pattern_core.catalog.commit_log import logged
 from pattern_core.catalog.metadata import Metadata, index_specs, read_metadata, record_generation, touch_metadata
 from pattern_core.catalog.tables import OUTBOX
 from pattern_core.embedding.chunks import record_id_of
@@ -119,7 +120,7 @@ async def record_index_location(storage: Storage, metadata: Metadata, vectors: V
         changed = attrs.evolve(active, index=location, index_since=uuid.uuid4().hex)
         with contextlib.suppress(ConflictError):  # another process does the same
             # The new revision tells sessions with another index before their next commit.
-            await storage.commit([record_generation(changed), touch_metadata(metadata)])
+            await storage.commit(logged([record_generation(changed), touch_metadata(metadata)], storage.writer))
         metadata = await read_metadata(storage)
     return metadata
 

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 from numpy.typing import NDArray
 
-from pattern_core.abc import Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
+from pattern_core.abc import Change, Health, IndexSpec, Matches, Storage, Vector, VectorChange, VectorStore
 from pattern_core.errors import ClosedError, ConfigError, StorageError, nearest, shorten
 from pattern_core.filters import Field
 from pattern_core.hookspecs import VectorSpec, hookimpl
@@ -122,6 +122,25 @@ class _TableIndex:
             self._generation += 1
             self.blocks.clear()
             self._homes.clear()
+
+    async def reload(self, storage: Storage, changes: Iterable[Change]) -> None:
+        """Read changed records again, if their partitions are loaded or being loaded."""
+        relevant = {
+            each.id: each.partition
+            for each in changes
+            if each.id in self._homes or each.partition in self.blocks or each.partition in self._loads
+        }
+        if not relevant:
+            return
+        rows = await storage.get(self.spec.table, list(relevant), vectors=True)
+        await self.apply(
+            [
+                VectorChange(id, partition or "", None)
+                if row is None
+                else VectorChange(id, row[self._partition], row[self.column])
+                for (id, partition), row in zip(relevant.items(), rows, strict=True)
+            ]
+        )
 
     def _check(self, change: VectorChange) -> VectorChange:
         if change.vector is None:
@@ -237,7 +256,6 @@ class ExactIndex(VectorStore):
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._tables: dict[str, _TableIndex] = {}
-        self._foreign_commits: int | None = None
         self._closed = False
 
     async def create(self, index: IndexSpec) -> None:
@@ -259,20 +277,18 @@ class ExactIndex(VectorStore):
     async def apply(self, table: Table, changes: Sequence[VectorChange]) -> None:
         await self._index(table).apply(changes)
 
+    async def refresh(self, changes: Sequence[Change] | None) -> None:
+        self._check_open()
+        for name, index in self._tables.items():
+            if changes is None:
+                await index.forget()
+            else:
+                await index.reload(self._storage, [each for each in changes if each.table == name])
+
     async def search(
         self, table: Table, vector: Vector, *, partitions: Sequence[str], limit: int, ids: Sequence[str] | None = None
     ) -> Matches:
-        index = self._index(table)
-        await self._check_foreign_commits()
-        return await index.search(self._storage, vector, partitions, limit, ids)
-
-    async def _check_foreign_commits(self) -> None:
-        """Drop everything after a foreign commit, since it may have changed any partition."""
-        commits = await self._storage.foreign_commits()
-        if commits != self._foreign_commits:
-            self._foreign_commits = commits
-            for index in self._tables.values():
-                await index.forget()
+        return await self._index(table).search(self._storage, vector, partitions, limit, ids)
 
     async def count(self, table: Table) -> int:
         return await self._storage.count(table, ~Field(self._index(table).column).is_null())

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from pattern_core.abc import Storage, VectorChange, VectorStore, Write
+from pattern_core.catalog.commit_log import logged
 from pattern_core.errors import StorageError
 from pattern_core.schema import Table
 
@@ -88,7 +89,7 @@ class ImmediateIndexer(Indexer):
 
     async def commit(self, batch: Sequence[Write], changes: Sequence[IndexChange]) -> None:
         try:
-            await self._storage.commit(batch)
+            await self._storage.commit(logged(batch, self._storage.writer))
         except StorageError:
             with contextlib.suppress(StorageError):  # an engine that is gone answers no search either
                 # The commit may have taken effect, so read what is there.

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from pattern_core.abc import Delete, Insert, Row, Storage, VectorChange, VectorStore, Write
+from pattern_core.catalog.commit_log import logged
 from pattern_core.catalog.tables import OUTBOX, find_table
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import Field
@@ -66,7 +67,8 @@ class OutboxIndexer(Indexer):
         self._own.update(ids)
         try:
             forget = [Delete(OUTBOX, id) for id in settled]
-            await self._storage.commit([*batch, *(Insert(OUTBOX, row) for row in entries), *forget])
+            writes = [*batch, *(Insert(OUTBOX, row) for row in entries), *forget]
+            await self._storage.commit(logged(writes, self._storage.writer))
         except BaseException:
             self._give_up(ids)  # if the commit took effect after all, the next search applies them
             raise

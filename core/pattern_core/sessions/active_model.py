@@ -7,10 +7,18 @@ import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 from pattern_core.abc import Storage, VectorStore
-from pattern_core.catalog.metadata import Generation, Metadata, index_specs, read_metadata, read_revision
+from pattern_core.catalog.metadata import (
+    SCHEMA_VERSION,
+    Generation,
+    Metadata,
+    index_specs,
+    read_metadata,
+    read_revision,
+)
 from pattern_core.embedding.chunks import EmbeddedText, embed_texts
 from pattern_core.embedding.model import EmbeddingModel
-from pattern_core.errors import ClosedError, ModelChangedError, SignatureMismatchError, StorageError
+from pattern_core.errors import ClosedError, MigrationError, ModelChangedError, SignatureMismatchError, StorageError
+from pattern_core.plugins.install_hint import upgrade_command
 
 from .session import Query
 
@@ -29,7 +37,6 @@ class ActiveModel:
         embeddings: The embedding model of the active generation.
         metadata: The database metadata.
         metric: The metric of the vector search.
-        shared: Whether other processes may have the database open.
 
     Attributes:
         metadata: The database metadata, as last read.
@@ -44,15 +51,12 @@ class ActiveModel:
         metadata: Metadata,
         *,
         metric: str,
-        shared: bool,
     ) -> None:
         self.metadata = metadata
         self.embeddings = embeddings
         self._storage = storage
         self._vectors = vectors
         self._metric = metric
-        self._shared = shared
-        self._foreign_commits: int | None = None
         self._next: tuple[int, EmbeddingModel] | None = None
         self._retired: list[asyncio.Task[None]] = []
 
@@ -89,22 +93,20 @@ class ActiveModel:
             raise ModelChangedError(number) from error
 
     async def refresh(self) -> None:
-        """Read the metadata again if another process may have changed it."""
-        if not self._shared:
-            return
-        commits = await self._storage.foreign_commits()
-        if commits != self._foreign_commits:
-            if await read_revision(self._storage) != self.metadata.revision:
-                await self.reload()
-            self._foreign_commits = commits
+        """Read the metadata again if its record has changed."""
+        if await read_revision(self._storage) != self.metadata.revision:
+            await self.reload()
 
     async def reload(self) -> None:
         """Read the metadata again. From then on, a model that is not that of the active generation is refused.
 
         Raises:
+            MigrationError: Another process has migrated the database.
             StorageError: Another process uses another vector index, which would not receive this session's changes.
         """
         metadata = await read_metadata(self._storage)
+        if metadata.schema_version != SCHEMA_VERSION:
+            raise _migrated(metadata.schema_version)
         active = metadata.in_use
         if active.index_since != self.generation.index_since:
             raise StorageError(
@@ -144,3 +146,13 @@ class ActiveModel:
         for task in self._retired:
             task.cancel()
         await asyncio.gather(*self._retired, return_exceptions=True)
+
+
+def _migrated(version: int) -> MigrationError:
+    if version > SCHEMA_VERSION:
+        way_out = f"This pattern-core supports versions up to {SCHEMA_VERSION}. Update it: {upgrade_command()}"
+    else:
+        way_out = "Open the database again, which migrates it to the latest version."
+    return MigrationError(
+        f"another process has migrated the database to schema version {version}. Nothing was written. {way_out}"
+    )

@@ -8,9 +8,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from datetime import datetime
 from typing import Any, Final
 
-from pattern_core.abc import Patch, Storage, VectorStore, Write
+from pattern_core.abc import Delete, Patch, Storage, VectorStore, Write
+from pattern_core.catalog.commit_log import outdated_entries
+from pattern_core.catalog.follower import Follower
 from pattern_core.catalog.metadata import generation_guard
 from pattern_core.errors import ConflictError
+from pattern_core.schema import TABLES
 from pattern_core.search.indexer import IndexChange
 from pattern_core.search.outbox import make_indexer
 from pattern_core.support.clock import utc_now
@@ -24,6 +27,11 @@ __all__ = ["Commits"]
 LONGEST_HOLD_S: Final = 15.0
 """How long a write waits at most while another process switches models, in seconds; clocks may differ."""
 _HOLD_POLL_S: Final = 0.05
+_METADATA: Final = TABLES["system_metadata"].name
+_PRUNE_EVERY: Final = 500
+"""After how many commits a session looks for entries that the commit log need not keep."""
+_PRUNED: Final = 1000
+"""How many of them it removes in one commit."""
 
 
 class Commits:
@@ -43,6 +51,9 @@ class Commits:
         self._lock = asyncio.Lock()
         self._indexer = make_indexer(storage, vectors, shared=shared)
         self._waited_for: datetime | None = None
+        self._vectors = vectors
+        self._follower = Follower(storage) if shared else None
+        self._since_pruning = 0
 
     async def commit(
         self, batch: Sequence[Write], edits: Sequence[Edit] = (), changes: Sequence[IndexChange] = ()
@@ -68,6 +79,15 @@ class Commits:
         """
         async with self._lock:
             yield self._commit_exclusively
+
+    async def follow(self) -> None:
+        """Update the metadata and the index in memory by what other processes have committed."""
+        if self._follower is None or not await self._follower.is_behind():
+            return
+        async with self._lock, self._follower.catch_up() as changes:  # no commit of this session is in between
+            if changes is None or any(each.table == _METADATA for each in changes):
+                await self._model.refresh()
+            await self._vectors.refresh(changes)
 
     async def catch_up(self) -> None:
         """Return when the index holds everything that is acknowledged; only an external index may be behind."""
@@ -104,22 +124,31 @@ class Commits:
         while True:
             metadata = self._model.metadata
             writes, found = await vector_writes(edits, self._storage, metadata)
-            guard = [generation_guard(metadata)] if writes else []
             held_until = None if metadata.building is None else metadata.building.held_until
-            if guard and held_until not in (None, self._waited_for):
+            if writes and held_until not in (None, self._waited_for):
                 return held_until
+            guarded = not any(write.table.name == _METADATA for write in batch)  # else the batch has its own check
+            guard: list[Write] = [generation_guard(metadata)] if guarded else []
+            writes += await self._outdated_entries()
             try:
                 await self._indexer.commit([*guard, *batch, *writes], [*found, *changes])
             except ConflictError as error:
-                if not guard or error.table != guard[0].table.name:
+                if not guarded or error.table != _METADATA:
                     raise
                 await self._model.reload()
                 if self._model.metadata.revision == metadata.revision:  # the conflict is not about the generation
                     raise
             else:
-                if any(isinstance(write, Patch) and write.table.name == guard[0].table.name for write in writes):
+                if any(isinstance(write, Patch) and write.table.name == _METADATA for write in writes):
                     await self._model.reload()  # the vector writes have changed the metadata
                 return None
+
+    async def _outdated_entries(self) -> list[Delete]:
+        self._since_pruning += 1
+        if self._since_pruning < _PRUNE_EVERY:
+            return []
+        self._since_pruning = 0
+        return await outdated_entries(self._storage, _PRUNED)
 
     async def _wait_for_switch(self, held_until: datetime) -> None:
         clock = asyncio.get_running_loop().time

@@ -68,7 +68,7 @@ class DirectSession(Session):
         self.storage = storage
         self.vectors = vectors
         self.metric = metric
-        self.model = ActiveModel(storage, vectors, embeddings, metadata, metric=metric, shared=shared)
+        self.model = ActiveModel(storage, vectors, embeddings, metadata, metric=metric)
         self.retry_lock = asyncio.Lock()
         self._commits = Commits(storage, vectors, self.model, shared=shared)
         self.exclusive = self._commits.exclusive
@@ -165,7 +165,7 @@ class DirectSession(Session):
 
     async def _refresh(self) -> None:
         self._check_open()
-        await self.model.refresh()
+        await self._commits.follow()
 
     def _check_open(self) -> None:
         if self._closed:

@@ -44,10 +44,13 @@ class Edit:
         if self.after is self.before:
             return Check(self.table, self.id, revision)
         if self.after is None:
-            return Delete(self.table, self.id, revision)
+            return Delete(self.table, self.id, revision, self._partition(self.before))
         before = self.before
         changes = {name: new for name, new in self.after.items() if differs(new, before[name])}
-        return Patch(self.table, self.id, changes, revision)
+        return Patch(self.table, self.id, changes, revision, self._partition(before))
+
+    def _partition(self, row: Row) -> str | None:
+        return row[self.table.partition] if self.table.partition else None
 
 
 def differs(new: Any, old: Any) -> bool:

@@ -82,8 +82,9 @@ async def _writes_of_table(
         if metadata.building is not None:
             writes.append(Insert(EMBEDDING_QUEUE, _queued(table, edit.id)))
     for id in outdated:
-        writes.append(Delete(vectors, id))
-        changes.append((vectors, VectorChange(id, partitions[record_id_of(id)], None)))
+        partition = partitions[record_id_of(id)]
+        writes.append(Delete(vectors, id, partition=partition))
+        changes.append((vectors, VectorChange(id, partition, None)))
     return writes, changes
 
 

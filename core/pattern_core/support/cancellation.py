@@ -9,7 +9,7 @@ from typing import Any
 __all__ = ["shielded"]
 
 
-async def shielded(work: Coroutine[Any, Any, None]) -> None:
+async def shielded(work: Coroutine[Any, Any, object]) -> None:
     """Await work that runs to its end, however often the caller is cancelled meanwhile; anyio repeats cancellations.
 
     The cancellation is raised afterwards, even if the work fails, since the caller's caller waits for it.

@@ -12,12 +12,14 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import (
+    Append,
     Check,
     CheckNone,
     Delete,
     Health,
     Insert,
     Patch,
+    Position,
     Put,
     Row,
     Storage,
@@ -118,13 +120,20 @@ class MemoryStorage(Storage):
             values = [[_arrow(column, row[column.name]) for row in page] for column in chosen]
             yield pa.record_batch([pa.array(*each) for each in zip(values, schema.types, strict=True)], schema=schema)
 
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        position = None
         data = self._open()
         # Rows are replaced, never changed, so copying the dicts is enough to undo the batch.
         after = {name: dict(self._rows(write.table)) for write in batch for name in [write.table.name]}
         for write in batch:
+            if isinstance(write, Append):
+                rows = after[write.table.name]
+                sequence = 1 + max((row["sequence"] for row in rows.values()), default=0)
+                write = Insert(write.table, write.row | {"sequence": sequence})  # noqa: PLW2901
+                position = Position(sequence, write.row["id"])
             _apply(after[write.table.name], write)
         data.update(after)
+        return position
 
     async def health(self) -> Health:
         data = self._open()

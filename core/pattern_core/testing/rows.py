@@ -11,7 +11,7 @@ import numpy as np
 
 from pattern_core.abc import Row, Vector
 from pattern_core.catalog.tables import vector_table
-from pattern_core.schema import TABLES, Column, Kind, Table
+from pattern_core.schema import COMMIT_LOG, TABLES, Column, Kind, Table
 
 __all__ = ["DIMENSIONS", "KIT_TABLES", "NOON", "TASKS", "VECTORS", "sample_row", "sample_vector"]
 
@@ -31,7 +31,7 @@ TASKS: Final = attrs.evolve(
 VECTORS: Final = vector_table(TABLES["memory_blocks"], 1)
 """A vector table as core creates it."""
 
-KIT_TABLES: Final = (*TABLES.values(), VECTORS, TASKS)
+KIT_TABLES: Final = (*TABLES.values(), VECTORS, TASKS, COMMIT_LOG)
 """The tables that the kit creates."""
 
 _CHOICES: Final = {"role": "user", "status": "pending", "priority": "medium", "energy_required": "medium"}

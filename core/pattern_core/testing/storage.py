@@ -21,6 +21,7 @@ from .contract import outcome_of
 from .memory_storage import MemoryStorage
 from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
 from .storage_filters import FilterRules
+from .storage_log import LogProcessRules, LogRules
 from .storage_processes import ProcessRules
 from .storage_reads import ReadRules
 from .storage_values import ValueRules
@@ -31,7 +32,7 @@ __all__ = ["StorageContract"]
 USERS = TABLES["users"]
 
 
-class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, ProcessRules):
+class StorageContract(ReadRules, FilterRules, WriteRules, ValueRules, LogRules, ProcessRules, LogProcessRules):
     """The rules of `Storage`. A subclass sets `spec` and overrides `options`."""
 
     spec: StorageSpec

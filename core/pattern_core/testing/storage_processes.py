@@ -11,13 +11,15 @@ from typing import Final
 import pytest
 
 from pattern_core.abc import Delete, IndexSpec, Insert, Patch, Put, Row, Storage, VectorChange, Write
+from pattern_core.catalog.commit_log import logged
+from pattern_core.catalog.follower import Follower
 from pattern_core.errors import AlreadyExistsError, ConflictError, DatabaseLockedError
 from pattern_core.hookspecs import StorageSpec
 from pattern_core.schema import TABLES, CreateTable
 from pattern_core.search.exact import ExactIndex
 
 from .child_processes import Child, ChildProcessRules, Start
-from .rows import DIMENSIONS, KIT_TABLES, TASKS, sample_row, sample_vector
+from .rows import DIMENSIONS, KIT_TABLES, VECTORS, sample_row, sample_vector
 
 __all__ = [
     "ProcessRules",
@@ -119,15 +121,15 @@ async def insert_and_read(pipe: Connection, open_storage: Open) -> None:
 async def write_vectors(pipe: Connection, open_storage: Open) -> None:
     """Insert a record with a vector, wait for a message, and delete another record."""
     async with await open_storage() as storage:
-        await storage.commit([Insert(TASKS, _task("theirs"))])
+        await storage.commit(logged([Insert(VECTORS, _vector("theirs"))], storage.writer))
         pipe.send("written")
         pipe.recv()
-        await storage.commit([Delete(TASKS, "mine")])
+        await storage.commit(logged([Delete(VECTORS, "mine")], storage.writer))
         pipe.send("deleted")
 
 
-def _task(id: str) -> Row:
-    return sample_row(TASKS, id, user_id="ada", embedding=sample_vector("the same"))
+def _vector(id: str) -> Row:
+    return sample_row(VECTORS, id, partition="ada", embedding=sample_vector("the same"))
 
 
 class ProcessRules(ChildProcessRules):
@@ -230,16 +232,19 @@ class ProcessRules(ChildProcessRules):
     ) -> None:
         """A vector search in memory, over this storage, sees the inserts and deletions of another process.
 
-        If it fails: `foreign_commits` must change after every commit of another process or object.
+        If it fails: `changes_since` must report every commit of another process or object.
         """
+        follower = Follower(shared)
         async with ExactIndex(shared) as index:
-            await index.create(IndexSpec(TASKS, DIMENSIONS, "cosine"))
-            await shared.commit([Insert(TASKS, _task("mine"))])
-            await index.apply(TASKS, [VectorChange("mine", "ada", sample_vector("the same"))])
+            await index.create(IndexSpec(VECTORS, DIMENSIONS, "cosine"))
+            await shared.commit(logged([Insert(VECTORS, _vector("mine"))], shared.writer))
+            await index.apply(VECTORS, [VectorChange("mine", "ada", sample_vector("the same"))])
 
             async def found() -> tuple[str, ...]:
+                async with follower.catch_up() as changes:
+                    await index.refresh(changes)
                 vector = sample_vector("the same")
-                return (await index.search(TASKS, vector, partitions=["ada"], limit=5)).ids
+                return (await index.search(VECTORS, vector, partitions=["ada"], limit=5)).ids
 
             assert await found() == ("mine",)
             child = start(write_vectors, open_storage)

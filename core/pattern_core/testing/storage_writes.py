@@ -304,9 +304,11 @@ class WriteRules(Contract):
                 await asyncio.sleep(0)  # let the others read the same
                 changes = {"revision": row["revision"] + 1, "settings": {"count": row["settings"]["count"] + 1}}
                 try:
-                    return await storage.commit([Patch(USERS, "u1", changes, revision=row["revision"])])
+                    await storage.commit([Patch(USERS, "u1", changes, revision=row["revision"])])
                 except ConflictError:
                     await asyncio.sleep(0)
+                else:
+                    return
 
         async def writer() -> None:
             for _ in range(3):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pattern_core.abc import Storage, Write
+from pattern_core.abc import Position, Storage, Write
 from pattern_core.schema import CreateTable
 from pattern_core.testing import DIMENSIONS, KIT_TABLES, StorageContract
 from pattern_lancedb.local_store import LocalStore
@@ -18,9 +18,10 @@ from pattern_lancedb.storage import LanceStorage
 class FlushingStorage(LanceStorage):
     """A storage that flushes each commit into the Lance tables before it returns."""
 
-    async def commit(self, batch: Sequence[Write]) -> None:
-        await super().commit(batch)
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        position = await super().commit(batch)
         await self.database.flush()
+        return position
 
 
 class TestWal(StorageContract):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from pattern_core.abc import Put
 from pattern_core.schema import TABLES, CreateTable
-from pattern_core.testing import DIMENSIONS, sample_row
+from pattern_core.testing import DIMENSIONS
 from pattern_lancedb.local_store import LocalStore
 from pattern_lancedb.storage import LanceStorage
 
@@ -58,32 +56,3 @@ async def test_two_storages_in_one_process(tmp_path: Path) -> None:
         await first.database.flush()
         await second.database.flush()
         assert await second.count(USERS) == 0
-
-
-async def test_only_commits_of_others_are_foreign(tmp_path: Path) -> None:
-    """Own commits and the maintenance of any process do not change `foreign_commits`."""
-    async with (
-        await LanceStorage.open(await LocalStore.open(tmp_path)) as first,
-        await LanceStorage.open(await LocalStore.open(tmp_path)) as second,
-    ):
-        await first.apply_schema(CreateTable(USERS, DIMENSIONS))
-        before, others = await first.foreign_commits(), await second.foreign_commits()
-        await first.commit([Put(USERS, sample_row(USERS, "u1"))])
-        await first.maintain()
-        await second.maintain()
-        assert await first.foreign_commits() == before
-        assert await second.foreign_commits() != others
-        await second.commit([Put(USERS, sample_row(USERS, "u2"))])
-        assert await first.foreign_commits() != before
-
-
-async def test_a_running_commit_is_not_foreign(tmp_path: Path) -> None:
-    """During an own commit, `foreign_commits` returns the same number as before and after it."""
-    async with await LanceStorage.open(await LocalStore.open(tmp_path)) as storage:
-        await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
-        before, counts = await storage.foreign_commits(), set[int]()
-        for n in range(30):
-            commit = asyncio.create_task(storage.commit([Put(USERS, sample_row(USERS, f"u{n}"))]))
-            while not commit.done():
-                counts.add(await storage.foreign_commits())
-        assert counts == {before}

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Storage, Write
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Position, Put, Storage, Write
+from pattern_core.catalog.commit_log import logged
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from pattern_core.filters import Field
-from pattern_core.schema import TABLES, CreateTable, DropTable
+from pattern_core.schema import COMMIT_LOG, TABLES, CreateTable, DropTable
 from pattern_core.testing import DIMENSIONS, sample_row
 from pattern_surreal_remote.plugin import StorageOptions, pattern_storage
 from tests.servers.surreal import Server
@@ -174,28 +175,53 @@ async def test_a_table_that_another_one_has_removed(pair: tuple[Storage, Storage
     await pair[1].commit([Insert(USERS, sample_row(USERS, "u"))])
 
 
-async def test_commits_of_others_are_told(pair: tuple[Storage, Storage]) -> None:
-    """`foreign_commits` is another number after each commit of another one, and the same where nobody else wrote."""
-    one, other = pair
-    told = {await other.foreign_commits()}
-    for n in range(5):
-        before = await one.foreign_commits()
-        await one.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])
-        assert await one.foreign_commits() == before
-        told.add(await other.foreign_commits())
-    assert len(told) == 6
-
-
-async def test_who_comes_and_goes_is_noticed(pair: tuple[Storage, Storage], options_of_pair: StorageOptions) -> None:
-    """`foreign_commits` also tells of one who opened, wrote and closed between two looks."""
-    told = {await pair[0].foreign_commits()}
+async def test_a_short_visit_is_in_the_log(pair: tuple[Storage, Storage], options_of_pair: StorageOptions) -> None:
+    """The log also tells of a process that opened, wrote and closed between two looks; its rows go with it."""
+    await pair[0].apply_schema(CreateTable(COMMIT_LOG, DIMENSIONS))
+    start = await pair[0].changes_since(None)
+    assert start is not None
+    position = start.position
     for n in range(5):
         async with await pattern_storage().open(options_of_pair) as visitor:
-            await visitor.commit([Insert(USERS, sample_row(USERS, f"u{n}"))])
-        told.add(await pair[0].foreign_commits())
-    assert len(told) == 6
+            await visitor.commit(logged([Insert(USERS, sample_row(USERS, f"u{n}"))], visitor.writer))
+        found = await pair[0].changes_since(position)
+        assert found is not None
+        assert [change.id for commit in found.commits for change in commit.changes] == [f"u{n}"]
+        position = found.position
     left = await pair[0].execute("SELECT VALUE owner FROM pattern_sessions GROUP BY owner")
     assert len(left) <= 3, "those who go take their rows along"
+
+
+async def test_writers_do_not_wait_for_each_other(pair: tuple[Storage, Storage]) -> None:
+    """Two writers that log commits of different records at once write no record in common."""
+    for storage in pair:
+        await storage.apply_schema(CreateTable(COMMIT_LOG, DIMENSIONS))
+
+    async def write(storage: Storage, name: str) -> None:
+        for n in range(20):
+            await storage.commit(logged([Insert(USERS, sample_row(USERS, f"{name}{n}"))], storage.writer))
+
+    await asyncio.gather(write(pair[0], "a"), write(pair[1], "b"))
+    heads = await pair[0].execute("SELECT VALUE n FROM pattern_log ORDER BY n")
+    assert heads == [20, 20]
+
+
+async def test_a_commit_of_unknown_outcome_is_not_lost_to_the_log(pair: tuple[Storage, Storage]) -> None:
+    """After cancelled commits, the log holds exactly the commits that took effect, under several writers."""
+    await pair[0].apply_schema(CreateTable(COMMIT_LOG, DIMENSIONS))
+    for n in range(10):
+        batch = logged([Insert(USERS, sample_row(USERS, f"u{n}"))], pair[0].writer)
+        writing = asyncio.create_task(pair[0].commit(batch))
+        for _ in range(n):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+    await pair[0].commit(logged([Insert(USERS, sample_row(USERS, "last"))], pair[0].writer))
+    found = await pair[1].changes_since(Position(0))
+    assert found is not None
+    ids = [change.id for commit in found.commits for change in commit.changes]
+    assert sorted(ids) == [row["id"] for row in await pair[1].find(USERS)]
+    assert {commit.writer for commit in found.commits} == {pair[0].writer}
 
 
 async def test_a_cancelled_commit_takes_effect_or_does_not(pair: tuple[Storage, Storage]) -> None:

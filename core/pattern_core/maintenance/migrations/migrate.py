@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 
 from pattern_core.abc import Delete, Signature, Storage, Write
+from pattern_core.catalog.commit_log import FIRST_WITH_LOG, logged
 from pattern_core.catalog.metadata import Generation, Metadata, read_metadata, record_generation, record_schema_version
 from pattern_core.catalog.tables import GENERATIONS, find_table, generation_number, vector_table
 from pattern_core.errors import AlreadyExistsError, ConflictError, MigrationError
@@ -201,8 +202,9 @@ async def _refuse_records(storage: Storage) -> None:
 
 async def _record_version(storage: Storage, metadata: Metadata, version: int, *, also: Sequence[Write] = ()) -> None:
     assert metadata.signature is not None  # noqa: S101 - every caller has one
+    writes: list[Write] = [record_schema_version(metadata, version, metadata.signature), *also]
     try:
-        await storage.commit([record_schema_version(metadata, version, metadata.signature), *also])
+        await storage.commit(logged(writes, storage.writer) if version >= FIRST_WITH_LOG else writes)
     except (AlreadyExistsError, ConflictError):
         if (await read_metadata(storage)).schema_version < version:
             raise

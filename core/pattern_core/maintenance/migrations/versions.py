@@ -9,12 +9,13 @@ import attrs
 import numpy as np
 
 from pattern_core.abc import Patch, Put, Storage, Write
-from pattern_core.catalog.metadata import FIRST_WITH_GENERATIONS, Generation, Metadata, generation_guard
+from pattern_core.catalog.commit_log import FIRST_WITH_LOG
+from pattern_core.catalog.metadata import FIRST_WITH_GENERATIONS, SCHEMA_VERSION, Generation, Metadata, generation_guard
 from pattern_core.catalog.tables import EMBEDDING_QUEUE, GENERATIONS, OUTBOX, vector_table
 from pattern_core.embedding.chunks import EmbeddedText, chunk_rows, hash_text, record_id_of
 from pattern_core.embedding.fitting import TextVectors
 from pattern_core.filters import Field
-from pattern_core.schema import EMBEDDED, TABLES, AlterTable, Column, Kind, Table
+from pattern_core.schema import COMMIT_LOG, EMBEDDED, TABLES, AlterTable, Column, Kind, Table
 
 __all__ = ["LATEST", "MIGRATIONS", "Migration", "tables_at"]
 
@@ -109,8 +110,9 @@ MIGRATIONS: Final = (
         "take the vectors out of the tables of records",
         alters=tuple((_with_vector(table), table) for table in EMBEDDED),
     ),
+    Migration(FIRST_WITH_LOG, "create the commit log", creates=(COMMIT_LOG,)),
 )
-LATEST: Final = MIGRATIONS[-1].version
+LATEST: Final = SCHEMA_VERSION
 
 
 def tables_at(version: int) -> dict[str, Table]:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Row, Write
+from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Row
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError
 from pattern_core.filters import Filter, matches
 from pattern_core.schema import Table
 
+from .commit_log import NumberedWrite
 from .record_reader import RecordReader
 from .snapshot import Changes, Snapshot, TableWrite
 from .values import check, encode
@@ -21,7 +22,7 @@ _INLINE_ROWS: Final = 256
 """Up to so many rows are encoded on the event loop; more in a thread."""
 
 
-async def batch_changes(reader: RecordReader, snapshot: Snapshot, batch: Sequence[Write]) -> Changes:
+async def batch_changes(reader: RecordReader, snapshot: Snapshot, batch: Sequence[NumberedWrite]) -> Changes:
     """Apply a batch in memory, and return its changes.
 
     Args:
@@ -44,7 +45,7 @@ async def batch_changes(reader: RecordReader, snapshot: Snapshot, batch: Sequenc
     return Changes(writes={name: await each.changes() for name, each in records.items()})
 
 
-async def _apply(records: _Records, write: Write) -> None:
+async def _apply(records: _Records, write: NumberedWrite) -> None:
     table = records.table
     match write:
         case Insert(_, row):
@@ -84,7 +85,7 @@ class _Records:
         self._changed: dict[str, None] = {}
         self._owners: dict[tuple[Any, ...], str | None] = {}
 
-    async def load(self, writes: Sequence[Write]) -> None:
+    async def load(self, writes: Sequence[NumberedWrite]) -> None:
         """Read the records that the writes name, all at once."""
         ids = {_id(write) for write in writes if not isinstance(write, CheckNone)}
         # A Put needs the record before it only for unique keys, or for a CheckNone.
@@ -101,7 +102,7 @@ class _Records:
             check(self.table, row)
         await self._look_up(given)
 
-    def _columns(self, writes: Sequence[Write]) -> set[str]:
+    def _columns(self, writes: Sequence[NumberedWrite]) -> set[str]:
         """Return the columns of existing records that the writes need."""
         if any(isinstance(write, Patch | CheckNone) for write in writes):
             return {each.name for each in self.table.columns}

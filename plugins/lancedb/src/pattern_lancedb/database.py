@@ -57,8 +57,6 @@ class LanceDatabase(AsyncResource):
         self._writer: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
-        self._publishing = asyncio.Lock()
-        self._own_commits = 0
 
     @classmethod
     async def open(cls, store: Store) -> Self:
@@ -89,11 +87,6 @@ class LanceDatabase(AsyncResource):
     def changed(self) -> asyncio.Event:
         """Set whenever another manifest is read or published. Maintenance waits for it, and clears it."""
         return self._current.changed
-
-    async def foreign_commits(self) -> int:
-        """Return the number of commits of other objects and processes."""
-        async with self._publishing:  # an own commit between the two counts would seem foreign
-            return (await self.snapshot()).manifest.commits - self._own_commits
 
     async def snapshot(self) -> Snapshot:
         """Return the current snapshot, with the commits of all processes."""
@@ -249,9 +242,7 @@ class LanceDatabase(AsyncResource):
                     after = base
                     if draft is not base:
                         manifest = attrs.evolve(draft.manifest, commits=base.manifest.commits + 1)
-                        async with self._publishing:
-                            after = await self._current.publish(manifest, writes)
-                            self._own_commits += 1
+                        after = await self._current.publish(manifest, writes)
                 for number, (_, done) in enumerate(group):
                     if number in failed:
                         done.set_exception(failed[number])

@@ -6,15 +6,18 @@ import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Self
 
+import attrs
 import lancedb
 import pyarrow as pa
 
-from pattern_core.abc import Detail, Health, Row, Storage, Write
+from pattern_core.abc import Changes as LoggedChanges
+from pattern_core.abc import Detail, Health, Position, Row, Storage, Write
 from pattern_core.errors import StorageError, shorten
 from pattern_core.filters import Filter
-from pattern_core.schema import AlterTable, CreateTable, DropTable, Order, SchemaStep, Table
+from pattern_core.schema import COMMIT_LOG, AlterTable, CreateTable, DropTable, Order, SchemaStep, Table
 
 from .batch import batch_changes
+from .commit_log import newest_position, newest_state, number_rows, recent_changes
 from .database import LanceDatabase
 from .engine import engine_errors
 from .index_state import ann_key, index_key
@@ -69,7 +72,8 @@ class LanceStorage(Storage):
                     definition = TableDefinition(stored_schema(table, dimensions), indexed_columns(table))
                     return Changes(create={table.name: definition})
                 case DropTable(table) if table.name in snapshot.names:
-                    return Changes(drop=[table.name])
+                    state = newest_state(None) if table.name == COMMIT_LOG.name else {}
+                    return Changes(drop=[table.name], state=state)
                 case AlterTable():
                     return await self._alter(step, snapshot)
             return Changes()
@@ -134,12 +138,24 @@ class LanceStorage(Storage):
         async for batch in self._reader.scan(snapshot, table, where, names, batch_rows):
             yield batch
 
-    async def commit(self, batch: Sequence[Write]) -> None:
-        writes = list(batch)
-        await self.database.commit(lambda snapshot: batch_changes(self._reader, snapshot, writes))
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        batch, position = list(batch), None
 
-    async def foreign_commits(self) -> int:
-        return await self.database.foreign_commits()
+        async def plan(snapshot: Snapshot) -> Changes:
+            nonlocal position
+            writes, position = number_rows(snapshot, batch)
+            changes = await batch_changes(self._reader, snapshot, writes)
+            return changes if position is None else attrs.evolve(changes, state=newest_state(position))
+
+        await self.database.commit(plan)
+        return position
+
+    async def changes_since(self, position: Position | None, *, limit: int = 1000) -> LoggedChanges | None:
+        snapshot = await self.database.snapshot()
+        newest = newest_position(snapshot)
+        if position in (None, newest):
+            return LoggedChanges((), newest)
+        return recent_changes(snapshot, position, limit) or await super().changes_since(position, limit=limit)
 
     async def maintain(self) -> Mapping[str, Detail]:
         return await self._maintenance.maintain()

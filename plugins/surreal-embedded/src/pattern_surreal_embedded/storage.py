@@ -6,17 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 import attrs
 
-from pattern_core.abc import Health
+from pattern_core.abc import Append, Changes, Health, Insert, Position, Write
 from pattern_core.errors import DataLossError, StorageError
+from pattern_core.schema import COMMIT_LOG, DropTable, SchemaStep
 from pattern_surreal import SurrealStorage
 from pattern_surreal.array_column import adopt_array_columns
 from pattern_surreal.commit import Transaction
+from pattern_surreal.connection import closed
 
 from .engine import EmbeddedEngine
 from .folder import Folder
@@ -54,6 +56,9 @@ class EmbeddedStorage(SurrealStorage):
         self._sequence = sequence
         self._write_lock = asyncio.Lock()
         self._writes: set[asyncio.Task[Any]] = set()
+        self._newest: Position | None = None
+        self._numbered: Position | None = None
+        self._numbers: dict[str, Position] = {}
         self._end: asyncio.Task[None] | None = None
 
     @classmethod
@@ -99,6 +104,44 @@ class EmbeddedStorage(SurrealStorage):
             return storage
         raise AssertionError  # an exit stack swallows nothing
 
+    async def apply_schema(self, step: SchemaStep) -> None:
+        await super().apply_schema(step)
+        if isinstance(step, DropTable) and step.table.name == COMMIT_LOG.name:
+            self._newest = None
+
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        appended = next((write for write in batch if isinstance(write, Append)), None)
+        if appended is None:
+            return await super().commit(batch)
+        await self._read_newest()
+        try:
+            await super().commit(batch)
+            return self._numbers.get(appended.row["id"])
+        finally:
+            self._numbers.pop(appended.row["id"], None)
+
+    def _number(self, write: Append) -> Insert:
+        newest = self._newest or Position(0)
+        self._numbered = Position(newest.sequence + 1, write.row["id"])
+        self._numbers[write.row["id"]] = self._numbered
+        return Insert(write.table, write.row | {"sequence": self._numbered.sequence})
+
+    async def _read_newest(self) -> Position:
+        if self._newest is None:
+            async with self._write_lock:
+                if self._newest is None:
+                    found = await super().changes_since(None)
+                    self._newest = found.position if found else Position(0)
+        return self._newest
+
+    async def changes_since(self, position: Position | None, *, limit: int = 1000) -> Changes | None:
+        newest = await self._read_newest()  # only this object writes, so it knows
+        if position in (None, newest):
+            if self._closed:
+                raise closed()
+            return Changes((), newest)
+        return await super().changes_since(position, limit=limit)
+
     async def transact(self, make: Callable[[], Transaction]) -> list[Any]:
         return await self._shielded(self._transact(make))
 
@@ -108,7 +151,9 @@ class EmbeddedStorage(SurrealStorage):
             return attrs.evolve(transaction, statements=[*transaction.statements, _COUNT_UP])
 
         async with self._write_lock:
+            self._numbered = None
             results = await super().transact(counted)
+            self._newest = self._numbered or self._newest
             self._sequence = int(results[-2])  # the last one is that of COMMIT
             with contextlib.suppress(OSError):  # the transaction is acknowledged, and the ledger may lag behind
                 self._ledger.write(Entry(self._sequence))

@@ -5,13 +5,10 @@ answer is lost, the row tells whether it took effect. If it did not, another mar
 fails if it still arrives. All rows together tell other processes whether anyone has committed.
 """
 
-# ruff: noqa: S608 - the names in the statements are constants, and every value is bound
-
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import secrets
 from typing import Any, Final
@@ -119,19 +116,6 @@ class CommitMarkers:
         if not took_effect:
             row.mark, row.troubled = new, True
         return bool(took_effect)
-
-    async def foreign(self) -> int:
-        """Return a number that changes when another object or process commits."""
-        try:
-            [marks] = await self._connection.query(
-                f"SELECT VALUE mark FROM {SESSIONS} WHERE owner != $pattern_session", {"pattern_session": self._session}
-            )
-        except StatementError as error:
-            if error.kind == "NotFound":  # nobody has committed yet
-                return 0
-            raise
-        digest = hashlib.sha256("".join(sorted(map(str, marks))).encode()).digest()
-        return int.from_bytes(digest[:7], "big")
 
     async def tidy(self, deadline: float) -> None:
         """Remove the rows of owners that ended long ago without closing."""

@@ -17,6 +17,7 @@ from pattern_core.errors import AccessError, StorageError, UnreachableError
 from pattern_surreal import StatementError
 from pattern_surreal.commit import Transaction
 
+from .commit_log import DEFINE, HEADS, TIDY
 from .commit_markers import LEAVE_MARK, SESSIONS, CommitMarkers, Row, pause
 from .connection import RemoteConnection
 from .protocol import UnreadableError, is_conflict
@@ -25,7 +26,7 @@ from .write_conditions import CHECKS, LOCKS
 __all__ = ["INTERNAL_TABLES", "Committer", "ContendedError"]
 
 GATE: Final = "pattern_gate"
-INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS})
+INTERNAL_TABLES: Final = frozenset({SESSIONS, GATE, LOCKS, CHECKS, HEADS})
 """The internal tables of transactions."""
 
 _PATIENCE: Final = 6
@@ -94,9 +95,12 @@ class Committer:
         """Create the internal tables if they are missing, and remove old rows."""
         tables = () if self._connection.account.is_record else sorted(INTERNAL_TABLES)
         define = ";".join(f"DEFINE TABLE IF NOT EXISTS {each} SCHEMALESS" for each in tables)
+        if tables:
+            define += f";{DEFINE}"
         try:
             await self.markers.insist(define or "RETURN NONE", {}, deadline)
             await self.markers.tidy(deadline)
+            await self.markers.insist(TIDY, {}, deadline)
         except AccessError as error:
             raise AccessError(_READ_ONLY, option="username") from error
         self._prepared = True

@@ -8,14 +8,22 @@ from typing import Any
 
 import attrs
 
-from pattern_core.abc import Health, Insert, Put, Write
-from pattern_core.errors import AccessError, ConflictError, PatternError, StorageError
-from pattern_core.schema import Table
+from pattern_core.abc import Append, Changes, Health, Insert, Position, Put, Write
+from pattern_core.errors import (
+    AccessError,
+    AlreadyExistsError,
+    ConflictError,
+    NotFoundError,
+    PatternError,
+    StorageError,
+)
+from pattern_core.schema import COMMIT_LOG, Table
 from pattern_surreal import StatementError, SurrealStorage
 from pattern_surreal.commit import Transaction, plan
 from pattern_surreal.connection import closed
 
 from .account import Version
+from .commit_log import HEADS, CommitLog
 from .committer import INTERNAL_TABLES, Committer, ContendedError
 from .connection import RemoteConnection
 from .write_conditions import LOCKS, hold, lock, locks_of_new_table, locks_of_old_table
@@ -37,6 +45,7 @@ class RemoteStorage(SurrealStorage):
         super().__init__(connection)
         self._remote = connection
         self._committer = Committer(connection)
+        self._log = CommitLog(self.query, self.writer)
         self._end: asyncio.Task[None] | None = None
 
     @property
@@ -61,16 +70,42 @@ class RemoteStorage(SurrealStorage):
         return _joined(super()._creation(table), locks_of_new_table(table))
 
     def _removal(self, table: Table) -> Transaction:
-        return _joined(super()._removal(table), locks_of_old_table(table))
+        removal = _joined(super()._removal(table), locks_of_old_table(table))
+        if table.name == COMMIT_LOG.name:
+            removal = attrs.evolve(removal, statements=[*removal.statements, f"DELETE {HEADS} RETURN NONE"])
+        return removal
 
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
         distrust = self._remote.account.is_record
-        transaction = plan(batch, self.array_columns, grouped=grouped, guard=hold(distrust=distrust))
-        return lock(transaction, batch, distrust=distrust)
+        rest = [write for write in batch if not isinstance(write, Append)]
+        transaction = plan(rest, self.array_columns, grouped=grouped, guard=hold(distrust=distrust))
+        transaction = lock(transaction, rest, distrust=distrust)
+        for place, write in enumerate(batch):
+            if isinstance(write, Append):
+                entry = self._log.statements(write, place)
+                writes = [*transaction.writes, *entry.writes]
+                transaction = attrs.evolve(_joined(transaction, entry), writes=writes)
+        return transaction
 
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        ordered = sorted(batch, key=lambda write: isinstance(write, Append))
+        if not any(isinstance(write, Append) for write in batch):
+            await self._write(ordered)
+            return None
+        async with self._log.lock:
+            try:
+                answers = await self._write(ordered)
+            except (AlreadyExistsError, ConflictError, NotFoundError):
+                raise  # nothing was written
+            except BaseException:
+                self._log.restart()
+                raise
+            self._log.advance()
+            return self._log.position(answers) or await self._log.last_position()
+
+    async def _write(self, batch: Sequence[Write]) -> list[Any]:
         try:
-            await super().commit(batch)
+            return await super()._write(batch)
         except ContendedError as error:
             write = batch[0]
             id = write.row["id"] if isinstance(write, Insert | Put) else getattr(write, "id", "")
@@ -87,10 +122,11 @@ class RemoteStorage(SurrealStorage):
         self._known -= {table}
         return StorageError(f"there is no table {table}; create it with apply_schema")
 
-    async def foreign_commits(self) -> int:
-        if self._closed:
-            raise closed()
-        return await self._committer.markers.foreign()
+    async def changes_since(self, position: Position | None, *, limit: int = 1000) -> Changes | None:
+        await self._check_table(COMMIT_LOG)
+        if position is None:
+            return Changes((), await self._log.newest())
+        return await self._log.changes_since(position, limit)
 
     async def execute(self, statement: str, parameters: Mapping[str, Any] | None = None) -> Any:
         if self._closed:

@@ -24,7 +24,7 @@ import attrs
 from surrealdb import RecordID
 from surrealdb.data.types.range import BoundExcluded, BoundIncluded, Range
 
-from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Write
+from pattern_core.abc import Append, Check, CheckNone, Delete, Insert, Patch, Put, Write
 from pattern_core.schema import Table
 from pattern_surreal.commit import Guard, Transaction
 from pattern_surreal.dialect import Parameters, name
@@ -124,7 +124,7 @@ def _held(statement: str, write: Write, parameters: Parameters) -> str:
     if isinstance(write, CheckNone) or (isinstance(write, Check) and write.revision == 0):
         rows = parameters.bind(_range(LOCKS, [table.name], _TABLE_ROWS))
         return f"{{ {statement}; UPDATE {rows} SET n = $lock_n RETURN NONE }}"
-    id = str(write.row["id"]) if isinstance(write, Insert | Put) else write.id
+    id = str(write.row["id"]) if isinstance(write, Insert | Append | Put) else write.id
     at = parameters.bind(record(table, id))
     mark = ""
     if _relies(write):

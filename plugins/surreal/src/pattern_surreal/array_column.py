@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 from surrealdb import RecordID
 
-from pattern_core.abc import CheckNone, Insert, Patch, Put, Vector, Write
+from pattern_core.abc import CheckNone, Insert, Patch, Position, Put, Vector, Write
 from pattern_core.errors import StorageError
 from pattern_core.filters import Field
 from pattern_core.schema import Table
@@ -72,7 +72,7 @@ class ColumnStore(Protocol):
     async def transact(self, make: Callable[[], Transaction]) -> list[Any]:
         """Run a transaction."""
 
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
         """Commit a batch."""
 
     async def tables(self) -> frozenset[str]:

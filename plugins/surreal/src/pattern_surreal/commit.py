@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import attrs
 
-from pattern_core.abc import Check, CheckNone, Delete, Insert, Patch, Put, Row, Vector, Write
+from pattern_core.abc import Append, Check, CheckNone, Delete, Insert, Patch, Put, Row, Vector, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, PatternError, StorageError
 
 from .connection import StatementError
@@ -242,4 +242,4 @@ def explain(batch: Sequence[Write], place: int, error: StatementError, before: R
 def _id(write: Write) -> str:
     if isinstance(write, CheckNone):
         return str(write.where)
-    return str(write.row["id"]) if isinstance(write, Insert | Put) else write.id
+    return str(write.row["id"]) if isinstance(write, Insert | Append | Put) else write.id

@@ -91,6 +91,8 @@ class NativeIndex(VectorStore):
     async def create(self, index: IndexSpec) -> None:
         self._check_open()
         table = index.table
+        if self._specs.get(table.name) == index and await self.exists(table):
+            return  # a session that waits for a switch calls this while another task applies changes
         wanted = form(index, self._efc, self._m)
         await self._forget(table.name)
         state = await backfill(self._storage, index)

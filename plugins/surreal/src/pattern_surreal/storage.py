@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from pattern_core.abc import Health, Patch, Row, Storage, Write
+from pattern_core.abc import Append, Health, Insert, Patch, Position, Row, Storage, Write
 from pattern_core.errors import PatternError, StorageError
 from pattern_core.filters import And, Compare, Filter, Op
 from pattern_core.schema import AlterTable, Column, CreateTable, Kind, Order, SchemaStep, Table
@@ -107,8 +107,13 @@ class SurrealStorage(Storage):
     def _removal(self, table: Table) -> Transaction:
         return Transaction([*drop_table(table), set_state(table.name, None)], {}, [])
 
+    def _number(self, write: Append) -> Insert:
+        """Return an appended row with its number. Called when this transaction's turn has come."""
+        raise StorageError(f"{write.table.name}: this transport does not number rows")
+
     def _plan(self, batch: Sequence[Write], *, grouped: bool) -> Transaction:
-        return plan(batch, self.array_columns, grouped=grouped)
+        numbered = [self._number(write) if isinstance(write, Append) else write for write in batch]
+        return plan(numbered, self.array_columns, grouped=grouped)
 
     async def _alter(self, step: AlterTable) -> None:
         before, after = ({column.name: column for column in table.columns} for table in (step.before, step.after))
@@ -206,21 +211,28 @@ class SurrealStorage(Storage):
         [ids] = await self.query(parameters.statement(text), parameters.values)
         return [each.id for each in ids]
 
-    async def commit(self, batch: Sequence[Write]) -> None:
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        await self._write(batch)
+        return None
+
+    async def _write(self, batch: Sequence[Write]) -> list[Any]:
+        """Commit a batch, and return the engine's answers; none if it is not known what they were."""
         for table in {write.table.name: write.table for write in batch}.values():
             await self._check_table(table)
         if not batch:
-            await self.query("RETURN NONE")
-            return
-        failure = await self._apply(batch, grouped=True)
+            return await self.query("RETURN NONE")
+        answers, failure = await self._apply(batch, grouped=True)
         if failure is not None and len(batch) > 1 and not is_thrown(failure[1]):
             # The engine does not tell which row of an INSERT it rejected. Nothing was written, so the batch is repeated
             # with a statement for each write.
-            failure = await self._apply(batch, grouped=False)
+            answers, failure = await self._apply(batch, grouped=False)
         if failure is not None:
             raise await self._explain(batch, *failure) from failure[1]
+        return answers
 
-    async def _apply(self, batch: Sequence[Write], *, grouped: bool) -> tuple[int, StatementError] | None:
+    async def _apply(
+        self, batch: Sequence[Write], *, grouped: bool
+    ) -> tuple[list[Any], tuple[int, StatementError] | None]:
         planned: list[Transaction] = []
 
         def make() -> Transaction:
@@ -230,7 +242,7 @@ class SurrealStorage(Storage):
 
         for attempt in range(_RELOADS + 1):
             try:
-                await self.transact(make)
+                return await self.transact(make), None
             except StatementError as error:
                 if is_outdated(error) and attempt < _RELOADS:
                     await reload_columns(self, (write.table.name for write in batch))
@@ -238,9 +250,8 @@ class SurrealStorage(Storage):
                 place = failed_write(planned[-1], error) if planned else None
                 if place is None:
                     raise
-                return place, error
-            break
-        return None
+                return [], (place, error)
+        raise AssertionError  # the last attempt returns or raises
 
     async def _explain(self, batch: Sequence[Write], place: int, error: StatementError) -> PatternError:
         write = batch[place]

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pattern_core.abc import Check, CheckNone, Delete, Detail, Health, Insert, Patch, Put, Row, Write
+from pattern_core.abc import Append, Check, CheckNone, Delete, Detail, Health, Insert, Patch, Position, Put, Row, Write
 from pattern_core.errors import AlreadyExistsError, ConflictError, NotFoundError, StorageError
 from pattern_core.filters import And, Field, Filter
-from pattern_core.schema import AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
+from pattern_core.schema import COMMIT_LOG, AlterTable, Column, DropTable, Kind, Order, SchemaStep, Table
 
 from .options import SqliteOptions
 from .query import Query, order_by, quoted
@@ -126,20 +126,16 @@ class Engine:
         ]
         return pa.record_batch(arrays, schema=schema), ids[-1]
 
-    def commit(self, batch: Sequence[Write]) -> None:
+    def commit(self, batch: Sequence[Write]) -> Position | None:
         with self._transaction():
-            for write in batch:
-                self._write(write)
+            positions = [self._write(write) for write in batch]
+        return next(filter(None, positions), None)
 
     def health(self) -> Health:
         ((version, size),) = self._sqlite.execute(
             "SELECT sqlite_version(), page_count * page_size FROM pragma_page_count, pragma_page_size"
         )
         return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
-
-    def foreign_commits(self) -> int:
-        ((version,),) = self._sqlite.execute("PRAGMA data_version")  # own commits do not count
-        return int(version)
 
     def maintain(self) -> Mapping[str, Detail]:
         self._sqlite.execute("PRAGMA optimize")  # updates statistics
@@ -188,12 +184,20 @@ class Engine:
         tail = f"{order_by(order)} LIMIT ?"
         return self._read(quoted(each.name for each in columns), table, where, tail, -1 if limit is None else limit)
 
-    def _write(self, write: Write) -> None:
+    def newest(self) -> Position:
+        found = self._sqlite.execute(f"SELECT sequence, id FROM {COMMIT_LOG.name} ORDER BY sequence DESC LIMIT 1")
+        return Position(*(found.fetchone() or (0,)))
+
+    def _write(self, write: Write) -> Position | None:
         table = write.table
+        if isinstance(write, Append):
+            position = Position(self.newest().sequence + 1, write.row["id"])
+            self._store(table, position.token, write.row | {"sequence": position.sequence}, new=True)
+            return position
         if isinstance(write, CheckNone):
             if self.count(table, write.where):
                 raise ConflictError(table.name, str(write.where), None)
-            return
+            return None
         id = write.row["id"] if isinstance(write, Insert | Put) else write.id
         ((revision,),) = self._read("max(revision)", table, Field("id") == id)  # None if missing
         match write:
@@ -213,6 +217,7 @@ class Engine:
                     self._sqlite.execute(f"DELETE FROM {quoted([table.name])} WHERE id = ?", [id])
                 elif isinstance(write, Patch):
                     self._store(table, id, write.changes, new=False)
+        return None
 
     def _store(self, table: Table, id: str, values: Row, *, new: bool) -> None:
         """Insert a new row, or update columns of an existing one."""

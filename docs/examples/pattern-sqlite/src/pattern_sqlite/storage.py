@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from pattern_core.abc import Detail, Health, Row, Storage, Write
+from pattern_core.abc import Changes, Detail, Health, Position, Row, Storage, Write
 from pattern_core.errors import ClosedError, PatternError, StorageError
 from pattern_core.filters import Filter
 from pattern_core.schema import Order, SchemaStep, Table
@@ -85,14 +85,17 @@ class SqliteStorage(Storage):
             batch, last = page
             yield batch
 
-    async def commit(self, batch: Sequence[Write]) -> None:
-        await self._run(Engine.commit, batch)
+    async def commit(self, batch: Sequence[Write]) -> Position | None:
+        return await self._run(Engine.commit, batch)
 
     async def health(self) -> Health:
         return await self._run(Engine.health)
 
-    async def foreign_commits(self) -> int:
-        return await self._run(Engine.foreign_commits)
+    async def changes_since(self, position: Position | None, *, limit: int = 1000) -> Changes | None:
+        newest = await self._run(Engine.newest)
+        if position in (None, newest):  # the answer to most searches, at the price of one lookup
+            return Changes((), newest)
+        return await super().changes_since(position, limit=limit)
 
     async def maintain(self) -> Mapping[str, Detail]:
         return await self._run(Engine.maintain)

@@ -169,7 +169,9 @@ class TaskRepository(EmbeddedRepository[Task]):
         above: str | None = parent_id
         while above is not None:
             if above == row["id"] or above in {each["id"] for each in found}:
-                raise ValidationError("a task cannot be a subtask of itself or of its own subtasks", where="Task", field="parent_id")
+                raise ValidationError(
+                    "a task cannot be a subtask of itself or of its own subtasks", where="Task", field="parent_id"
+                )
             (parent,) = await self._session.get(self.table, [above])
             if parent is None:
                 raise NotFoundError(self.table.name, above)

@@ -1,4 +1,4 @@
-"""One of several processes that use a database on a server, and says what it does. Started by `crowd`."""
+"""One of several processes that use a database on a server, and report what they do. `crowd` starts them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pattern_core.database import Repositories
 
 
 def say(**what: object) -> None:
-    """Tell the parent, in one system call, so that a kill cannot cut a line in two that was not written yet."""
+    """Report to the parent in one system call, so that a kill cannot truncate a line."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 async def attempt(work: Callable[[], Awaitable[object]], **what: object) -> bool:
-    """Say what is tried, do it, and say how it ended and how long it took; return whether it is acknowledged."""
+    """Report an attempt, carry it out, report its outcome and duration; return whether it was acknowledged."""
     say(trying=True, **what)
     began = time.monotonic()
     try:
@@ -43,7 +43,7 @@ async def add_one(tx: Repositories, id: str) -> None:
 
 
 async def one_write(db: Database, name: str, step: int, dice: random.Random) -> bool:
-    """Write once, of one kind or another; return whether it is acknowledged."""
+    """Make one write of some kind; return whether it was acknowledged."""
     kind = dice.choice(["memory", "memory", "user", "shared count", "own count"])
     if kind == "memory":
         label, content = f"{name} {step}", f"word{name}x{step} of client {name}"
@@ -59,7 +59,7 @@ async def one_write(db: Database, name: str, step: int, dice: random.Random) -> 
 
 
 async def write(db: Database, name: str, ending: asyncio.Event) -> None:
-    """Write until told to end, then until a write is acknowledged."""
+    """Write until the signal to stop, then until one more write is acknowledged."""
     dice = random.Random(name)
     for step in itertools.count():
         ended = ending.is_set()
@@ -68,13 +68,13 @@ async def write(db: Database, name: str, ending: asyncio.Event) -> None:
 
 
 async def increment(db: Database, times: int) -> None:
-    """Add to the shared count, again and again."""
+    """Increment the shared count repeatedly."""
     for _ in range(times):
         await attempt(lambda: db.run(lambda tx: add_one(tx, "shared")), count="shared")
 
 
 async def main(config: dict[str, Any], name: str, times: int) -> None:
-    """Do what is asked for; what comes on standard input is the sign to end."""
+    """Run the given task; any input is the signal to stop."""
     async with pattern_core.open(config) as db:
         say(opened=True)
         if times:

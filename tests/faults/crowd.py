@@ -1,4 +1,4 @@
-"""Several client processes of one database, and all that they have said."""
+"""Several client processes of one database, and their reports."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Client:
 
     @property
     def pending(self) -> Line | None:
-        """What it was doing when it last said something."""
+        """Its last reported attempt."""
         return self.said[-1] if self.said and "trying" in self.said[-1] else None
 
 
@@ -71,12 +71,12 @@ class Crowd:
             self._news.notify_all()
 
     def lines(self, *words: str, by: Iterable[Client] | None = None) -> list[Line]:
-        """Return what was said that has one of some words, such as ``done`` or ``failed``."""
+        """Return the reports with one of some words, such as ``done`` or ``failed``."""
         clients = self.clients if by is None else by
         return [line for client in clients for line in client.said if any(word in line for word in words)]
 
     async def until(self, so: Callable[[], bool]) -> None:
-        """Wait until something is so, which is looked at whenever a client has said something."""
+        """Wait for a condition, which is checked after each report."""
         async with self._news, asyncio.timeout(PATIENCE_S):
             while not so():
                 for client in self.clients:
@@ -84,12 +84,12 @@ class Crowd:
                 await self._news.wait()
 
     async def go_on_for(self, steps: int) -> None:
-        """Wait until that many more writes have been acknowledged."""
+        """Wait until so many more writes are acknowledged."""
         before = len(self.lines("done"))
         await self.until(lambda: len(self.lines("done")) >= before + steps)
 
     async def finish(self) -> None:
-        """Have those that live write once more and end; fail where one cannot."""
+        """Let the living clients write once more and end; fail if one cannot."""
         for client in self.clients:
             if client.process.returncode is None and client.process.stdin is not None:
                 client.process.stdin.close()
@@ -100,12 +100,12 @@ class Crowd:
             assert client.process.returncode or client.said[-1] == {"closed": True}
 
     async def kill(self, client: Client) -> None:
-        """Kill a client with SIGKILL, and hear what it had said."""
+        """Kill a client with SIGKILL, and read its last reports."""
         client.process.kill()
         await self._listeners[list(self.clients).index(client)]
 
     async def aclose(self) -> None:
-        """End whatever still runs."""
+        """End all clients."""
         for client in self.clients:
             if client.process.returncode is None:
                 client.process.kill()
@@ -120,7 +120,7 @@ async def _start(config: dict[str, Any], name: str, times: int) -> Client:
 
 
 async def prepare(config: dict[str, Any], clients: int) -> None:
-    """Make what the clients write to."""
+    """Create the records that the clients write to."""
     async with pattern_core.open(config) as db, db.transaction() as tx:
         await tx.users.create(id="u", metadata={"by": "the test"})
         for name in ("a", "shared", *(f"of {n}" for n in range(clients))):

@@ -1,4 +1,4 @@
-"""Open a database, and say so. Killed by `test_migrate_kill`, and one of several in `test_migrate_shared`."""
+"""Opens a database, and reports it. `test_migrate_kill` kills it; `test_migrate_shared` starts several."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from pattern_core.maintenance.migrations.lease import with_lease
 
 
 def say(word: str) -> None:
-    """Tell the parent."""
+    """Report to the parent."""
     sys.stdout.write(f"{word}\n")
     sys.stdout.flush()
 
 
 async def open_it(config: dict[str, Any]) -> None:
-    """Say when all is loaded; open the database when told to, and say that it is open, and what is found in it."""
+    """Report when everything is loaded; open the database on the signal; report that, and the number of hits."""
     wiring = load_wiring(load_config(config))
     async with await wiring.storage() as storage, await wiring.vectors(storage):
         await wiring.embeddings.signature()
@@ -34,7 +34,7 @@ async def open_it(config: dict[str, Any]) -> None:
 
 
 async def hold(config: dict[str, Any]) -> None:
-    """Take the lease of those who migrate, and do nothing with it."""
+    """Take the migration lease, and do nothing."""
 
     async def work() -> None:
         say("holding")

@@ -1,4 +1,4 @@
-"""Change the embedding model while others write and search, and say what is acknowledged. Killed by `test_reembed_kill`."""
+"""Changes the embedding model during writes and searches, and reports what is acknowledged. `test_reembed_kill` kills it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from pattern_core import SignatureMismatchError
 
 
 def say(**what: object) -> None:
-    """Tell the parent, in one system call, so that a kill cannot cut a line in two that was not written yet."""
+    """Report to the parent in one system call, so that a kill cannot truncate a line."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
 
 async def open_with_any(config: dict[str, Any], models: list[dict[str, Any]]) -> pattern_core.Database:
-    """Open the database by the model that its vectors are of."""
+    """Open the database with the model of its vectors."""
     for model in models:
         try:
             return await pattern_core.open({**config, "embeddings": model})
@@ -29,7 +29,7 @@ async def open_with_any(config: dict[str, Any], models: list[dict[str, Any]]) ->
 
 
 async def write(db: pattern_core.Database, name: str, seed: int) -> None:
-    """Create, change and delete memories without end."""
+    """Create, change and delete memories until killed."""
     dice = random.Random(f"{name} {seed}")
     labels = [each.label async for each in db.memories.iterate() if each.label.startswith(f"{name} ")]
     for step in range(1_000_000):
@@ -49,14 +49,14 @@ async def write(db: pattern_core.Database, name: str, seed: int) -> None:
 
 
 async def search(db: pattern_core.Database, wanted: int) -> None:
-    """Search without end, and say whether as many were found as there are."""
+    """Search until killed, and report whether all memories were found."""
     while True:
         say(found=len(await db.memories.search_semantic("still", "memory number", limit=wanted)))
         await asyncio.sleep(0.02)
 
 
 async def main(config: dict[str, Any], models: list[dict[str, Any]], wanted: int, seed: int, *, shielded: bool) -> None:
-    """Let two write and one search, while the model that is not in use is made to take over."""
+    """Re-embed with the other model, while two tasks write and one searches."""
     async with await open_with_any(config, models) as db:
         dimensions = (await db.embeddings.signature()).dimensions
         (other,) = [model for model in models if model["dimensions"] != dimensions]

@@ -41,7 +41,7 @@ KINDS = {
 
 @pytest.fixture(params=list(KINDS))
 def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A configuration of one kind, in an empty folder."""
+    """A configuration of one engine, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("surreal-embedded", "lancedb"):
         if name in request.param:
@@ -50,7 +50,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 def run_and_kill(config: dict[str, Any], seed: int, seconds: float) -> list[dict[str, str | None]]:
-    """Start the writer, kill it some time after it has opened the database, and return what it said."""
+    """Start the writer, kill it some time after it has opened the database, and return its reports."""
     with subprocess.Popen(
         [sys.executable, WRITER, json.dumps(config), str(seed)],
         stdout=subprocess.PIPE,
@@ -70,7 +70,7 @@ def run_and_kill(config: dict[str, Any], seed: int, seconds: float) -> list[dict
 
 
 async def look(config: dict[str, Any]) -> dict[str, str]:
-    """Return the version of every group of memories, having checked that each is whole and found."""
+    """Check that every group of memories is complete and found; return their versions."""
     groups: dict[str, dict[str, str]] = {}
     async with pattern_core.open(config) as db:
         async for memory in db.memories.iterate():
@@ -93,7 +93,7 @@ async def look(config: dict[str, Any]) -> dict[str, str]:
 
 
 def expect(acknowledged: dict[str, str], said: list[dict[str, str | None]], found: Mapping[str, str]) -> None:
-    """Check what is found against what was said; the very last attempt may have been carried out or not."""
+    """Compare the records with the reports; the last attempt may have taken effect or not."""
     trying: dict[str, str | None] | None = None
     for line in said:
         if "trying" in line:
@@ -113,7 +113,7 @@ def expect(acknowledged: dict[str, str], said: list[dict[str, str | None]], foun
 
 
 async def test_killed_while_writing(config: dict[str, Any]) -> None:
-    """After each kill, exactly what was acknowledged is there and found, each batch whole; index and records agree."""
+    """After each kill, exactly the acknowledged batches are there and found, each complete; index and records agree."""
     dice = random.Random(2026)
     acknowledged: dict[str, str] = {}
     steps = 0

@@ -33,13 +33,13 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]
 ROUNDS: Final = int(os.environ.get("PATTERN_FAULT_ROUNDS", "1"))
 MEMORIES: Final = int(os.environ.get("PATTERN_FAULT_RECORDS", "200"))
 DEATHS: Final = 2
-"""How often the migration of one database is killed at most."""
+"""The most kills of one migration."""
 OPENER: Final = Path(__file__).with_name("opener.py")
 
 
 @pytest.fixture(params=list(KINDS))
 def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A configuration of one kind, in an empty folder."""
+    """A configuration of one engine, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("surreal-embedded", "lancedb"):
         if name in request.param:
@@ -72,7 +72,7 @@ def open_and_kill(config: dict[str, Any], seconds: float | None) -> float | None
 
 
 def aside(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a configuration with other places."""
+    """Return a configuration with other paths."""
     return {
         section: {key: f"{name}-{value}" if key == "path" else value for key, value in given.items()}
         for section, given in config.items()
@@ -80,7 +80,7 @@ def aside(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 async def restore_all(config: dict[str, Any], checked: set[int]) -> None:
-    """Read each whole backup into a new database; check that, where no other backup of its version was checked before."""
+    """Restore each complete backup into a new database and check it, once for each version."""
     whole = [folder for folder in sorted(Path("pattern-backups").iterdir()) if (folder / "manifest.json").is_file()]
     for number, folder in enumerate(whole):  # of the others, the writers were killed
         new = aside(config, f"restored-{number}")
@@ -95,7 +95,7 @@ async def restore_all(config: dict[str, Any], checked: set[int]) -> None:
 
 
 async def test_killed_while_migrating(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed at any time, the migration comes to its end: every record and vector is there and found; backups are whole."""
+    """A migration that is killed at any time is completed: every record and vector is there and found; backups are complete."""
     await make_old(config, MEMORIES)
     dice = random.Random(2026)
     checked: set[int] = set()

@@ -1,4 +1,4 @@
-"""Several processes open an old database at once: one migrates it, the others wait, and none waits for the dead."""
+"""Several processes open an old database at once: one migrates it, the others wait, and none waits for a dead one."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ CONFIG: Final = {
 
 @attrs.define
 class Children:
-    """Processes of this test."""
+    """The processes of a test."""
 
     started: list[subprocess.Popen[str]] = attrs.field(factory=list)
 
     def start(self, config: dict[str, Any], *words: str) -> subprocess.Popen[str]:
-        """Start one, and wait for its first word."""
+        """Start one, and wait for its first report."""
         command = [sys.executable, str(OPENER), json.dumps(config), *words]
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.started.append(child)
@@ -49,20 +49,20 @@ class Children:
 
 
 def tell(child: subprocess.Popen[str]) -> None:
-    """Let a child go on."""
+    """Let a child continue."""
     assert child.stdin is not None
     child.stdin.write("go\n")
     child.stdin.flush()
 
 
 def hear(child: subprocess.Popen[str]) -> str:
-    """Return the next word of a child; empty where it has ended."""
+    """Return the next report of a child; empty if it has ended."""
     assert child.stdout is not None
     return child.stdout.readline().strip()
 
 
 def finds(child: subprocess.Popen[str]) -> int:
-    """Return how many memories a child finds, having opened the database."""
+    """Wait until a child has opened the database; return how many memories it finds."""
     assert hear(child) == "opened"
     return int(hear(child).removeprefix("found "))
 
@@ -86,7 +86,7 @@ async def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def check_once() -> None:
-    """Fail unless the database was migrated, once, by one process."""
+    """Check that one process has migrated the database, once."""
     assert [folder.name for folder in Path("pattern-backups").iterdir()] == ["before-version-3"]
     async with open_storage(load_config(CONFIG)) as storage:
         known = await read_metadata(storage)
@@ -96,14 +96,14 @@ async def check_once() -> None:
 
 
 async def change_holder(storage: Storage, **columns: object) -> None:
-    """Let the lease look as somebody else would leave it."""
+    """Change the lease to that of another process."""
     (row,) = await storage.get(LEASES, [SCHEMA])
     assert row is not None
     await storage.commit([Patch(LEASES, SCHEMA, {**columns, "revision": row["revision"] + 1}, row["revision"])])
 
 
 async def test_all_at_once(old: None, children: Children) -> None:
-    """Of several processes that open an old database at once, one migrates it, with one backup; all of them open it."""
+    """If several processes open an old database at once, one migrates it, with one backup, and all open it."""
     started = [children.start(CONFIG) for _ in range(PROCESSES)]
     for child in started:
         tell(child)
@@ -113,7 +113,7 @@ async def test_all_at_once(old: None, children: Children) -> None:
 
 
 async def test_the_holder_dies(old: None, children: Children) -> None:
-    """Who waits for a process that is killed goes on in its place; by then nothing was changed but by the holder."""
+    """If the migrating process is killed, a waiting one takes over; until then, only the lease's holder changes anything."""
     holder = children.start(CONFIG, "hold")
     started = [children.start(CONFIG) for _ in range(PROCESSES - 1)]
     for child in started:
@@ -128,7 +128,7 @@ async def test_the_holder_dies(old: None, children: Children) -> None:
 
 
 async def test_a_machine_dies(old: None, children: Children) -> None:
-    """A holder elsewhere, of whom nobody can tell whether it lives, is waited for until its lease has run out."""
+    """A process waits for a holder on another machine until its lease has expired."""
     holder = children.start(CONFIG, "hold")
     holder.kill()
     holder.wait()

@@ -40,7 +40,7 @@ Said = list[dict[str, Any]]
 
 @pytest.fixture(params=list(KINDS))
 def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """A configuration of one kind, without a model, in an empty folder."""
+    """A configuration of one engine, without a model, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     for name in ("surreal-embedded", "lancedb"):
         if name in request.param:
@@ -49,7 +49,7 @@ def config(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
 
 
 async def set_up(config: dict[str, Any]) -> None:
-    """Make a database with an agent whose memories nobody touches, and one whose memories are written."""
+    """Create a database with two agents: the memories of one are never written again, those of the other are."""
     async with pattern_core.open({**config, "embeddings": MODELS[0]}) as db:
         await db.users.create(id="u")
         for name in ("still", "busy"):
@@ -62,7 +62,7 @@ async def set_up(config: dict[str, Any]) -> None:
 
 
 def run(config: dict[str, Any], seed: int, seconds: float | None) -> Said:
-    """Start the change, kill it some time after it has opened the database, or never; return what it said."""
+    """Start the change of the model, kill it after some time, or never; return its reports."""
     command = [sys.executable, str(REEMBEDDER), json.dumps(config), json.dumps(MODELS), str(RECORDS), str(seed)]
     command.append("end" if seconds is None else "on")
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
@@ -80,7 +80,7 @@ def run(config: dict[str, Any], seed: int, seconds: float | None) -> Said:
 
 
 async def look(config: dict[str, Any]) -> tuple[int, dict[str, str]]:
-    """Return the model that is in use, and what the busy agent remembers, having checked all there is to check."""
+    """Check the database; return the active model, and the memories of the busy agent."""
     for model in MODELS:
         try:
             db = await pattern_core.open({**config, "embeddings": model})
@@ -95,7 +95,7 @@ _BUSY = pattern_core.Field("agent_id") == "busy"
 
 
 async def check(db: Database) -> int:
-    """Fail unless every memory has a vector of its text by the model in use, and is found by it."""
+    """Check that every memory has a vector of its text by the active model, and is found."""
     known = await read_metadata(db.storage)
     assert known.active is not None
     rows = await db.storage.find(vector_table(MEMORIES, known.active.number), vectors=True)
@@ -110,7 +110,7 @@ async def check(db: Database) -> int:
 
 
 def expect(acknowledged: dict[str, str], said: Said, found: dict[str, str]) -> None:
-    """Check what is remembered against what was said; each writer's last attempt may have been carried out or not."""
+    """Compare the memories with the reports; each writer's last attempt may have taken effect or not."""
     trying: dict[str, dict[str, Any]] = {}
     for line in said:
         if "trying" in line:
@@ -132,7 +132,7 @@ def _set(memories: dict[str, str], label: str, content: str | None) -> None:
 
 
 async def test_killed_while_the_model_changes(config: dict[str, Any]) -> None:
-    """Killed at any time, the model changes in the end: no memory is missed, no search mixes models or finds less."""
+    """A change of the model that is killed at any time is completed: no memory is missed, and no search mixes models."""
     await set_up(config)
     dice = random.Random(2026)
     acknowledged: dict[str, str] = {}

@@ -38,9 +38,9 @@ CLIENTS: Final = int(os.environ.get("PATTERN_FAULT_CLIENTS", "4"))
 TIMES: Final = int(os.environ.get("PATTERN_FAULT_TIMES", "20"))
 CALL_TIMEOUT_S: Final = 4.0
 SLACK_S: Final = 5.0
-"""What a machine with two cores adds to a time-out when a dozen processes want them."""
+"""What a machine with two cores adds to a timeout under a dozen processes, in seconds."""
 _LOGGER: Final = logging.getLogger(__name__)
-"""Tells the figures, with ``--log-cli-level=INFO``."""
+"""Logs the figures, with ``--log-cli-level=INFO``."""
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def _longest(ended: list[dict[str, Any]]) -> float:
 
 
 async def check_counts(db: Database, crowd: Crowd) -> None:
-    """Fail unless each count has every acknowledged increment once, and no other but those of unknown fate."""
+    """Check that each count has every acknowledged increment once, and otherwise only those of unknown outcome."""
     ids = {line["count"] for line in crowd.lines("count")}
     for id in ids:
         ended = [line for line in crowd.lines("done", "failed") if line.get("count") == id]
@@ -69,7 +69,7 @@ async def check_counts(db: Database, crowd: Crowd) -> None:
 
 
 async def check_records(db: Database, crowd: Crowd) -> None:
-    """Fail unless every acknowledged record is there once, and no other but those of unknown fate."""
+    """Check that every acknowledged record is there once, and otherwise only those of unknown outcome."""
     found = Counter([f"memory {each.label}" async for each in db.memories.iterate()])
     found += Counter([f"user {each.metadata['by']}" for each in await db.users.list(limit=100_000)])
     del found["user the test"]
@@ -86,7 +86,7 @@ async def check_records(db: Database, crowd: Crowd) -> None:
 
 
 async def check_found(db: Database) -> None:
-    """Fail unless every memory is found by its text, and the index agrees with the records."""
+    """Check that every memory is found by its text, and the index agrees with the records."""
     async for memory in db.memories.iterate():
         (hit, *_) = await db.memories.search_semantic("a", memory.content, limit=1)
         assert hit.memory == memory
@@ -95,7 +95,7 @@ async def check_found(db: Database) -> None:
 
 
 async def test_the_server_is_killed_under_load(own_server: Server, config: dict[str, Any]) -> None:
-    """Every acknowledged write is there once, no call outlives its time-out, and clients go on by themselves.
+    """Every acknowledged write is there once, no call exceeds its timeout, and clients continue by themselves.
 
     At the end, the server stays away until each client has given up a call.
     """
@@ -123,7 +123,7 @@ async def test_the_server_is_killed_under_load(own_server: Server, config: dict[
 
 
 async def test_all_add_to_one_record(config: dict[str, Any]) -> None:
-    """Of increments by many processes of one record, each a read and a write, none is lost and none counts twice."""
+    """If many processes increment one record, each with a read and a write, every increment counts exactly once."""
     await prepare(config, 0)
     async with gathered(config, CLIENTS, times=TIMES) as crowd:
         await crowd.finish()
@@ -134,7 +134,7 @@ async def test_all_add_to_one_record(config: dict[str, Any]) -> None:
 
 
 async def test_a_client_is_killed_while_writing(config: dict[str, Any]) -> None:
-    """After each kill of a client, exactly what was acknowledged is there and found, each batch whole."""
+    """After each kill of a client, exactly the acknowledged batches are there and found, each complete."""
     dice = random.Random(2026)
     acknowledged: dict[str, str] = {}
     for number in range(ROUNDS):
@@ -143,7 +143,7 @@ async def test_a_client_is_killed_while_writing(config: dict[str, Any]) -> None:
 
 
 async def test_a_client_dies_between_two_places(config: dict[str, Any], store: Store) -> None:
-    """With vectors elsewhere, what a dead client has left to tell the index is told by any other before it searches."""
+    """With an external index, any client applies the pending updates of a killed one before it searches."""
     config = {**config, "vectors": {"provider": "lancedb", **store.section()}}
     await prepare(config, CLIENTS)
     dice = random.Random(2026)
@@ -162,7 +162,7 @@ async def test_a_client_dies_between_two_places(config: dict[str, Any], store: S
 
 
 async def test_the_model_changes_while_others_write(config: dict[str, Any], tmp_path: Path) -> None:
-    """The embedding model is changed on a server while others write and search; a kill in between loses nothing."""
+    """A change of the model on a server, during writes and searches, loses nothing if it is killed."""
     config = {"database": config["database"]}
     await set_up_reembedding(config)
     acknowledged: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Write to a database without end, and say on standard output what has been acknowledged. Killed by `test_kill`."""
+"""Writes to a database, and reports what is acknowledged, until `test_kill` kills it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pattern_core
 
 
 def acknowledge(**what: object) -> None:
-    """Tell the parent, in one system call, so that a kill cannot cut a line in two that was not written yet."""
+    """Report to the parent in one system call, so that a kill cannot truncate a line."""
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 

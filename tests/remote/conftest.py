@@ -14,7 +14,7 @@ __all__ = ["server"]
 
 @pytest.fixture
 def config(server: Server) -> dict[str, Any]:
-    """A configuration of a new, empty database, by root."""
+    """The configuration of a new, empty database, with the root account."""
     return {
         "database": {"type": "surreal-remote", **server.section(timeout=20)},
         "embeddings": {"provider": "hashing", "dimensions": 64},

@@ -1,4 +1,4 @@
-"""A database moves from a laptop to a server and back, and nothing changes on the way."""
+"""A database moves from a laptop to a server and back, without a change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pattern(*arguments: str) -> None:
 
 
 async def contents(path: Path) -> tuple[list[Any], list[Any]]:
-    """Return all memories, with their vectors, and what a search finds."""
+    """Return all memories with their vectors, and the hits of a search."""
     async with pattern_core.open(path) as db:
         memories = [each async for each in db.memories.iterate()]
         hits = await db.memories.search_semantic("a", "word 7 and 11", limit=20)
@@ -42,7 +42,7 @@ async def contents(path: Path) -> tuple[list[Any], list[Any]]:
 
 
 async def test_there_and_back(config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`pattern backup` here and `pattern restore` there carry every record, revision and vector, in both directions."""
+    """`pattern backup` and `pattern restore` move every record, revision and vector, in both directions."""
     monkeypatch.chdir(tmp_path)
     embedded = {"type": "surreal-embedded", "path": "pattern.db"}
     write_config(tmp_path / "laptop.toml", {**config, "database": embedded})

@@ -1,4 +1,4 @@
-"""Many open a database that is not there yet."""
+"""Concurrent opening of a new database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_many_come_first_at_once(server: Server, config: dict[str, Any]) -> None:
-    """Of many who open a new database at the same time, each finds it set up, whoever has done so."""
+    """If several processes open a new database at once, each finds it set up."""
     for _ in range(5):
         opened = {**config, "database": {**config["database"], **server.section()}}
         databases = await asyncio.gather(*(pattern_core.open(opened) for _ in range(8)))

@@ -1,4 +1,4 @@
-"""What a system user of the server has to be allowed: no more than to edit one database."""
+"""The rights that the library needs: EDITOR of one database."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PAGE: Final = Path(__file__).parents[2] / "docs" / "how-to" / "from-laptop-to-cl
 
 
 def by(config: dict[str, Any], user: str) -> dict[str, Any]:
-    """Return a configuration by which a user of the database signs in."""
+    """Return a configuration with a user of the database."""
     database = {**config["database"], "username": user, "password": f"word of {user}", "level": "database"}
     return {**config, "database": database}
 
 
 async def define(config: dict[str, Any], user: str, role: str) -> None:
-    """Have root define a user of the database."""
+    """Define a user of the database, as root."""
     async with pattern_core.open(config) as db:
         await db.storage.execute(f"DEFINE USER {user} ON DATABASE PASSWORD 'word of {user}' ROLES {role}")
 
 
 async def use(config: dict[str, Any]) -> None:
-    """Do what an application does: write, search, change the model, delete."""
+    """Use the database as an application does: write, search, change the model, delete."""
     async with pattern_core.open(config) as db:
         user = await db.users.create()
         agent = await db.agents.create(user_id=user.id, agent_type="a", name="A")
@@ -46,7 +46,7 @@ async def use(config: dict[str, Any]) -> None:
 
 
 async def test_an_editor_of_the_database_is_enough(config: dict[str, Any]) -> None:
-    """The user that the page on clusters makes may do all that the library does, from making the tables on."""
+    """The user of the page on clusters has all rights that the library needs, including the creation of tables."""
     (sql,) = re.findall(r"^```sql\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     section = config["database"]
     for word, name in (("acme", section["namespace"]), ("a long one", "word of app"), ("DB pattern", "DB main")):
@@ -59,7 +59,7 @@ async def test_an_editor_of_the_database_is_enough(config: dict[str, Any]) -> No
 
 
 async def test_a_viewer_reads_and_writes_nothing(config: dict[str, Any]) -> None:
-    """A user with the role VIEWER opens what is there and reads it; a write is refused, as such, and changes nothing."""
+    """A VIEWER opens and reads an existing database; a write raises `AccessError`, and changes nothing."""
     await define(config, "guest", "VIEWER")
     async with pattern_core.open(config) as db:
         user = await db.users.create()
@@ -71,7 +71,7 @@ async def test_a_viewer_reads_and_writes_nothing(config: dict[str, Any]) -> None
 
 
 async def test_a_user_of_another_database_is_refused(config: dict[str, Any]) -> None:
-    """Who may edit one database cannot open another one, and the password is in no message."""
+    """An EDITOR of one database cannot open another one, and no message contains the password."""
     await define(config, "app", "EDITOR")
     elsewhere = by(config, "app")
     elsewhere["database"]["database"] = "other"

@@ -1,4 +1,4 @@
-"""The servers that these tests look at."""
+"""Fixtures of the tests of the test servers."""
 
 from tests.servers.fixtures import certificate, own_server, server
 

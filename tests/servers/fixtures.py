@@ -16,21 +16,21 @@ __all__ = ["certificate", "own_server", "server"]
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that many tests share, each in a namespace of its own; nobody may kill it."""
+    """A shared server; each test has its own namespace, and none may kill the server."""
     with running(tmp_path_factory.mktemp("server") / "data") as server:
         yield server
 
 
 @pytest.fixture
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server for one test, which may kill it and start it again."""
+    """A server for one test, which may kill and restart it."""
     with running(tmp_path_factory.mktemp("own_server") / "data") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The files of a certificate for 127.0.0.1, which is its own authority, and of its key."""
+    """The files of a self-signed certificate for 127.0.0.1, and of its key."""
     if (openssl := shutil.which("openssl")) is None:
         pytest.skip("needs the program openssl")
     folder = tmp_path_factory.mktemp("certificate")

@@ -69,12 +69,12 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def open(self) -> None:
-        """Take connections, on the same port as before."""
+        """Accept connections, on the same port as before."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._own_port)
         self._own_port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Refuse new connections; those that there are go on."""
+        """Refuse new connections; existing ones stay."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -86,16 +86,16 @@ class Proxy:
             upstream.transport.abort()
 
     def cut_clients(self) -> None:
-        """Break all connections at the clients' end; the server learns of it when it has read what is on the way."""
+        """Break all connections at the clients' end; the server still reads what was sent before."""
         for client in list(self._ends):
             client.transport.abort()
 
     def stall(self) -> None:
-        """Carry nothing more, in either direction, and let nobody know: connections are half-open."""
+        """Forward nothing more in either direction, silently: connections are half-open."""
         self._flows.clear()
 
     def flow(self) -> None:
-        """Carry on after `stall`."""
+        """Continue after `stall`."""
         self._flows.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +128,7 @@ class Proxy:
         up_reader: asyncio.StreamReader,
         up_writer: asyncio.StreamWriter,
     ) -> None:
-        """Carry what comes, until one end is closed; to the server also what was still on the way to it then."""
+        """Forward data until one end closes; the server also gets what was sent before."""
         up = asyncio.create_task(self._carry(reader, up_writer, self._request))
         down = asyncio.create_task(self._carry(up_reader, writer, self._response))
         try:
@@ -164,7 +164,7 @@ class Proxy:
 
 
 async def _frame(source: asyncio.StreamReader) -> tuple[int, bytes, bytes]:
-    """Read one frame: its first byte, its mask, which may be empty, and what it carries."""
+    """Read one frame: its first byte, its mask, which may be empty, and its payload."""
     start, length = await source.readexactly(2)
     masked, length = length & 0x80, length & 0x7F
     if length == 126:

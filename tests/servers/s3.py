@@ -1,4 +1,4 @@
-"""A server that speaks S3, in this process: moto's, which keeps its objects in memory."""
+"""An S3 server in this process: moto's, which keeps objects in memory."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ class Store:
             return answer
 
     def section(self, **changes: Any) -> dict[str, Any]:
-        """Return what a configuration says of a new prefix of the bucket."""
+        """Return the configuration of a new prefix in the bucket."""
         uri = f"s3://{BUCKET}/{next(self._prefixes)}"
         return {"uri": uri, "endpoint": self.url, **KEYS, "allow_http": True, "lease_seconds": 1, **changes}
 
     def stop(self) -> None:
-        """Stop listening; what it holds is lost."""
+        """Stop the server; its objects are lost."""
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
 
 def running_store() -> Iterator[Store]:
-    """Give a server with a bucket; for a fixture."""
+    """Yield a server with a bucket, for a fixture."""
     boto3 = pytest.importorskip("boto3", reason="moto[server] is not installed")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     store = Store()

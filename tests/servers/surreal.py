@@ -1,4 +1,4 @@
-"""A SurrealDB server for tests: started on a folder, killed, started again; or one that is there already.
+"""A SurrealDB server for tests, which can be killed and restarted; or an existing one.
 
 Which one, in this order: what ``PATTERN_TEST_SURREAL_URL`` names (with ``_USER`` and ``_PASS``, as root); the program
 ``surreal`` on the PATH; the engine from npm behind our own front, in ``tests/servers/node``, which ``npm ci`` there
@@ -32,7 +32,7 @@ URL = "PATTERN_TEST_SURREAL_URL"
 
 
 def lacking() -> str | None:
-    """Return what there would have to be for these tests to run; None where they can."""
+    """Return what is missing to run these tests; None if nothing is."""
     if os.environ.get(URL) or shutil.which("surreal"):
         return None
     if shutil.which("node") is None:
@@ -47,7 +47,7 @@ needs_server = pytest.mark.skipif(lacking() is not None, reason=lacking() or "")
 
 @attrs.define
 class Server:
-    """A server, on a port of this machine and a folder of its own; or one elsewhere, that is only asked.
+    """A server on a local port with its own folder; or an existing server, which is only used.
 
     Attributes:
         folder: Where it keeps its files.
@@ -68,21 +68,21 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where clients connect over WebSocket."""
+        """The URL for WebSocket clients."""
         return self.elsewhere or f"ws{'s' if self.certificate else ''}://127.0.0.1:{self.port}"
 
     @property
     def http_url(self) -> str:
-        """Where clients connect over HTTP."""
+        """The URL for HTTP clients."""
         return self.url.replace("ws", "http", 1)
 
     @property
     def is_real(self) -> bool:
-        """Whether it is SurrealDB's own program, and not the engine behind our front."""
+        """Whether it is SurrealDB's own program, not the engine behind our test server."""
         return self.elsewhere is not None or shutil.which("surreal") is not None
 
     def section(self, **more: Any) -> dict[str, Any]:
-        """Return what a configuration says of a new, empty database on it; all but the plugin's name."""
+        """Return the configuration of a new, empty database on it, without the plugin's name."""
         return {
             "url": self.url,
             "username": self.username,
@@ -93,7 +93,7 @@ class Server:
         }
 
     def start(self) -> None:
-        """Start it, on the port and the folder that it had before, and wait until it answers."""
+        """Start the server with the same port and folder as before, and wait until it answers."""
         if self.elsewhere is not None:
             return
         assert self._process is None, "it runs"
@@ -110,25 +110,25 @@ class Server:
         self.port = json.loads(line)["port"]
 
     def kill(self) -> None:
-        """Kill it with SIGKILL: it has no time to finish or tidy up anything."""
+        """Kill the server with SIGKILL, without time to clean up."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ask it to stop, and wait until it has; nothing where it has not started."""
+        """Stop the server, and wait for its end; do nothing if it is not running."""
         if self._process is not None:
             self._end(signal.SIGTERM)
 
     def restart(self) -> None:
-        """Kill it and start it again."""
+        """Kill the server, and start it again."""
         self.kill()
         self.start()
 
     def pause(self) -> None:
-        """Have it stand still, with all connections open; see `resume`."""
+        """Suspend the server with open connections, until `resume`."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Have it go on after `pause`."""
+        """Continue after `pause`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -175,7 +175,7 @@ class Server:
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -183,7 +183,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def running(folder: Path, certificate: tuple[Path, Path] | None = None) -> Iterator[Server]:
-    """Give a server that runs; skip the test that asks where there cannot be one.
+    """Yield a running server; skip the test if there cannot be one.
 
     Args:
         folder: Where it keeps its files.

@@ -1,4 +1,4 @@
-"""What the tests of the plugin share: a server, and databases on it."""
+"""Fixtures of the plugin's tests: a server, and databases on it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NewOptions = Callable[..., StorageOptions]
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The library runs on asyncio."""
+    """The backend; pattern-core requires asyncio."""
     return "asyncio"
 
 
 @pytest.fixture
 def options_on() -> NewOptions:
-    """Makes the options of a new, empty database: ``options_on(server, pool_size=1)``."""
+    """Return a function that makes the options of a new, empty database: ``options_on(server, pool_size=1)``."""
 
     def make(server: Server, **more: Any) -> StorageOptions:
         section = server.section(**more)
@@ -43,7 +43,7 @@ def options_on() -> NewOptions:
 
 @pytest.fixture
 async def proxy(server: Server) -> AsyncIterator[Proxy]:
-    """A proxy to the server that all share."""
+    """A proxy to the shared server."""
     if not server.port:
         pytest.skip("needs a server on this machine, to stand between it and its clients")
     async with Proxy(server.port) as proxy:
@@ -52,7 +52,7 @@ async def proxy(server: Server) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def storage(server: Server, proxy: Proxy, options_on: NewOptions) -> AsyncIterator[Storage]:
-    """An open storage at the end of the proxy, over one connection, with a table."""
+    """An open storage behind the proxy, with one connection and one table."""
     async with await pattern_storage().open(options_on(server, url=proxy.url, pool_size=1, timeout=10.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
@@ -61,5 +61,5 @@ async def storage(server: Server, proxy: Proxy, options_on: NewOptions) -> Async
 
 @pytest.fixture
 def options(server: Server, options_on: NewOptions) -> StorageOptions:
-    """The options of a new, empty database on the server that all share."""
+    """The options of a new, empty database on the shared server."""
     return options_on(server)

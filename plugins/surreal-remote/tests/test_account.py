@@ -1,4 +1,4 @@
-"""Who may use a database on a server, and how the others are told: passwords, tokens, levels, record users."""
+"""Accounts: passwords, tokens, levels and record users; and the errors of rejected ones."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ NewOptions = Callable[..., StorageOptions]
 
 
 async def open_storage(options: StorageOptions, **other: Any) -> Storage:
-    """Open a storage, with some options changed."""
+    """Open a storage with some other options."""
     return await pattern_storage().open(attrs.evolve(options, **other))
 
 
 def token(options: StorageOptions, *, seconds: float, **claims: Any) -> Secret:
-    """Return a token, as a service of one's own would sign it, that is good for so long; it may have expired."""
+    """Return a signed token with a lifetime; a negative one has expired."""
 
     def part(content: bytes) -> str:
         return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
@@ -72,7 +72,7 @@ async def ids(storage: Storage) -> list[str]:
 
 @pytest.mark.parametrize(("level", "user"), [("namespace", "of_namespace"), ("database", "of_database")])
 async def test_system_users(made: StorageOptions, level: str, user: str) -> None:
-    """A user of a namespace, or of a database, signs in at that level, and reads and writes."""
+    """A namespace user and a database user sign in on their level, read and write."""
     async with await open_storage(made, level=level, username=user, password=Secret("word")) as storage:
         await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
         assert await ids(storage) == ["new", "there"]
@@ -84,7 +84,7 @@ async def test_system_users(made: StorageOptions, level: str, user: str) -> None
     ids=lambda wrong: next(iter(wrong)),
 )
 async def test_a_wrong_password(made: StorageOptions, wrong: dict[str, Any]) -> None:
-    """A sign-in that the server refuses names the options to check, and not what they hold."""
+    """A rejected sign-in names the options to check, without their values."""
     with pytest.raises(AccessError, match="username, password, level") as caught:
         await open_storage(made, **wrong)
     assert caught.value.option == "password"
@@ -94,13 +94,13 @@ async def test_a_wrong_password(made: StorageOptions, wrong: dict[str, Any]) -> 
 
 
 async def test_no_credentials(made: StorageOptions) -> None:
-    """A server that lets no strangers in says so."""
+    """Without an account, a server that requires one raises `AccessError`."""
     with pytest.raises(AccessError, match=r"may not use the database|Anonymous"):
         await open_storage(made, username=None, password=None)
 
 
 async def test_an_unknown_namespace(made: StorageOptions) -> None:
-    """A namespace that is not there is made by those who may; for others it is an error that names it."""
+    """A missing namespace is created by an account with the right; others get an error that names it."""
     of_namespace = {"level": "namespace", "username": "of_namespace", "password": Secret("word")}
     with pytest.raises(AccessError, match=f"{made.namespace}x"):
         await open_storage(made, **of_namespace, namespace=f"{made.namespace}x")
@@ -109,7 +109,7 @@ async def test_an_unknown_namespace(made: StorageOptions) -> None:
 
 
 async def test_an_unknown_database(made: StorageOptions) -> None:
-    """A database that is not there is made by those who may; for others it is an error that names it."""
+    """A missing database is created by an account with the right; others get an error that names it."""
     of_database = {"level": "database", "username": "of_database", "password": Secret("word")}
     with pytest.raises(AccessError, match="elsewhere"):
         await open_storage(made, **of_database, database="elsewhere")
@@ -119,7 +119,7 @@ async def test_an_unknown_database(made: StorageOptions) -> None:
 
 
 async def test_a_database_of_others(made: StorageOptions) -> None:
-    """A database that the account is not for is an error that names it, and the option."""
+    """An account for another database gets an error that names the database and the option."""
     by_token = {"username": None, "password": None, "token": token(made, seconds=60)}
     with pytest.raises(AccessError, match=f"{made.namespace}/elsewhere") as caught:
         await open_storage(made, **by_token, database="elsewhere")
@@ -127,7 +127,7 @@ async def test_a_database_of_others(made: StorageOptions) -> None:
 
 
 async def test_who_may_only_read(made: StorageOptions) -> None:
-    """A write by a user who may only read is an error; the server itself would pass over it without a word."""
+    """A write by a user with read access raises `AccessError`; the server alone would silently skip it."""
     reader = {"level": "database", "username": "reader", "password": Secret("word")}
     async with await open_storage(made, **reader) as storage:
         assert await ids(storage) == ["there"]
@@ -137,7 +137,7 @@ async def test_who_may_only_read(made: StorageOptions) -> None:
 
 
 async def test_a_token(made: StorageOptions) -> None:
-    """A token that somebody else has signed lets in without a password."""
+    """A valid token needs no password."""
     by_token = {"username": None, "password": None}
     async with await open_storage(made, **by_token, token=token(made, seconds=60)) as storage:
         await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
@@ -145,7 +145,7 @@ async def test_a_token(made: StorageOptions) -> None:
 
 
 async def test_an_expired_token(made: StorageOptions) -> None:
-    """An expired token is an error that says so; with a password as well, the password is used."""
+    """An expired token raises an error that says so; with a password, the plugin signs in instead."""
     expired = token(made, seconds=-30)
     with pytest.raises(AccessError, match="expired") as caught:
         await open_storage(made, username=None, password=None, token=expired)
@@ -157,7 +157,7 @@ async def test_an_expired_token(made: StorageOptions) -> None:
 
 @pytest.mark.parametrize("kind", ["of somebody else", "no token at all"])
 async def test_a_token_that_is_not_taken(made: StorageOptions, kind: str) -> None:
-    """A token that is forged, or none, is an error that names the option and shows no part of the token."""
+    """A forged or malformed token raises an error that names the option and shows no part of the token."""
     forged = token(made, seconds=60).reveal()[:-8] + "AAAAAAAA" if kind == "of somebody else" else "hush.hush.hush"
     with pytest.raises(AccessError, match="token") as caught:
         await open_storage(made, username=None, password=None, token=Secret(forged))
@@ -166,7 +166,7 @@ async def test_a_token_that_is_not_taken(made: StorageOptions, kind: str) -> Non
 
 
 async def test_a_session_that_expires(made: StorageOptions, server: Server, proxy: Proxy) -> None:
-    """When the server ends a session, the next call signs in again, and nobody notices."""
+    """When a session has expired, the next call signs in again without an error."""
     expired = False
 
     async def expire(message: bytes) -> bytes | None:
@@ -185,7 +185,7 @@ async def test_a_session_that_expires(made: StorageOptions, server: Server, prox
 
 
 def _session_expired(answer: bytes) -> bytes:
-    """Return the answer that the server gives to the same request where the session has expired."""
+    """Return the server's answer to the same request with an expired session."""
     from surrealdb.data.cbor import decode, encode
 
     details = {"kind": "Auth", "details": {"kind": "SessionExpired"}}
@@ -194,7 +194,7 @@ def _session_expired(answer: bytes) -> bytes:
 
 
 async def test_a_token_that_expires_on_the_way(made: StorageOptions, proxy: Proxy) -> None:
-    """Where a session ends and its token has expired, a token alone is not enough any more, and the error says so."""
+    """If the session and its token have expired, and there are no credentials, the error says so."""
     good = token(made, seconds=2)
     async with await open_storage(
         made, url=proxy.url, username=None, password=None, token=good, pool_size=1
@@ -207,7 +207,7 @@ async def test_a_token_that_expires_on_the_way(made: StorageOptions, proxy: Prox
 
 @pytest.fixture
 async def of_records(made: StorageOptions) -> StorageOptions:
-    """Options for a record user, ada, who may see and write users that are her own."""
+    """The options of the record user ada, who may read and write her own users."""
     own = "string::starts_with(record::id(id), $auth.name)"
     async with await open_storage(made) as storage:
         await storage.execute(
@@ -226,7 +226,7 @@ async def of_records(made: StorageOptions) -> StorageOptions:
 
 
 async def test_a_record_user(of_records: StorageOptions) -> None:
-    """A record user reads and writes what the database's permissions let him; the rest is an error, not silence."""
+    """A record user reads and writes what the permissions allow; other writes raise `AccessError`."""
     async with await open_storage(of_records) as storage:
         assert await ids(storage) == []
         await storage.commit([Insert(USERS, sample_row(USERS, "ada 1")), Put(USERS, sample_row(USERS, "ada 2"))])
@@ -240,7 +240,7 @@ async def test_a_record_user(of_records: StorageOptions) -> None:
 
 
 async def test_a_record_user_with_a_wrong_word(of_records: StorageOptions) -> None:
-    """Credentials that the access method refuses are an error that names the option, and not what it holds."""
+    """Rejected credentials raise an error that names the option, without its value."""
     wrong = {"name": Secret("ada"), "word": Secret("not this")}
     with pytest.raises(AccessError, match="access and credentials") as caught:
         await open_storage(of_records, credentials=wrong)
@@ -251,7 +251,7 @@ async def test_a_record_user_with_a_wrong_word(of_records: StorageOptions) -> No
 
 
 async def test_refresh_tokens(of_records: StorageOptions, proxy: Proxy) -> None:
-    """A token that has expired is exchanged for another one by its refresh token, each of which is good for once."""
+    """An expired token is replaced with its refresh token, each of which works once."""
     async with await open_storage(of_records, url=proxy.url, pool_size=1) as storage:
         account = storage._remote.account  # type: ignore[attr-defined]
         refresh, credentials = account.refresh_token, account.credentials

@@ -1,4 +1,4 @@
-"""Several writers on one database: what a batch relies on still holds when it takes effect, and nobody starves."""
+"""Several writers on one database: the checks of a batch hold until its commit, and no writer starves."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def options_of_pair(server: Server, options_on: NewOptions) -> StorageOptions:
 
 @pytest.fixture
 async def pair(options_of_pair: StorageOptions) -> AsyncIterator[tuple[Storage, Storage]]:
-    """That database, opened twice, with two tables."""
+    """The database, opened twice, with two tables."""
     async with (
         await pattern_storage().open(options_of_pair) as one,
         await pattern_storage().open(options_of_pair) as other,
@@ -50,7 +50,7 @@ def agent(id: str, **columns: Any) -> Write:
 
 
 async def together(pair: tuple[Storage, Storage], *batches: Sequence[Write]) -> list[bool]:
-    """Commit batches at once, by turns from one and the other storage; return which of them took effect."""
+    """Commit batches concurrently, alternately through both storages; return which took effect."""
     calls = [pair[number % 2].commit(batch) for number, batch in enumerate(batches)]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     for outcome in outcomes:
@@ -59,7 +59,7 @@ async def together(pair: tuple[Storage, Storage], *batches: Sequence[Write]) -> 
 
 
 async def test_nothing_is_added_below_what_is_deleted(pair: tuple[Storage, Storage]) -> None:
-    """Of "delete the user if nothing is below" and "add below the user if it is there", one fails, whichever is first."""
+    """Of "delete the user if it has no agents" and "add an agent if the user exists", one fails, in any order."""
     wins = [0, 0]
     for n in range(ROUNDS):
         user = f"u{n}"
@@ -76,7 +76,7 @@ async def test_nothing_is_added_below_what_is_deleted(pair: tuple[Storage, Stora
 
 
 async def test_two_records_that_each_need_the_other(pair: tuple[Storage, Storage]) -> None:
-    """Of two batches that each write what the other one has checked, one fails."""
+    """Of two batches that each write a record which the other one checks, one fails."""
     for n in range(ROUNDS):
         a, b = f"a{n}", f"b{n}"
         await pair[0].commit([Insert(USERS, sample_row(USERS, a)), Insert(USERS, sample_row(USERS, b))])
@@ -87,7 +87,7 @@ async def test_two_records_that_each_need_the_other(pair: tuple[Storage, Storage
 
 @pytest.mark.parametrize("write", ["patch", "put", "delete"])
 async def test_a_checked_record_stays_as_it_was(pair: tuple[Storage, Storage], write: str) -> None:
-    """A batch that relies on a record does not take effect behind a change of it, however often that was relied on."""
+    """A batch that checks a record does not commit after a change of it, however often the record was checked."""
     writes: dict[str, Callable[[str], Write]] = {
         "patch": lambda key: Patch(USERS, key, {"revision": 2}, 1),
         "put": lambda key: Put(USERS, sample_row(USERS, key, revision=2)),
@@ -104,7 +104,7 @@ async def test_a_checked_record_stays_as_it_was(pair: tuple[Storage, Storage], w
 
 
 async def test_a_patch_that_changes_nothing_relies_on_its_record(pair: tuple[Storage, Storage]) -> None:
-    """A patch to the values that are there holds its revision when the batch takes effect, too."""
+    """A patch that changes no value still requires its revision at the commit."""
     for n in range(ROUNDS):
         a, b = f"a{n}", f"b{n}"
         await pair[0].commit([Insert(USERS, sample_row(USERS, a)), Insert(USERS, sample_row(USERS, b))])
@@ -114,7 +114,7 @@ async def test_a_patch_that_changes_nothing_relies_on_its_record(pair: tuple[Sto
 
 
 async def test_what_was_absent_stays_absent(pair: tuple[Storage, Storage]) -> None:
-    """Of two batches that each insert what the other one has found absent, one fails."""
+    """Of two batches that each insert a record which the other one requires to be absent, one fails."""
     for n in range(ROUNDS):
         first: list[Write] = [Check(USERS, f"a{n}", 0), Insert(USERS, sample_row(USERS, f"b{n}"))]
         second: list[Write] = [Check(USERS, f"b{n}", 0), Insert(USERS, sample_row(USERS, f"a{n}"))]
@@ -122,14 +122,14 @@ async def test_what_was_absent_stays_absent(pair: tuple[Storage, Storage]) -> No
 
 
 async def test_many_rely_on_one_record_at_once(pair: tuple[Storage, Storage]) -> None:
-    """Batches that rely on one record, and change others, do not fail for each other."""
+    """Batches that check one record, and change others, do not conflict."""
     await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
     batches = [[Check(USERS, "u", 1), agent(f"a{n}", user_id=f"{n}")] for n in range(60)]
     assert await together(pair, *batches) == [True] * 60
 
 
 async def test_nobody_starves(pair: tuple[Storage, Storage]) -> None:
-    """A slow batch that is in the way of many quick ones gets its turn, in time, as do they."""
+    """A slow batch among many fast ones commits in time, and so do they."""
     await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
     done = False
     quick = 0
@@ -156,7 +156,7 @@ async def test_nobody_starves(pair: tuple[Storage, Storage]) -> None:
 
 
 async def test_a_key_is_taken_once(pair: tuple[Storage, Storage]) -> None:
-    """Of many who want one unique key at once, one gets it, and the others are told that it is taken."""
+    """Of many concurrent inserts with one unique key, one succeeds, and the others raise `AlreadyExistsError`."""
     for n in range(10):
         batches = [[agent(f"{n} {m}", user_id="u", agent_type=f"type {n}")] for m in range(8)]
         assert sum(await together(pair, *batches)) == 1
@@ -164,7 +164,7 @@ async def test_a_key_is_taken_once(pair: tuple[Storage, Storage]) -> None:
 
 
 async def test_a_table_that_another_one_has_removed(pair: tuple[Storage, Storage]) -> None:
-    """A write to a table that somebody else has removed is an error; the server would make one without a schema."""
+    """A write to a table that another process has dropped is an error; the server alone would create it without a schema."""
     await pair[1].commit([Insert(USERS, sample_row(USERS, "u"))])
     await pair[0].apply_schema(DropTable(USERS))
     for write in (Insert(USERS, sample_row(USERS, "v")), Put(USERS, sample_row(USERS, "v")), Delete(USERS, "u")):
@@ -176,7 +176,7 @@ async def test_a_table_that_another_one_has_removed(pair: tuple[Storage, Storage
 
 
 async def test_a_short_visit_is_in_the_log(pair: tuple[Storage, Storage], options_of_pair: StorageOptions) -> None:
-    """The log also tells of a process that opened, wrote and closed between two looks; its rows go with it."""
+    """The log also tells of a process that opened, wrote and closed between two looks; its rows are removed."""
     await pair[0].apply_schema(CreateTable(COMMIT_LOG, DIMENSIONS))
     start = await pair[0].changes_since(None)
     assert start is not None
@@ -225,7 +225,7 @@ async def test_a_commit_of_unknown_outcome_is_not_lost_to_the_log(pair: tuple[St
 
 
 async def test_a_cancelled_commit_takes_effect_or_does_not(pair: tuple[Storage, Storage]) -> None:
-    """After a commit was cancelled at any moment, its batch is there as a whole or not at all, and the next one works."""
+    """After a cancelled commit, its batch is there completely or not at all, and the next commit works."""
     for n in range(30):
         batch = [Insert(USERS, sample_row(USERS, f"u{n}")), agent(f"a{n}", user_id=f"u{n}")]
         writing = asyncio.create_task(pair[0].commit(batch))
@@ -239,7 +239,7 @@ async def test_a_cancelled_commit_takes_effect_or_does_not(pair: tuple[Storage, 
 
 
 async def test_a_gate_that_was_left_falls_shut(pair: tuple[Storage, Storage]) -> None:
-    """Where somebody died who had the others wait, they wait for no longer than the gate is good for."""
+    """If the process that raised the gate dies, others wait only until the gate expires."""
     await pair[0].commit([Insert(USERS, sample_row(USERS, "u"))])
     await pair[1].execute("UPSERT pattern_gate:main SET owner = 'dead', until = time::now() + 300ms")
     before = time.monotonic()

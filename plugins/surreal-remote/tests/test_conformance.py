@@ -1,4 +1,4 @@
-"""A SurrealDB server keeps the contracts."""
+"""The plugin keeps the contracts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TestOverWebSocket(StorageContract):
 
     @pytest.fixture
     def options(self, server: Server, options_on: Callable[[Server], StorageOptions]) -> StorageOptions:
-        """A database that is not there yet."""
+        """The options of a new database."""
         return options_on(server)
 
 
@@ -30,5 +30,5 @@ class TestInProcess(VectorStoreContract):
 
     @pytest.fixture
     def storage_options(self, server: Server, options_on: Callable[[Server], StorageOptions]) -> StorageOptions:
-        """A database that is not there yet."""
+        """The options of a new database."""
         return options_on(server)

@@ -1,4 +1,4 @@
-"""What can go wrong between here and a server: each a typed error, none hangs, and the next call works."""
+"""Failures between the plugin and a server: each raises a typed error, none hangs, and the next call works."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Hook = Callable[[bytes], Awaitable[bytes | None]]
 
 
 def once(instead: bytes | None, containing: bytes = b"") -> Hook:
-    """Put something in the place of the first message that contains something."""
+    """Replace the first message that contains some bytes."""
     left = 1
 
     async def hook(message: bytes) -> bytes | None:
@@ -46,7 +46,7 @@ async def ids(storage: Storage) -> list[str]:
 
 
 async def test_an_answer_that_cannot_be_read(proxy: Proxy, storage: Storage) -> None:
-    """Bytes that are no CBOR end the call they answer, with a `StorageError`; the next one has a new connection."""
+    """An answer that is not CBOR raises `StorageError` in its call; the next call gets a new connection."""
     before = proxy.connections
     proxy.on_response = once(UNREADABLE)
     with pytest.raises(StorageError, match="cannot be read"):
@@ -58,34 +58,34 @@ async def test_an_answer_that_cannot_be_read(proxy: Proxy, storage: Storage) -> 
 async def test_only_one_of_many_calls_suffers_from_an_answer_that_cannot_be_read(
     proxy: Proxy, storage: Storage
 ) -> None:
-    """Of calls on one connection that becomes unreadable, reads are made again, and succeed."""
+    """If one answer on a connection cannot be decoded, the other reads are repeated, and succeed."""
     proxy.on_response = once(UNREADABLE)
     assert await asyncio.gather(*(ids(storage) for _ in range(20))) == [["there"]] * 20
 
 
 async def test_the_answer_to_a_write_that_cannot_be_read(proxy: Proxy, storage: Storage) -> None:
-    """A write whose answer is unreadable has taken effect; that is found out, and it is not made twice."""
+    """A write with an unreadable answer took effect; the plugin finds that out, and does not repeat it."""
     proxy.on_response = once(UNREADABLE)
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
 async def test_the_answer_to_a_write_is_lost(proxy: Proxy, storage: Storage) -> None:
-    """A write that the server has carried out, and could not say so, is acknowledged once that is found out."""
+    """A write whose answer was lost, and which took effect, is acknowledged."""
     proxy.on_response = once(None)
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
 async def test_a_write_does_not_arrive(proxy: Proxy, storage: Storage) -> None:
-    """A write that never reached the server is made again."""
+    """A write that did not reach the server is repeated."""
     proxy.on_request = once(None, b"COMMIT")
     await storage.commit([Insert(USERS, sample_row(USERS, "new"))])
     assert await ids(storage) == ["new", "there"]
 
 
 async def test_a_write_that_arrives_late_does_nothing(proxy: Proxy, storage: Storage) -> None:
-    """A write that was taken for lost and made again fails when it arrives after all, and undoes nothing."""
+    """A write that was repeated fails if its first request still arrives, and undoes nothing."""
     late: list[bytes] = []
 
     async def hold(message: bytes) -> bytes | None:
@@ -114,7 +114,7 @@ async def test_a_write_that_arrives_late_does_nothing(proxy: Proxy, storage: Sto
 
 
 async def test_the_server_goes_away_for_good(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
-    """Where the server cannot be reached again, a read says so, and a write whether it may have taken effect."""
+    """If the server stays unreachable, a read raises an error, and a write tells whether it may have taken effect."""
     async with await pattern_storage().open(options_on(server, url=proxy.url, timeout=1.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "there"))])
@@ -122,7 +122,7 @@ async def test_the_server_goes_away_for_good(server: Server, proxy: Proxy, optio
 
 
 async def check_that_it_is_gone(proxy: Proxy, storage: Storage) -> None:
-    """Have a write and a read find out that nobody is there."""
+    """Check the errors of a write and a read without a server."""
     await proxy.refuse()
     proxy.on_request = once(None, b"COMMIT")
     with pytest.raises(UnreachableError) as caught:
@@ -136,7 +136,7 @@ async def check_that_it_is_gone(proxy: Proxy, storage: Storage) -> None:
 
 
 async def test_a_half_open_connection(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
-    """Where nothing comes through any more and nobody says so, calls end in time; afterwards the next one works."""
+    """On a half-open connection, calls end within their timeout, and the next call works."""
     options = options_on(server, url=proxy.url, pool_size=1, timeout=1.0, idle_timeout=0.5, connect_timeout=0.5)
     async with await pattern_storage().open(options) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -153,7 +153,7 @@ async def test_a_half_open_connection(server: Server, proxy: Proxy, options_on: 
 
 
 async def test_a_silent_connection_is_noticed(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
-    """A connection that has broken while nobody used it is replaced; the call that finds it out takes no longer."""
+    """A connection that broke while idle is replaced without a delay for the next call."""
     async with await pattern_storage().open(options_on(server, url=proxy.url, idle_timeout=0.2)) as storage:
         proxy.stall()
         await storage._remote._channels[0]._reader  # type: ignore[attr-defined]  # ends when no sign of life has come
@@ -164,7 +164,7 @@ async def test_a_silent_connection_is_noticed(server: Server, proxy: Proxy, opti
 
 
 async def test_every_pending_call_ends(proxy: Proxy, storage: Storage) -> None:
-    """Of many calls that a cut interrupts, reads and writes, all end well once the server is reached again."""
+    """Reads and writes that a disconnection interrupts all succeed when the server is reachable again."""
     answers = 0
 
     async def cut(message: bytes) -> bytes | None:
@@ -180,7 +180,7 @@ async def test_every_pending_call_ends(proxy: Proxy, storage: Storage) -> None:
 
 
 async def test_closing_ends_calls(proxy: Proxy, storage: Storage) -> None:
-    """A call that waits for an answer when the storage is closed ends with an error of ours."""
+    """A call that waits for an answer while the storage closes raises one of our errors."""
     proxy.stall()
     reading = asyncio.create_task(ids(storage))
     await asyncio.sleep(0)
@@ -190,7 +190,7 @@ async def test_closing_ends_calls(proxy: Proxy, storage: Storage) -> None:
 
 
 async def test_a_frame_over_our_limit(server: Server, options_on: NewOptions) -> None:
-    """A request that is too large is not sent: nothing is written, and the connection is kept."""
+    """A request over `max_frame` is not sent; nothing is written, and the connection stays."""
     async with await pattern_storage().open(options_on(server, max_frame=20_000)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         row = sample_row(USERS, "large", settings={"text": "x" * 20_000})
@@ -204,7 +204,7 @@ async def test_a_frame_over_our_limit(server: Server, options_on: NewOptions) ->
 async def test_a_frame_over_the_servers_limit(
     tmp_path: Path, options_on: NewOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that the server finds too large is an error that says so; nothing is written, and the next call works."""
+    """A request over the server's limit raises an error that says so; nothing is written, and the next call works."""
     monkeypatch.setenv("SURREAL_WEBSOCKET_MAX_MESSAGE_SIZE", "60000")
     with running(tmp_path / "data") as server:
         if server.elsewhere:
@@ -219,7 +219,7 @@ async def test_a_frame_over_the_servers_limit(
 
 
 async def test_an_answer_over_our_limit(server: Server, options_on: NewOptions) -> None:
-    """An answer that is too large is an error of that call only; those beside it, and the next one, work."""
+    """An answer over `max_answer` raises an error in its call only; other calls work."""
     async with await pattern_storage().open(options_on(server, max_answer=30_000, pool_size=1)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         for n in range(4):
@@ -232,7 +232,7 @@ async def test_an_answer_over_our_limit(server: Server, options_on: NewOptions) 
 
 
 async def test_the_server_is_killed_in_the_middle_of_calls(own_server: Server, options_on: NewOptions) -> None:
-    """Calls that are under way when the server is killed end well once it runs again."""
+    """Calls that run while the server is killed succeed when it runs again."""
     async with await pattern_storage().open(options_on(own_server)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         await storage.commit([Insert(USERS, sample_row(USERS, "one"))])
@@ -249,7 +249,7 @@ async def test_the_server_is_killed_in_the_middle_of_calls(own_server: Server, o
 
 
 async def test_nobody_is_there(own_server: Server, options_on: NewOptions) -> None:
-    """Opening says at once that nobody answers, and where; once somebody does, it works."""
+    """Opening without a server raises an error at once, with the address; when the server runs, it works."""
     options = options_on(own_server)
     own_server.kill()
     began = time.monotonic()
@@ -262,7 +262,7 @@ async def test_nobody_is_there(own_server: Server, options_on: NewOptions) -> No
 
 
 async def test_somebody_else_is_there(options_on: NewOptions, server: Server) -> None:
-    """A port where something else answers, or nobody says a word, is an error in time."""
+    """A port with another service, or a silent one, raises an error within the timeout."""
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -283,7 +283,7 @@ async def test_somebody_else_is_there(options_on: NewOptions, server: Server) ->
 
 
 async def test_a_server_that_is_too_old(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
-    """A server before version 3 is refused, with the version that it has."""
+    """A server before version 3 is rejected, with its version."""
 
     async def age(message: bytes) -> bytes | None:
         return message.replace(b"surrealdb-3.", b"surrealdb-2.")

@@ -1,4 +1,4 @@
-"""A server over HTTP, where each call is a request of its own."""
+"""A server over HTTP, with one request per call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NewOptions = Callable[..., StorageOptions]
 
 @pytest.fixture
 async def storage(server: Server, proxy: Proxy, options_on: NewOptions) -> AsyncIterator[Storage]:
-    """An open storage over HTTP, at the end of the proxy, with a table."""
+    """An open storage over HTTP, behind the proxy, with a table."""
     url = proxy.url.replace("ws", "http", 1)
     async with await pattern_storage().open(options_on(server, url=url, timeout=3.0)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
@@ -41,7 +41,7 @@ async def ids(storage: Storage) -> list[str]:
 
 
 async def test_reads_and_writes(storage: Storage) -> None:
-    """What is written over HTTP is there, and what clashes is told as over a WebSocket."""
+    """Writes and their errors are the same as over a WebSocket."""
     await asyncio.gather(*(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]) for n in range(20)))
     assert await storage.count(USERS, Field("id").startswith("u")) == 20
     with pytest.raises(AlreadyExistsError):
@@ -52,7 +52,7 @@ async def test_reads_and_writes(storage: Storage) -> None:
 
 
 async def test_answers_that_are_lost(proxy: Proxy, storage: Storage) -> None:
-    """Connections that break are replaced; a write whose answer was lost is made once."""
+    """Broken connections are replaced; a write whose answer was lost is carried out once."""
     for n in range(5):
         writing = asyncio.create_task(storage.commit([Insert(USERS, sample_row(USERS, f"u{n}"))]))
         for _ in range(n):
@@ -63,7 +63,7 @@ async def test_answers_that_are_lost(proxy: Proxy, storage: Storage) -> None:
 
 
 async def test_a_server_that_is_not_there(proxy: Proxy, storage: Storage) -> None:
-    """Where nobody listens any more, calls end in time, and work again when somebody does."""
+    """Without a server, calls end within their timeout, and work again when there is one."""
     await proxy.refuse()
     proxy.cut()
     with pytest.raises(UnreachableError) as caught:
@@ -74,7 +74,7 @@ async def test_a_server_that_is_not_there(proxy: Proxy, storage: Storage) -> Non
 
 
 async def test_a_server_that_is_silent(server: Server, proxy: Proxy, options_on: NewOptions) -> None:
-    """Where nothing comes back, a call ends when its time is up."""
+    """Without an answer, a call ends with its timeout."""
     url = proxy.url.replace("ws", "http", 1)
     async with await pattern_storage().open(options_on(server, url=url, timeout=0.5)) as storage:
         proxy.stall()
@@ -85,7 +85,7 @@ async def test_a_server_that_is_silent(server: Server, proxy: Proxy, options_on:
 
 
 async def test_a_request_over_the_servers_limit(storage: Storage) -> None:
-    """A request that the server finds too large is an error that says so; nothing is written, and the next one works."""
+    """A request over the server's limit raises an error that says so; nothing is written, and the next call works."""
     row = sample_row(USERS, "large", settings={"text": "x" * (5 << 20)})
     with pytest.raises(StorageError, match=r"larger than the server accepts over HTTP") as caught:
         await storage.commit([Insert(USERS, row)])
@@ -94,7 +94,7 @@ async def test_a_request_over_the_servers_limit(storage: Storage) -> None:
 
 
 async def test_an_answer_over_our_limit(server: Server, options_on: NewOptions) -> None:
-    """An answer that is too large is an error of that call only."""
+    """An answer over `max_answer` raises an error in its call only."""
     async with await pattern_storage().open(options_on(server, url=server.http_url, max_answer=30_000)) as storage:
         await storage.apply_schema(CreateTable(USERS, DIMENSIONS))
         for n in range(4):
@@ -105,7 +105,7 @@ async def test_an_answer_over_our_limit(server: Server, options_on: NewOptions) 
 
 
 async def test_a_token_that_is_no_longer_taken(storage: Storage) -> None:
-    """A token that the server does not take any more is replaced by signing in again."""
+    """An expired token is replaced by signing in again."""
     channel = storage._remote._channels[0]  # type: ignore[attr-defined]
     channel.present("eyJhbGciOiJIUzUxMiJ9.e30.AAAA")
     storage._remote.account.token = Secret("eyJhbGciOiJIUzUxMiJ9.e30.AAAA")  # type: ignore[attr-defined]
@@ -114,7 +114,7 @@ async def test_a_token_that_is_no_longer_taken(storage: Storage) -> None:
 
 
 async def test_it_is_closed(server: Server, options_on: NewOptions) -> None:
-    """After closing, every call is refused."""
+    """After closing, every call raises `ClosedError`."""
     storage = await pattern_storage().open(attrs.evolve(options_on(server, url=server.http_url)))
     await storage.aclose()
     await storage.aclose()

@@ -1,4 +1,4 @@
-"""What the plugin offers, its options, and what importing it costs."""
+"""The hooks, the options, and the imports of the plugin."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_it_is_found_by_its_names(server: Server) -> None:
-    """The names in the configuration lead to the storage and to its index."""
+    """The names in a configuration load the storage and its vector search."""
     storage_spec, vector_spec = load_plugin("remote", StorageSpec), load_plugin("surreal-remote", VectorSpec)
     assert storage_spec.vectors == "surreal-remote"
     options = structure_options(storage_spec.options, server.section(), section="database", base=Path())
@@ -33,7 +33,7 @@ async def test_it_is_found_by_its_names(server: Server) -> None:
 
 
 async def test_a_program_uses_it(server: Server) -> None:
-    """A configuration that names a server is all that a program needs to use one."""
+    """A program needs only a configuration that names a server."""
     config = {"database": {"type": "remote", **server.section()}, "embeddings": {"provider": "hashing"}}
     for _ in range(2):
         async with pattern_core.open(config) as db:
@@ -47,7 +47,7 @@ async def test_a_program_uses_it(server: Server) -> None:
 
 
 def test_options_become_what_they_are(tmp_path: Path) -> None:
-    """Sections, secrets and paths are taken as TOML has them."""
+    """Sections, secrets and paths are read from TOML."""
     given = {
         "url": "wss://db.example.org/rpc",
         "namespace": "acme",
@@ -94,13 +94,13 @@ def test_options_become_what_they_are(tmp_path: Path) -> None:
     ids=lambda given: " ".join(f"{name}={value}" for name, value in given.items()),
 )
 def test_options_are_checked(given: dict[str, Any]) -> None:
-    """A value that cannot be used is refused, and the option named."""
+    """An invalid value raises an error that names the option."""
     with pytest.raises(ConfigError, match=next(iter(given))):
         structure_options(StorageOptions, given, section="database", base=Path())
 
 
 def test_names_of_any_kind(server: Server) -> None:
-    """The names of namespaces and databases go into statements only where they cannot become part of them."""
+    """Names of namespaces and databases with characters that could change a statement are rejected."""
     for sign in "`\\⟨⟩\0\n\r":
         with pytest.raises(ValueError, match="namespace"):
             StorageOptions(namespace=f"a{sign}b")
@@ -108,7 +108,7 @@ def test_names_of_any_kind(server: Server) -> None:
 
 
 def test_importing_it_imports_no_driver() -> None:
-    """The module with the hooks is cheap: no SDK, no driver, no Arrow."""
+    """Importing the hooks imports no SDK, driver or Arrow."""
     program = (
         "import sys; import pattern_surreal_remote.plugin as plugin; plugin.pattern_storage(); "
         "plugin.pattern_vectors(); print(*sorted({'surrealdb', 'websockets', 'aiohttp', 'pyarrow', 'pattern_surreal'} & "

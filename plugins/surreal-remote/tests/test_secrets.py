@@ -1,4 +1,4 @@
-"""A secret never shows: not in an error, a log line at any level, a repr, a traceback, or `pattern doctor`."""
+"""Secrets are never shown: not in errors, logs, reprs, tracebacks or `pattern doctor`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NewOptions = Callable[..., StorageOptions]
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """All that anybody logs, at every level, asyncio's debug mode included."""
+    """All log messages, at every level, with asyncio's debug mode."""
     with caplog.at_level(logging.DEBUG):
         for name in ("websockets", "websockets.client", "aiohttp", "aiohttp.client", "asyncio"):
             caplog.set_level(logging.DEBUG, logger=name)
@@ -39,7 +39,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixtur
 
 
 def assert_hidden(*shown: object) -> None:
-    """Fail where a secret shows, as it is or as bytes are shown."""
+    """Fail if a secret is shown, as text or as bytes."""
     for each in shown:
         text = str(each)
         for form in (SECRET, SECRET.encode().hex(" "), SECRET.encode().hex()):
@@ -47,7 +47,7 @@ def assert_hidden(*shown: object) -> None:
 
 
 def told(error: BaseException) -> str:
-    """Return all that a traceback shows of an error and of those behind it."""
+    """Return the traceback of an error with its causes."""
     chain = "".join(traceback.format_exception(error))
     seen: list[BaseException] = []
     each: BaseException | None = error
@@ -73,7 +73,7 @@ def told(error: BaseException) -> str:
 async def test_refused_secrets(
     server: Server, options_on: NewOptions, logged: pytest.LogCaptureFixture, secrets: dict[str, Any], scheme: str
 ) -> None:
-    """What the server refuses shows neither in the error nor in what led to it, nor in any log."""
+    """Rejected secrets are in no error, cause or log."""
     options = attrs.evolve(options_on(server), **secrets, url=server.url.replace("ws", scheme, 1))
     asyncio.get_running_loop().set_debug(True)
     with pytest.raises(PatternError) as caught:
@@ -84,7 +84,7 @@ async def test_refused_secrets(
 async def test_secrets_that_are_taken(
     server: Server, options_on: NewOptions, proxy: Proxy, logged: pytest.LogCaptureFixture
 ) -> None:
-    """Through a sign-in, calls, breaks and repeated sign-ins, no log shows the password or the token got by it."""
+    """No log shows the password or the token through sign-ins, calls and reconnections."""
     options = options_on(server, url=proxy.url, pool_size=1)
     async with await pattern_storage().open(options) as storage:
         await storage.execute("DEFINE USER keeper ON DATABASE PASSWORD $p ROLES OWNER".replace("$p", f"'{SECRET}'"))
@@ -104,7 +104,7 @@ async def test_secrets_that_are_taken(
 
 
 async def test_a_server_that_says_the_password(server: Server, options_on: NewOptions, proxy: Proxy) -> None:
-    """A server that repeats the password in its error does not get it shown."""
+    """A password in a server's error message is not shown."""
     from surrealdb.data.cbor import decode, encode
 
     asked: list[str] = []
@@ -127,7 +127,7 @@ async def test_a_server_that_says_the_password(server: Server, options_on: NewOp
 
 
 async def test_failures_on_the_way(proxy: Proxy, storage: Storage, logged: pytest.LogCaptureFixture) -> None:
-    """Frames that are cut off or unreadable are not logged with what they hold."""
+    """The content of truncated or unreadable frames is not logged."""
 
     async def spoil(message: bytes) -> bytes | None:
         return UNREADABLE
@@ -154,7 +154,7 @@ async def test_failures_on_the_way(proxy: Proxy, storage: Storage, logged: pytes
     ],
 )
 def test_a_secret_in_the_url(url: str, tmp_path: Path) -> None:
-    """A URL that holds more than a place is refused without being shown, also by the doctor."""
+    """A URL with a password is rejected without being shown, also by the doctor."""
     with pytest.raises(ConfigError) as caught:
         structure_options(StorageOptions, {"url": url}, section="database", base=tmp_path)
     assert "url" in str(caught.value)
@@ -167,7 +167,7 @@ def test_a_secret_in_the_url(url: str, tmp_path: Path) -> None:
 
 
 def doctor(config: Path) -> str:
-    """Return what `pattern doctor` and `pattern status` say."""
+    """Return the output of `pattern doctor` and `pattern status`."""
     shown = ""
     for command in ("doctor", "status"):
         program = "import sys; from pattern_core.cli import main; sys.exit(main())"
@@ -179,7 +179,7 @@ def doctor(config: Path) -> str:
 
 @pytest.mark.parametrize("right", [True, False])
 def test_the_doctor(server: Server, tmp_path: Path, right: bool) -> None:
-    """`pattern doctor` and `status` show where the database is, and no secret, whether or not it lets them in."""
+    """`pattern doctor` and `status` show the location and no secret, whether or not the sign-in succeeds."""
     section = server.section(password=server.password if right else SECRET)
     lines = [f"{name} = {value!r}" for name, value in section.items()]
     config = tmp_path / "pattern.toml"
@@ -192,7 +192,7 @@ def test_the_doctor(server: Server, tmp_path: Path, right: bool) -> None:
 
 
 def test_options_show_no_secret() -> None:
-    """The options' repr shows none of their secrets, and neither does an error about them."""
+    """The repr of the options and errors about them show no secret."""
     secret = Secret(SECRET)
     options = StorageOptions(
         url="wss://localhost",

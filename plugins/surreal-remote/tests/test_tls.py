@@ -1,4 +1,4 @@
-"""Encrypted connections: whom to trust, and what to show."""
+"""TLS: trusted certificates, and client certificates."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NewOptions = Callable[..., StorageOptions]
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]) -> Iterator[Server]:
-    """A server that speaks TLS."""
+    """A server with TLS."""
     with running(tmp_path_factory.mktemp("secure") / "data", certificate) as server:
         if not server.url.startswith("wss"):
             pytest.skip("needs a server of this machine")
@@ -35,7 +35,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Pa
 async def test_a_certificate_that_is_trusted(
     secure: Server, certificate: tuple[Path, Path], options_on: NewOptions, scheme: str
 ) -> None:
-    """With its authority named, a server is reached."""
+    """With the server's authority in `ca_file`, the connection works."""
     url = secure.url.replace("wss", scheme, 1)
     async with await pattern_storage().open(
         attrs.evolve(options_on(secure, url=url), ca_file=certificate[0])
@@ -45,7 +45,7 @@ async def test_a_certificate_that_is_trusted(
 
 @pytest.mark.parametrize("scheme", ["wss", "https"])
 async def test_a_certificate_that_nobody_vouches_for(secure: Server, options_on: NewOptions, scheme: str) -> None:
-    """A server whose certificate is not known is refused, before it learns of the password."""
+    """A server with an unknown certificate is rejected before the password is sent."""
     with pytest.raises(UnreachableError, match="certificate"):
         await pattern_storage().open(options_on(secure, url=secure.url.replace("wss", scheme, 1)))
 
@@ -54,7 +54,7 @@ async def test_a_certificate_that_nobody_vouches_for(secure: Server, options_on:
 async def test_a_certificate_of_another_name(
     secure: Server, certificate: tuple[Path, Path], options_on: NewOptions, scheme: str
 ) -> None:
-    """A server whose certificate is for another name is refused."""
+    """A server with a certificate for another name is rejected."""
     url = f"{scheme}://localhost:{secure.port}"
     with pytest.raises(UnreachableError, match="localhost|certificate"):
         await pattern_storage().open(attrs.evolve(options_on(secure, url=url), ca_file=certificate[0]))
@@ -63,7 +63,7 @@ async def test_a_certificate_of_another_name(
 async def test_plain_where_it_should_be_encrypted(
     server: Server, secure: Server, certificate: tuple[Path, Path], options_on: NewOptions
 ) -> None:
-    """One side that encrypts, and one that does not, do not come together, and that is said."""
+    """A TLS client with a plain server, and the reverse, raise an error that says so."""
     with pytest.raises(UnreachableError):
         options = options_on(server, url=f"wss://127.0.0.1:{server.port}", connect_timeout=2.0)
         await pattern_storage().open(attrs.evolve(options, ca_file=certificate[0]))
@@ -73,7 +73,7 @@ async def test_plain_where_it_should_be_encrypted(
 
 @contextlib.asynccontextmanager
 async def guarded(server: Server, certificate: tuple[Path, Path]) -> AsyncIterator[int]:
-    """Stand before a server and let only those in who show a certificate; give the port."""
+    """Run a TLS proxy that requires a client certificate; yield its port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
     context.load_verify_locations(certificate[0])
@@ -98,7 +98,7 @@ async def guarded(server: Server, certificate: tuple[Path, Path]) -> AsyncIterat
 async def test_a_certificate_of_ones_own(
     server: Server, certificate: tuple[Path, Path], options_on: NewOptions, scheme: str
 ) -> None:
-    """A certificate that is named is shown to a server that asks for one; without it, that server lets nobody in."""
+    """A client certificate is sent to a server that requires one; without it, the connection fails."""
     async with guarded(server, certificate) as port:
         options = attrs.evolve(options_on(server, url=f"{scheme}://127.0.0.1:{port}"), ca_file=certificate[0])
         with pytest.raises(UnreachableError):
@@ -109,7 +109,7 @@ async def test_a_certificate_of_ones_own(
 
 
 async def test_files_that_cannot_be_used(tmp_path: Path, certificate: tuple[Path, Path]) -> None:
-    """A file that is missing, or holds something else, is an error that names the option."""
+    """A missing or invalid file raises an error that names the option."""
     wrong = tmp_path / "wrong.pem"
     wrong.write_text("no certificate")
     for file in (wrong, tmp_path / "missing.pem"):
@@ -132,6 +132,6 @@ async def test_files_that_cannot_be_used(tmp_path: Path, certificate: tuple[Path
     ids=["plain", "key without certificate", "password without certificate"],
 )
 def test_options_of_no_use(given: dict[str, Any]) -> None:
-    """Options that would have no effect are refused."""
+    """Options without an effect are rejected."""
     with pytest.raises(ValueError, match="ca_file|client_key"):
         StorageOptions(**given)

@@ -1,4 +1,4 @@
-"""Vector search on a server: what it makes there, whom it trusts, and that others may write meanwhile."""
+"""Vector search on a server: its index, its checks, and concurrent writers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OpenStorage = Callable[[], contextlib.AbstractAsyncContextManager[RemoteStorage]
 
 @pytest.fixture
 def opened(options: StorageOptions) -> OpenStorage:
-    """A function that opens the same database once more, as another process would."""
+    """A function that opens the same database again, as another process would."""
 
     @contextlib.asynccontextmanager
     async def open_it() -> AsyncIterator[RemoteStorage]:
@@ -55,7 +55,7 @@ async def tasks(opened: OpenStorage) -> AsyncIterator[RemoteStorage]:
 
 @pytest.fixture
 async def alone(own_server: Server, options_on: Callable[[Server], StorageOptions]) -> AsyncIterator[RemoteStorage]:
-    """A database with an empty table of tasks, the only one on its server: SurrealDB 3.0.2 mixes up their indexes."""
+    """A database with an empty table of tasks, alone on its server, since SurrealDB 3.0.2 confuses indexes of databases."""
     storage = await pattern_storage().open(options_on(own_server))
     assert isinstance(storage, RemoteStorage)
     async with storage:
@@ -64,7 +64,7 @@ async def alone(own_server: Server, options_on: Callable[[Server], StorageOption
 
 
 async def index_over(storage: RemoteStorage, *, spec: IndexSpec = SPEC, **options: Any) -> NativeIndex:
-    """Open an index on the server, and make it."""
+    """Open a vector search on the server, and create its index."""
     index = await pattern_vectors().open(VectorOptions(**options), storage)
     assert isinstance(index, NativeIndex)
     await index.create(spec)
@@ -96,7 +96,7 @@ def closest(vectors: dict[str, Vector], query: Vector, limit: int = 10) -> list[
 
 
 async def test_each_option_reaches_the_server(alone: RemoteStorage) -> None:
-    """Dimensions, metric, EFC and M stand in the server's definition of its index; changed ones make it anew."""
+    """The server's index has the configured dimensions, metric, EFC and M; other values rebuild it."""
     vectors = some(300)
     await insert(alone, vectors)
     indexed = IndexedStorage(alone, await index_over(alone, index="exact"), "cosine")
@@ -114,7 +114,7 @@ async def test_each_option_reaches_the_server(alone: RemoteStorage) -> None:
 
 
 async def test_two_databases_on_a_server(alone: RemoteStorage, own_server: Server) -> None:
-    """Answers are those of the database and its metric, also where the server takes another one's index for its own."""
+    """Answers are right even if the server confuses the index with that of another database."""
     vectors, others = some(300), some(300, seed=3)
     await insert(alone, vectors)
     section = own_server.section()
@@ -138,7 +138,7 @@ async def test_two_databases_on_a_server(alone: RemoteStorage, own_server: Serve
 
 
 async def test_exact_makes_no_index(tasks: RemoteStorage) -> None:
-    """With ``exact`` the server compares, and has no index to keep up."""
+    """With ``exact``, the server compares all vectors, and has no index."""
     vectors = some(200)
     await insert(tasks, vectors)
     async with await index_over(tasks, index="exact") as index:
@@ -149,7 +149,7 @@ async def test_exact_makes_no_index(tasks: RemoteStorage) -> None:
 
 
 async def test_auto_chooses_by_size(alone: RemoteStorage) -> None:
-    """With ``auto``, users with few vectors get exact answers, those with many the index's, and each only their own."""
+    """With ``auto``, searches of few vectors are exact and others use the index, each in its own partition."""
     many, few = some(600), some(30, seed=3, prefix="f")
     await insert(alone, many)
     await insert(alone, few, user="bob")
@@ -173,7 +173,7 @@ async def test_auto_chooses_by_size(alone: RemoteStorage) -> None:
 
 
 async def test_a_few_records_far_from_the_query_are_found(alone: RemoteStorage) -> None:
-    """The index is over all users; the few records of one, behind hundreds of others, are found all the same."""
+    """Although the index covers all users, the few records of one user are found among hundreds of others."""
     query = sample_vector("query")
     near = {f"n{n}": query + 0.01 * sample_vector(f"n{n}") for n in range(500)}
     far = {f"f{n}": -query + sample_vector(f"f{n}") for n in range(5)}
@@ -186,7 +186,7 @@ async def test_a_few_records_far_from_the_query_are_found(alone: RemoteStorage) 
 
 
 async def test_an_index_without_distances_is_not_believed(alone: RemoteStorage) -> None:
-    """Where the index is gone, the server answers with any records and no distances: the answer is the exact one."""
+    """Without its index, the server returns arbitrary records without distances; the search is then exact."""
     vectors = some(200)
     await insert(alone, vectors)
     async with await index_over(alone, index="native") as index:
@@ -200,7 +200,7 @@ async def test_an_index_without_distances_is_not_believed(alone: RemoteStorage) 
 
 
 async def test_who_knows_nothing_of_the_column_learns_of_it(tasks: RemoteStorage, opened: OpenStorage) -> None:
-    """Who had the database open before another one made the column writes it from the next commit on."""
+    """A process that opened the database before another one created the array column writes it from its next commit on."""
     async with opened() as other:
         await other.commit([Insert(TASKS, sample_row(TASKS, "t1", user_id="ada", embedding=sample_vector("1")))])
         async with await index_over(tasks, index="exact") as index:
@@ -218,7 +218,7 @@ async def test_who_knows_nothing_of_the_column_learns_of_it(tasks: RemoteStorage
 
 
 async def test_who_writes_a_column_that_is_gone_goes_on(tasks: RemoteStorage, opened: OpenStorage) -> None:
-    """After another one has removed the column, commits go on, and so do searches: the vectors themselves are read."""
+    """After another process has removed the array column, commits work, and searches read the vectors."""
     vectors = some(30)
     await insert(tasks, vectors)
     async with await index_over(tasks, index="exact") as index, opened() as other:
@@ -238,7 +238,7 @@ async def test_who_writes_a_column_that_is_gone_goes_on(tasks: RemoteStorage, op
 
 
 async def being_made(storage: RemoteStorage, server: Server) -> None:
-    """Kill the server while it makes its index, and start it again."""
+    """Kill the server while it builds its index, and start it again."""
     await storage.execute(set_state("kit_tasks", State("embedding_native", filled=True, index=form(SPEC, 150, 12))))
     await storage.execute(
         f"DEFINE INDEX by_vector ON kit_tasks FIELDS embedding_native {form(SPEC, 150, 12)} CONCURRENTLY"
@@ -251,7 +251,7 @@ async def being_made(storage: RemoteStorage, server: Server) -> None:
 
 @pytest.fixture
 async def cut_off(alone: RemoteStorage, own_server: Server) -> RemoteStorage:
-    """A database whose server was killed while it made its index, and which now says that this is ready."""
+    """A database whose server was killed while it built its index, and now reports it as ready."""
     async with await index_over(alone, index="exact"):
         await insert(alone, some(MANY))
     await being_made(alone, own_server)
@@ -259,7 +259,7 @@ async def cut_off(alone: RemoteStorage, own_server: Server) -> RemoteStorage:
 
 
 async def test_an_index_whose_making_was_cut_off_is_made_anew(cut_off: RemoteStorage) -> None:
-    """A server that was killed while it made an index says that it is ready: it is not used before it is whole."""
+    """A half-built index that the server reports as ready is not used until it is complete."""
     vectors, query = some(MANY), sample_vector("query")
     async with await index_over(cut_off, index="native") as index:
         found = await nearest(index, query)
@@ -271,7 +271,7 @@ async def test_an_index_whose_making_was_cut_off_is_made_anew(cut_off: RemoteSto
 
 
 async def test_an_index_that_finds_too_little_is_used_no_more(cut_off: RemoteStorage) -> None:
-    """Where an index lacks vectors although it is noted as whole, comparing its answers shows it; health says so."""
+    """If an index lacks vectors although it is recorded as complete, the recall check detects it, and health shows it."""
     vectors = some(MANY)
     state = State("embedding_native", filled=True, index=form(SPEC, 150, 12), built=True)
     await cut_off.execute(set_state("kit_tasks", state))
@@ -285,7 +285,7 @@ async def test_an_index_that_finds_too_little_is_used_no_more(cut_off: RemoteSto
 
 
 async def test_servers_that_answer_wrongly_are_refused(tasks: RemoteStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Search on SurrealDB 3.0.0 and 3.0.1 is refused, with the way out; search in this process is not."""
+    """Search on SurrealDB 3.0.0 and 3.0.1 is rejected, with the way out; search in this process works."""
     for patch in (0, 1):
         monkeypatch.setattr(tasks._remote, "version", (3, 0, patch))
         for kind in ("exact", "native", "auto"):
@@ -296,6 +296,6 @@ async def test_servers_that_answer_wrongly_are_refused(tasks: RemoteStorage, mon
 
 
 async def test_it_needs_a_server() -> None:
-    """Search on the server over another storage is refused."""
+    """Search on the server is rejected if the storage is not there."""
     with pytest.raises(PatternError, match="the storage has to be surreal-remote"):
         await pattern_vectors().open(VectorOptions(index="exact"), MemoryStorage())

@@ -1,4 +1,4 @@
-"""The vector searches on a server keep the contract, with the server's index ready from the beginning."""
+"""The vector searches on a server keep the contract, with the server's index ready from the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers.surreal import Server
 
 
 async def _open_when_ready(options: VectorOptions, storage: Storage) -> VectorStore:
-    """Open an index whose `create` waits until the server's is ready, so that it is that one which is tested."""
+    """Open an index whose `create` waits for the server's index, so that the tests use it."""
     opened = await pattern_vectors().open(options, storage)
     if not isinstance(opened, NativeIndex):
         return opened
@@ -37,25 +37,25 @@ class OnServer(VectorStoreContract):
 
     @pytest.fixture
     def storage_options(self, server: Server, options_on: Callable[[Server], StorageOptions]) -> StorageOptions:
-        """A database that is not there yet."""
+        """The options of a new database."""
         return options_on(server)
 
 
 class TestExact(OnServer):
-    """The server compares."""
+    """Brute force on the server."""
 
     @pytest.fixture
     def options(self) -> VectorOptions:
-        """It makes no index."""
+        """It builds no index."""
         return VectorOptions(index="exact")
 
 
 class TestNative(OnServer):
-    """The server's HNSW is asked first, whatever the size. What it does with other metrics, test_vectors.py tells."""
+    """The server's HNSW index, for every size; test_vectors.py tests other metrics."""
 
     spec = attrs.evolve(OnServer.spec, metrics=frozenset({"cosine"}))
 
     @pytest.fixture
     def options(self) -> VectorOptions:
-        """It is compared with the exact answer often."""
+        """Its answers are checked often."""
         return VectorOptions(index="native", check_every=5)

@@ -117,6 +117,7 @@ async def test_not_a_position(db: Database, since: str) -> None:
 
 async def test_a_position_before_a_restore(db: Database, tmp_path: Path) -> None:
     """After a restore, the changes since an older position are unknown, and the error says what to do."""
+    pytest.importorskip("pattern_surreal_embedded", reason="needs the plugin surreal-embedded")
     since = await db.position()
     await db.back_up(tmp_path / "backup")
     await db.restore(tmp_path / "backup")

@@ -149,8 +149,8 @@ class Storage(AsyncResource):
             limit: The most commits to return.
 
         Returns:
-            The commits, nothing skipped, nothing twice. None if the log cannot tell: it no longer holds the position, or
-            the position is of another database, of an older copy of the files, or of the time before a restore.
+            The commits, none skipped and none twice. None if the log cannot tell, because it no longer holds the position,
+            or the position is of another database, of an older copy of the files, or of the time before a restore.
         """
         if position is None:
             newest = await self.find(COMMIT_LOG, order=[Order("sequence", descending=True)], limit=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -85,6 +86,7 @@ def vector_table(table: Table, generation: int) -> Table:
     return Table(name, columns, indexes=(("partition",),), partition="partition")
 
 
+@functools.lru_cache(maxsize=256)
 def generation_number(name: str) -> int:
     """Return the generation of a table of vectors by its name; 0 for any other name."""
     found = re.fullmatch(rf"(\w+?){_VECTORS}([1-9]\d*)", name)

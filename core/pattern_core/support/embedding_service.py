@@ -94,7 +94,7 @@ class EmbeddingService:
         Args:
             translate: Returns the error for an exception of the client; None for the usual one. Most plugins handle
                 HTTP statuses here, with `status_error`.
-            timed: Whether `timeout` applies to all that happens in the context.
+            timed: Whether ``timeout`` limits the context.
 
         Raises:
             ModelUnavailableError: The service cannot be reached, or rejects the key.

@@ -116,8 +116,7 @@ class Engine:
             where = Field("id") > after if where is None else where & (Field("id") > after)
         schema = table.arrow_schema(names)
         columns = [table.column(name) for name in schema.names]
-        found = self._select(table, [*columns, table.column("id")], where, limit=rows)
-        if not found:
+        if not (found := self._select(table, [*columns, table.column("id")], where, limit=rows)):
             return None
         *values, ids = zip(*found, strict=True)
         arrays = [
@@ -132,9 +131,8 @@ class Engine:
         return next(filter(None, positions), None)
 
     def health(self) -> Health:
-        ((version, size),) = self._sqlite.execute(
-            "SELECT sqlite_version(), page_count * page_size FROM pragma_page_count, pragma_page_size"
-        )
+        query = "SELECT sqlite_version(), page_count * page_size FROM pragma_page_count, pragma_page_size"
+        ((version, size),) = self._sqlite.execute(query)
         return Health(ok=True, engine=f"SQLite {version}", details={"bytes": size})
 
     def maintain(self) -> Mapping[str, Detail]:

@@ -73,12 +73,7 @@ class SqliteStorage(Storage):
         return await self._run(Engine.count, table, where)
 
     async def scan(
-        self,
-        table: Table,
-        where: Filter | None = None,
-        *,
-        columns: Sequence[str] | None = None,
-        batch_rows: int = 1024,
+        self, table: Table, where: Filter | None = None, *, columns: Sequence[str] | None = None, batch_rows: int = 1024
     ) -> AsyncIterator[pa.RecordBatch]:
         last: str | None = None
         while page := await self._run(Engine.page, table, where, columns, last, batch_rows):

@@ -58,7 +58,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @needs_engine
 @pytest.mark.parametrize("page", with_blocks("python"))
 def test_python(page: Path, folder: Path) -> None:
-    """The Python blocks of a page run one after the other, as if typed into ``python -m asyncio``."""
+    """The blocks run one after the other: programs on their own, others as if typed into ``python -m asyncio``."""
     for toml in blocks(page, "toml"):
         if "hashing" in toml:
             (folder / "pattern.toml").write_text(toml)
@@ -67,6 +67,9 @@ def test_python(page: Path, folder: Path) -> None:
 
     async def run() -> None:
         for code in blocks(page, "python"):
+            if "asyncio.run(" in code:
+                await asyncio.to_thread(exec, code, {"__name__": "__main__"})
+                continue
             compiled = compile(code, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
             answer = eval(compiled, names)
             if inspect.isawaitable(answer):

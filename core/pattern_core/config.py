@@ -136,7 +136,8 @@ def load_config(source: ConfigSource | None = None) -> Config:
     except FileNotFoundError:
         raise ConfigError("there is no such file. `pattern init` writes one.", source=str(path)) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot be read as TOML: {error}", source=str(path)) from error
+        hint = ". Texts stand in quotes" if "Invalid value" in str(error) else ""
+        raise ConfigError(f"cannot be read as TOML: {error}{hint}", source=str(path)) from error
     return _parse(raw, base=path.resolve().parent, source=path)
 
 

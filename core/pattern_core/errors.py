@@ -70,6 +70,7 @@ __all__ = [
     "ValidationError",
     "nearest",
     "shorten",
+    "table_in_words",
 ]
 
 
@@ -110,6 +111,11 @@ def shorten(value: object, limit: int = 80) -> str:
         except Exception:  # noqa: BLE001 - huge integers and broken objects have no repr
             text = f"<{type(value).__name__} that cannot be shown>"
     return text if len(text) <= 2 * limit else f"{text[: 2 * limit]}…"
+
+
+def table_in_words(table: str) -> str:
+    """Return the word for the records of a table: ``memories``, ``tool calls``."""
+    return "memories" if table == "memory_blocks" else table.replace("_", " ")
 
 
 class PatternError(Exception):
@@ -229,11 +235,17 @@ class NotFoundError(PatternError, LookupError):
     """
 
     def __init__(self, table: str, id: str, *, key: Mapping[str, Any] | None = None) -> None:
+        table_name = table_in_words(table)
         if key is None:
-            message = f"{table} has no record {shorten(id)}. Check the id, or use find() if it may be missing."
+            message = (
+                f"{table_name} has no record {shorten(id)}. Check that it is an id, not a name or a label, and that the "
+                f"record was created; or use find() if it may be missing."
+            )
         else:
             shown = " and ".join(f"{name} = {shorten(value)}" for name, value in key.items())
-            message = f"{table} has no record with {shown}. Check both, or use find_by_label() if it may be missing."
+            message = (
+                f"{table_name} has no record with {shown}. Check both, or use find_by_label() if it may be missing."
+            )
         super().__init__(message)
         self.table = table
         self.id = id
@@ -251,7 +263,8 @@ class AlreadyExistsError(PatternError):
     def __init__(self, table: str, key: Mapping[str, Any]) -> None:
         shown = ", ".join(f"{name} = {shorten(value)}" for name, value in key.items())
         super().__init__(
-            f"{table} already has a record with {shown}. Update or upsert that record, or choose another key."
+            f"{table_in_words(table)} already has a record with {shown}. Update or upsert that record, or choose "
+            f"another key."
         )
         self.table = table
         self.key = dict(key)
@@ -267,9 +280,9 @@ class ConflictError(PatternError):
     """
 
     def __init__(self, table: str, id: str, expected: int | None) -> None:
-        wanted = "not to exist" if expected is None else f"at revision {expected}"
+        found = "was created" if expected is None else f"is no longer at revision {expected}: it was changed"
         super().__init__(
-            f"{table} record {shorten(id)} was expected {wanted}, but another writer has changed it. "
+            f"the record {shorten(id)} of {table_in_words(table)} {found} after you read it. "
             f"Read it again and retry, or use db.run(…), which retries."
         )
         self.table = table
@@ -303,10 +316,10 @@ class ReferencedError(PatternError):
     """
 
     def __init__(self, table: str, id: str, by: Mapping[str, int]) -> None:
-        shown = ", ".join(f"{count:,} {name}" for name, count in by.items())
+        shown = ", ".join(f"{count:,} {table_in_words(name)}" for name, count in by.items())
         super().__init__(
-            f"{table} record {shorten(id)} still has {shown}. Delete those first, or pass cascade=True to delete "
-            f"everything that belongs to it."
+            f"the record {shorten(id)} of {table_in_words(table)} still has {shown}. Delete those first, or pass "
+            f"cascade=True to delete everything that belongs to it."
         )
         self.table = table
         self.id = id
@@ -328,7 +341,7 @@ class DatabaseLockedError(StorageError):
     def __init__(self, path: str, owner: str) -> None:
         super().__init__(
             f"the database {path} is already open: {owner}. An embedded database has one owner at a time. Close the "
-            f"other one, or let it do this work."
+            f"other one, or use a database for many processes: lancedb or surreal-remote."
         )
         self.path = path
         self.owner = owner

@@ -47,6 +47,7 @@ def test_no_configuration(pattern: Pattern) -> None:
         ("[database]\npath = '${NOT_SET_ANYWHERE}'", "MissingVariableError", "NOT_SET_ANYWHERE"),
         ("[database]\ntype = 3", "ConfigError", "expected a text"),
         ("[database", "ConfigError", "cannot be read as TOML"),
+        ("[database]\ntype = embedded", "ConfigError", "Texts stand in quotes"),
     ],
 )
 def test_invalid_configuration(pattern: Pattern, project: Path, text: str, kind: str, said: str) -> None:

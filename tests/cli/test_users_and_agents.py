@@ -153,6 +153,14 @@ class TestAgents:
         assert pattern("agent", "add", " ", "--json").returncode == 1
         assert _json(pattern("user", "list", "--json"))["items"] == []
 
+    def test_one_agent_of_each_type(self, pattern: Pattern) -> None:
+        """A second agent of the same type is rejected, with the option that names another one."""
+        pattern("agent", "add", "Archive")
+        refused = pattern("agent", "add", "Archive")
+        assert refused.returncode == 1
+        assert "The user already has an agent of type 'archive'. --type names another type." in refused.stderr
+        assert pattern("agent", "add", "Archive", "--type", "keeper").returncode == 0
+
     def test_prompt_from_standard_input(self, pattern: Pattern) -> None:
         """- reads the prompt from standard input."""
         made = _json(pattern("agent", "add", "Archive", "--prompt", "-", "--json", input="Zwölf\nRegeln"))

@@ -66,9 +66,23 @@ class TestWriting:
         assert await db.memories.count() == 2
 
     async def test_a_missing_agent(self, db: Database) -> None:
-        """A memory of a missing agent is rejected."""
-        with pytest.raises(NotFoundError, match="agents has no record 'nobody'"):
+        """A memory of a missing agent is rejected. The traceback is short: the engine's own error says nothing more."""
+        with pytest.raises(NotFoundError, match="agents has no record 'nobody'. Check that it is an id") as caught:
             await db.memories.create(agent_id="nobody", label="x", content="y")
+        assert caught.value.__cause__ is None
+
+    async def test_errors_call_them_memories(self, db: Database) -> None:
+        """Messages use the word of the API, and the attributes name the table."""
+        await db.memories.create(agent_id="archive", label="coffee", content=COFFEE, id="m1")
+        with pytest.raises(AlreadyExistsError, match="^memories already has a record with") as taken:
+            await db.memories.create(agent_id="archive", label="coffee", content=TRAIN)
+        read = await db.memories.get("m1")
+        await db.memories.update("m1", description="new")
+        with pytest.raises(ConflictError, match="'m1' of memories is no longer at revision 1: it was changed"):
+            await db.memories.update(read, content=TRAIN)
+        with pytest.raises(NotFoundError, match="^memories has no record 'm2'"):
+            await db.memories.get("m2")
+        assert taken.value.table == "memory_blocks"
 
     async def test_create_many_is_all_or_nothing(self, db: Database) -> None:
         """One invalid record of many makes the call write nothing, whatever rejects it."""

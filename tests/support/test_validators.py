@@ -143,6 +143,11 @@ class TestTexts:
         with pytest.raises(ValidationError, match=r"here\.field: expected a text, got"):
             check_text(value, "here", "field")
 
+    def test_a_record_is_no_id(self) -> None:
+        """A record in the place of its id is rejected, and the message says what to pass."""
+        with pytest.raises(ValidationError, match=r"expected a text, got a record of type User\. Pass its id"):
+            check_id(User(id="ada"), "here")
+
     @pytest.mark.parametrize("id", ["a", "x" * 512, "😀" * 512, "\x00", " ", "a' OR '1'='1"])
     def test_valid_ids(self, id: str) -> None:
         """An id is a text of 1 to 512 characters."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 import click
 
+from pattern_core.errors import table_in_words
+
 from .commands import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +42,6 @@ __all__ = [
     "print_table",
     "record_in_words",
     "shown_time",
-    "table_in_words",
 ]
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
@@ -83,11 +84,6 @@ def one_line(text: str) -> str:
 def shown_time(moment: datetime | None) -> str:
     """Return a time for people, in their time zone; empty for None."""
     return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
-
-
-def table_in_words(table: str) -> str:
-    """Return the word for the records of a table: ``memories``, ``tool calls``."""
-    return "memories" if table == "memory_blocks" else table.replace("_", " ")
 
 
 def record_in_words(table: str) -> str:

@@ -199,6 +199,8 @@ def _not_found(name: str, role: Role) -> PluginNotFoundError:
     available = _names(_entry_points())
     if name in EXTRAS:
         way_out = f"Install it: {install_command(EXTRAS[name])}. Installed: {', '.join(available)}."
+        if role is Role.EMBEDDINGS:
+            way_out += ' To start without a model, set provider = "hashing" under [embeddings].'
     else:
         way_out = nearest(name, {*available, *EXTRAS})
     return PluginNotFoundError(f"the plugin {name!r}, named for {role.label}, is not installed. {way_out}", name=name)

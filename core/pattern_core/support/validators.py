@@ -56,7 +56,9 @@ def _where(instance: Any) -> str:
 def check_text(value: object, where: str, field: str) -> str:
     """Return a text that every storage can hold; raise `ValidationError` for any other value."""
     if not isinstance(value, str):
-        raise ValidationError(f"expected a text, got {shorten(value)}", where=where, field=field)
+        is_record = attrs.has(type(value)) and hasattr(value, "id")
+        found = f"a record of type {type(value).__name__}. Pass its id" if is_record else shorten(value)
+        raise ValidationError(f"expected a text, got {found}", where=where, field=field)
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -9,7 +9,7 @@ import click
 from pattern_core.cli.commands import VerbGroup
 from pattern_core.cli.database import use_database
 from pattern_core.cli.filtering import all_of, where_option
-from pattern_core.cli.lookup import find_agent, find_user
+from pattern_core.cli.lookup import find_agent, find_user, reworded
 from pattern_core.cli.options import (
     all_option,
     cascade_option,
@@ -22,6 +22,7 @@ from pattern_core.cli.options import (
 )
 from pattern_core.cli.output import Column, print_done, print_page, print_record, print_removed
 from pattern_core.cli.values import merge_entries, read_text
+from pattern_core.errors import AlreadyExistsError, shorten
 
 if TYPE_CHECKING:
     from pattern_core.cli.commands import Settings
@@ -89,8 +90,18 @@ def add(
             id=id,
         )
 
+    async def add_agent(db: Database) -> Agent:
+        try:
+            return await db.run(work)  # a new user is created only together with the agent
+        except AlreadyExistsError as error:
+            if "agent_type" not in error.key:
+                raise
+            taken = shorten(error.key["agent_type"])
+            message = f"The user already has an agent of type {taken}. --type names another type."
+            raise reworded(error, message) from None
+
     text = read_text(prompt)
-    created = use_database(settings, lambda db: db.run(work))  # a new user is created only together with the agent
+    created = use_database(settings, add_agent)
     print_done(settings, f"Added the agent {created.name} of type {created.agent_type} ({created.id}).", created)
 
 

@@ -18,10 +18,10 @@ from pattern_core.assembly.opening import open_storage
 from pattern_core.catalog.metadata import read_metadata
 from pattern_core.cli.commands import Settings, Verb
 from pattern_core.cli.configured import configured_embeddings, configured_storage, configured_vectors, location_of
-from pattern_core.cli.output import clean, console, one_line, print_json, table_in_words
+from pattern_core.cli.output import clean, console, one_line, print_json
 from pattern_core.config import load_config
 from pattern_core.database import open as open_database
-from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError
+from pattern_core.errors import ConfigError, PatternError, SignatureMismatchError, table_in_words
 from pattern_core.maintenance.indexes import index_status, read_index_specs
 from pattern_core.maintenance.migrations.migrate import LATEST, plan_migration
 from pattern_core.schema import EMBEDDED

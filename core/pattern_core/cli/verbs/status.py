@@ -8,7 +8,8 @@ import click
 
 from pattern_core.cli.commands import Settings, Verb
 from pattern_core.cli.database import use_database, use_storage
-from pattern_core.cli.output import note, print_fields, print_json, table_in_words
+from pattern_core.cli.output import note, print_fields, print_json
+from pattern_core.errors import table_in_words
 
 if TYPE_CHECKING:
     from pattern_core.abc import Health, Storage

@@ -9,8 +9,9 @@ import click
 
 from pattern_core.cli.commands import Settings, Verb, VerbGroup
 from pattern_core.cli.database import use_database
-from pattern_core.cli.output import Column, note, print_fields, print_json, print_table, table_in_words
+from pattern_core.cli.output import Column, note, print_fields, print_json, print_table
 from pattern_core.cli.progress import progress
+from pattern_core.errors import table_in_words
 
 if TYPE_CHECKING:
     from pattern_core.abc import IndexSpec

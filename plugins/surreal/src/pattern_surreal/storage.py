@@ -227,7 +227,7 @@ class SurrealStorage(Storage):
             # with a statement for each write.
             answers, failure = await self._apply(batch, grouped=False)
         if failure is not None:
-            raise await self._explain(batch, *failure) from failure[1]
+            raise await self._explain(batch, *failure) from None
         return answers
 
     async def _apply(
